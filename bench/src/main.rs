@@ -1,0 +1,3 @@
+//! Benchmark suite of Heddle.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! WAL, checkpoints, object store and shards of Heddle; no glommio.

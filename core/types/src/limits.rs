@@ -1,0 +1,83 @@
+//! Every bound of the system, in one place, each with its arithmetic.
+//!
+//! A queue, pool, batch or length without a line here is a mistake.
+
+/// Bytes of a page: unit of direct IO, of checksums and of buffer alignment.
+pub const PAGE_SIZE_BYTES: usize = 4096;
+
+/// Most dimensions of a vector.
+pub const VECTOR_DIMS_MAX: u32 = 65_535;
+/// Most named vectors of a collection.
+pub const VECTORS_PER_COLLECTION_MAX: usize = 16;
+/// Most properties of a collection, nested ones not counted.
+pub const PROPERTIES_PER_COLLECTION_MAX: usize = 512;
+/// Most bytes of a collection, property, vector or tenant name.
+pub const NAME_LENGTH_BYTES_MAX: usize = 128;
+/// Most collections of a cluster.
+pub const COLLECTIONS_MAX: usize = 1_000;
+/// Deepest nesting of object properties.
+pub const PROPERTY_DEPTH_MAX: usize = 8;
+/// Most bytes of one encoded property row (4 MiB).
+pub const PROPERTY_ROW_BYTES_MAX: usize = 4 << 20;
+/// Most elements of one array value.
+pub const ARRAY_LENGTH_MAX: usize = 65_536;
+/// Longest text prefix that a property index keeps per value; longer texts are matched by it and
+/// then checked against the stored object.
+pub const INDEXED_TEXT_BYTES_MAX: usize = 1_024;
+
+/// Deepest nesting of a filter.
+pub const FILTER_DEPTH_MAX: usize = 16;
+/// Most nodes of a filter.
+pub const FILTER_NODES_MAX: usize = 1_024;
+/// Most values of one `ContainsAny` or `ContainsAll`.
+pub const FILTER_VALUES_MAX: usize = 4_096;
+
+/// Largest `k`, `offset + k` and list page.
+pub const SEARCH_K_MAX: u32 = 10_000;
+/// Largest `ef`.
+pub const SEARCH_EF_MAX: u32 = 100_000;
+/// Most queries of one search batch.
+pub const SEARCH_BATCH_MAX: usize = 1_024;
+/// Most objects of one put, get or delete batch.
+pub const OBJECT_BATCH_MAX: usize = 10_000;
+
+/// Largest frame body a client may send (16 MiB).
+pub const CLIENT_BODY_BYTES_MAX: usize = 16 << 20;
+/// Largest frame body a node may send, to clients or peers (64 MiB).
+pub const NODE_BODY_BYTES_MAX: usize = 64 << 20;
+/// A body buffer grows by at most this as bytes arrive (256 KiB), so a length alone costs nothing.
+pub const BODY_GROWTH_BYTES: usize = 256 << 10;
+/// Most requests of one connection that are not answered yet.
+pub const CONNECTION_REQUESTS_IN_FLIGHT_MAX: usize = 128;
+/// Most request bytes of one connection that are not answered yet (32 MiB).
+pub const CONNECTION_BYTES_IN_FLIGHT_MAX: usize = 32 << 20;
+/// Most reply bytes that wait for a slow reader before the server stops reading from it (4 MiB).
+pub const CONNECTION_REPLY_BYTES_MAX: usize = 4 << 20;
+/// Most client connections of a node.
+pub const CONNECTIONS_MAX: usize = 10_000;
+
+/// Physical shards of one collection on one cluster.
+pub const SHARDS_PER_COLLECTION_MAX: u32 = 512;
+/// Virtual shards per physical shard when the collection does not say otherwise.
+pub const VIRTUAL_PER_PHYSICAL_DEFAULT: u32 = 128;
+
+/// Bytes of one log segment: preallocated and zeroed, so an append changes no file metadata.
+pub const WAL_SEGMENT_BYTES: u64 = 64 << 20;
+/// Largest payload of one log record (a batch is split into one record an object).
+pub const WAL_RECORD_BYTES_MAX: usize = 8 << 20;
+/// Log bytes that may wait for the disk on one core before writers are told to wait (64 MiB).
+pub const WAL_BACKLOG_BYTES_MAX: usize = 64 << 20;
+/// Bytes of one checkpoint chunk: unit of its checksums and of one device write.
+pub const CHECKPOINT_CHUNK_BYTES: usize = 256 << 10;
+
+/// Longest step of any task without offering to yield.
+pub const STEP_US_MAX: u64 = 200;
+/// Most data cores of a node.
+pub const CORES_MAX: usize = 1_024;
+
+const _: () = assert!(OBJECT_BATCH_MAX >= SEARCH_BATCH_MAX);
+const _: () = assert!(PROPERTY_ROW_BYTES_MAX + 4 * VECTOR_DIMS_MAX as usize <= WAL_RECORD_BYTES_MAX);
+const _: () = assert!(WAL_RECORD_BYTES_MAX < CLIENT_BODY_BYTES_MAX);
+const _: () = assert!(CLIENT_BODY_BYTES_MAX <= CONNECTION_BYTES_IN_FLIGHT_MAX);
+const _: () = assert!(WAL_RECORD_BYTES_MAX as u64 * 2 < WAL_SEGMENT_BYTES);
+const _: () = assert!(CHECKPOINT_CHUNK_BYTES.is_multiple_of(PAGE_SIZE_BYTES));

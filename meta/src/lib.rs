@@ -1,0 +1,1 @@
+//! The catalog of Heddle: collections, shards, routing and placement.

@@ -1,0 +1,1 @@
+//! Native server, HTTP endpoints and node composition of Heddle.

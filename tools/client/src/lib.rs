@@ -1,0 +1,1 @@
+//! Shard-aware client of Heddle's native protocol.

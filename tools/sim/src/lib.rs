@@ -1,0 +1,1 @@
+//! Deterministic simulator of Heddle's storage on a faulty disk.

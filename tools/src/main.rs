@@ -1,0 +1,3 @@
+//! The heddle command: server and command line.
+
+fn main() {}
