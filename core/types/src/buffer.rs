@@ -75,8 +75,7 @@ impl AlignedBuf {
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
         let start = self.length;
         self.length += bytes.len();
-        self.pages
-            .resize(self.length.div_ceil(PAGE_SIZE_BYTES), bytemuck::Zeroable::zeroed());
+        self.pages.resize(self.length.div_ceil(PAGE_SIZE_BYTES), bytemuck::Zeroable::zeroed());
         self.as_mut_slice()[start..].copy_from_slice(bytes);
     }
 }

@@ -97,11 +97,7 @@ pub trait Device: Clone + 'static {
     fn create_dir(&self, path: &str) -> impl Future<Output = Result<(), DeviceError>>;
 
     /// Renames a file over whatever stands at `target`, atomically.
-    fn rename(
-        &self,
-        source: &str,
-        target: &str,
-    ) -> impl Future<Output = Result<(), DeviceError>>;
+    fn rename(&self, source: &str, target: &str) -> impl Future<Output = Result<(), DeviceError>>;
 
     /// Removes a file.
     fn remove(&self, path: &str) -> impl Future<Output = Result<(), DeviceError>>;

@@ -76,7 +76,8 @@ pub const STEP_US_MAX: u64 = 200;
 pub const CORES_MAX: usize = 1_024;
 
 const _: () = assert!(OBJECT_BATCH_MAX >= SEARCH_BATCH_MAX);
-const _: () = assert!(PROPERTY_ROW_BYTES_MAX + 4 * VECTOR_DIMS_MAX as usize <= WAL_RECORD_BYTES_MAX);
+const _: () =
+    assert!(PROPERTY_ROW_BYTES_MAX + 4 * VECTOR_DIMS_MAX as usize <= WAL_RECORD_BYTES_MAX);
 const _: () = assert!(WAL_RECORD_BYTES_MAX < CLIENT_BODY_BYTES_MAX);
 const _: () = assert!(CLIENT_BODY_BYTES_MAX <= CONNECTION_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(WAL_RECORD_BYTES_MAX as u64 * 2 < WAL_SEGMENT_BYTES);

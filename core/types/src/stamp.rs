@@ -132,8 +132,7 @@ mod tests {
 
     #[test]
     fn encoding_round_trips() {
-        let stamp =
-            Stamp { hlc: Hlc(u64::MAX - 1), boot: 7, core: 3, node: NodeId::random() };
+        let stamp = Stamp { hlc: Hlc(u64::MAX - 1), boot: 7, core: 3, node: NodeId::random() };
         assert_eq!(Stamp::decode(&stamp.encode()), stamp);
     }
 }
