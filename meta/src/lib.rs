@@ -1,1 +1,16 @@
-//! The catalog of Heddle: collections, shards, routing and placement.
+//! The catalog of Heddle: which collections exist, how they are cut into shards, where each shard
+//! lives.
+//!
+//! The catalog is a deterministic state machine: equal commands in equal order give equal catalogs
+//! on every node. Everything random or measured (ids, seeds, placement) is decided before a command
+//! is made and travels inside it.
+
+#![forbid(unsafe_code)]
+
+pub mod catalog;
+pub mod placement;
+pub mod store;
+
+pub use catalog::{Catalog, CatalogError, CollectionEntry, Command, ShardEntry};
+pub use placement::{CoreLoad, Placement, place_shards};
+pub use store::{CatalogStore, Opened, StoreError};
