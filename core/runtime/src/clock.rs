@@ -1,0 +1,46 @@
+//! The machine's clocks behind the [`Clock`] seam.
+
+use heddle_types::Clock;
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// Wall and monotonic time of this machine.
+///
+/// Cost: about 25 ns a reading (no system call); `heddle doctor` reports when it is not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RealClock;
+
+// A clock before its start reads as its start.
+fn nanoseconds(time: Timespec) -> u64 {
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let fraction = u64::try_from(time.tv_nsec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(fraction)
+}
+
+impl Clock for RealClock {
+    fn unix_us(&self) -> u64 {
+        nanoseconds(clock_gettime(ClockId::Realtime)) / 1_000
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        nanoseconds(clock_gettime(ClockId::Monotonic))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn monotonic_time_never_goes_back_and_wall_time_is_in_this_century() {
+        let clock = RealClock;
+        let mut before = clock.monotonic_ns();
+        for _ in 0..1_000 {
+            let now = clock.monotonic_ns();
+            assert!(now >= before);
+            before = now;
+        }
+        let year_2020_us = 1_577_836_800_000_000;
+        let year_2100_us = 4_102_444_800_000_000;
+        assert!((year_2020_us..year_2100_us).contains(&clock.unix_us()));
+    }
+}

@@ -1,0 +1,320 @@
+//! Starts the cores of a node, each an executor on a pinned thread, and waits for their end.
+
+use std::future::Future;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::channel::oneshot;
+use futures::future::Shared;
+use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+use heddle_types::{CoreIndex, FatalReason};
+
+use crate::clock::RealClock;
+use crate::cores::{CorePlan, CoreRole};
+use crate::fatal::fatal;
+use crate::mesh::{CoreLink, MeshSeat, Routed, mesh};
+use crate::queues;
+use crate::shutdown::Shutdown;
+
+/// Registered IO memory of a core when the memlock limit allows it (1 MiB).
+///
+/// Each core registers it in three rings, and it is counted three times.
+pub const IO_MEMORY_BYTES_DEFAULT: usize = 1 << 20;
+/// Registered IO memory of a core when memory is tight: the least that the runtime takes.
+const IO_MEMORY_BYTES_MIN: usize = 64 << 10;
+/// Times a core's IO memory is counted against the memlock limit: once a ring.
+const RINGS_PER_CORE: usize = 3;
+/// Places in each submission ring of a core.
+const RING_DEPTH: usize = 256;
+/// How long a task runs before others of the same core are looked at, without a latency goal.
+const PREEMPT: Duration = Duration::from_millis(10);
+/// Threads a core keeps for system calls that block.
+const BLOCKING_THREADS: usize = 1;
+/// Nice value of a meta core that shares its CPU with a data core: a quarter of it under load.
+const SHARED_META_NICE: i32 = 6;
+
+/// How the cores of a node are run.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Which CPU does what.
+    pub plan: CorePlan,
+    /// Registered IO memory of each core, bytes; lowered with a warning when it does not fit.
+    pub io_memory_bytes: usize,
+    /// How long an idle core looks for work before it sleeps; zero sleeps at once. A core that
+    /// shares its CPU never spins.
+    pub spin_before_park: Duration,
+}
+
+impl NodeConfig {
+    /// A configuration for a plan; an idle core sleeps at once.
+    #[must_use]
+    pub fn new(plan: CorePlan) -> Self {
+        Self { plan, io_memory_bytes: IO_MEMORY_BYTES_DEFAULT, spin_before_park: Duration::ZERO }
+    }
+}
+
+/// The node could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The operating system gave no thread or no ring for a core. No core is running.
+    #[error("core {core} could not be started: {source}")]
+    Start {
+        /// The core.
+        core: CoreIndex,
+        /// What was refused.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What a core gets when it starts. Stays on its core.
+#[derive(Debug)]
+pub struct CoreContext<Q, R> {
+    /// Position of this core: data cores first, the meta core last.
+    pub core: CoreIndex,
+    /// What this core is for.
+    pub role: CoreRole,
+    /// Data cores of the node.
+    pub data_core_count: usize,
+    /// The plan of the whole node.
+    pub plan: Arc<CorePlan>,
+    /// Messages to the other cores.
+    pub link: CoreLink<Q, R>,
+    /// The node's wish to stop.
+    pub shutdown: Shutdown,
+    /// The machine's clocks.
+    pub clock: RealClock,
+}
+
+impl<Q, R> Clone for CoreContext<Q, R> {
+    fn clone(&self) -> Self {
+        Self {
+            core: self.core,
+            role: self.role,
+            data_core_count: self.data_core_count,
+            plan: Arc::clone(&self.plan),
+            link: self.link.clone(),
+            shutdown: self.shutdown.clone(),
+            clock: self.clock,
+        }
+    }
+}
+
+/// Runs a node: one pinned, named executor a core, each with the future that `make_core` gives it.
+///
+/// Blocks until every core's future has ended, which they may do only after
+/// [`Shutdown::request`]: a core that ends or panics before ends the process with
+/// [`FatalReason::CoreLost`], because a node with a dead core looks alive and is not.
+/// Errors: [`NodeError::Start`], with no core running.
+pub fn run_node<Q, R, M, F>(config: &NodeConfig, make_core: M) -> Result<(), NodeError>
+where
+    Q: Routed + Send + 'static,
+    R: Send + 'static,
+    M: Fn(CoreContext<Q, R>) -> F + Send + Sync + 'static,
+    F: Future<Output = ()> + 'static,
+{
+    let plan = Arc::new(config.plan.clone());
+    let make_core = Arc::new(make_core);
+    let shutdown = Shutdown::new();
+    let io_memory_bytes = fitting_io_memory(config.io_memory_bytes, plan.core_count());
+    let (reports, inbox) = mpsc::channel();
+    let (go, wait) = oneshot::channel::<()>();
+    let wait = wait.shared();
+    let mut threads = Vec::new();
+    for (core, seat) in mesh(plan.core_count()).into_iter().enumerate() {
+        let start = CoreStart {
+            core,
+            plan: Arc::clone(&plan),
+            seat,
+            wait: wait.clone(),
+            shutdown: shutdown.clone(),
+            report: Report { core, sender: reports.clone(), last: Progress::Failed },
+        };
+        let make_core = Arc::clone(&make_core);
+        let builder = executor_builder(config, core, io_memory_bytes);
+        let thread = builder
+            .spawn(move || run_core(start, make_core))
+            .map_err(|error| NodeError::Start { core, source: error.into() })?;
+        threads.push(thread);
+    }
+    drop(reports);
+    await_starts(&inbox, &mut threads)?;
+    // Every core holds the other end.
+    let _ = go.send(());
+    await_ends(&inbox, &plan, &shutdown);
+    for thread in threads {
+        // Its end was reported; what is left of the thread cannot fail the node.
+        let _ = thread.join();
+    }
+    Ok(())
+}
+
+/// Runs one future on this thread with the queues of a core, for tools and tests; no mesh.
+///
+/// Errors: [`NodeError::Start`] when the executor cannot be made.
+pub fn run_single<T>(future: impl Future<Output = T>) -> Result<T, NodeError> {
+    let executor = LocalExecutorBuilder::new(Placement::Unbound)
+        .io_memory(fitting_io_memory(IO_MEMORY_BYTES_DEFAULT, 1))
+        .ring_depth(RING_DEPTH)
+        .preempt_timer(PREEMPT)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
+        .make()
+        .map_err(|error| NodeError::Start { core: 0, source: error.into() })?;
+    Ok(executor.run(async move {
+        queues::install();
+        let value = future.await;
+        queues::blocking_jobs_ended().await;
+        value
+    }))
+}
+
+fn executor_builder(
+    config: &NodeConfig,
+    core: CoreIndex,
+    io_memory_bytes: usize,
+) -> LocalExecutorBuilder {
+    let plan = &config.plan;
+    // Spinning on a shared CPU only takes it from the other core.
+    let spin = if plan.shares_cpu(core) { Duration::ZERO } else { config.spin_before_park };
+    LocalExecutorBuilder::new(Placement::Fixed(plan.cpu(core)))
+        .name(&plan.thread_name(core))
+        .io_memory(io_memory_bytes)
+        .ring_depth(RING_DEPTH)
+        .preempt_timer(PREEMPT)
+        .spin_before_park(spin)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
+}
+
+/// How far a core has come; the last state is reported when its thread lets go of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Progress {
+    Started,
+    Failed,
+    Panicked,
+    Ended,
+}
+
+struct Report {
+    core: CoreIndex,
+    sender: mpsc::Sender<(CoreIndex, Progress)>,
+    last: Progress,
+}
+
+impl Report {
+    fn started(&mut self) {
+        self.last = Progress::Panicked;
+        let _ = self.sender.send((self.core, Progress::Started));
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        // The receiver is gone only when the start of another core has failed.
+        let _ = self.sender.send((self.core, self.last));
+    }
+}
+
+struct CoreStart<Q, R> {
+    core: CoreIndex,
+    plan: Arc<CorePlan>,
+    seat: MeshSeat<Q, R>,
+    wait: Shared<oneshot::Receiver<()>>,
+    shutdown: Shutdown,
+    report: Report,
+}
+
+async fn run_core<Q, R, M, F>(start: CoreStart<Q, R>, make_core: Arc<M>)
+where
+    Q: Routed + Send + 'static,
+    R: Send + 'static,
+    M: Fn(CoreContext<Q, R>) -> F,
+    F: Future<Output = ()> + 'static,
+{
+    let CoreStart { core, plan, seat, wait, shutdown, mut report } = start;
+    queues::install();
+    if plan.role(core) == CoreRole::Meta && plan.shares_cpu(core) {
+        lower_priority();
+    }
+    let link = CoreLink::connect(seat);
+    report.started();
+    if wait.await.is_err() {
+        report.last = Progress::Ended;
+        return;
+    }
+    let context = CoreContext {
+        core,
+        role: plan.role(core),
+        data_core_count: plan.data_cores.len(),
+        plan,
+        link: link.clone(),
+        shutdown,
+        clock: RealClock,
+    };
+    make_core(context).await;
+    link.leave();
+    queues::blocking_jobs_ended().await;
+    report.last = Progress::Ended;
+}
+
+// Linux keeps nice values by thread, so this touches the meta core alone.
+fn lower_priority() {
+    if let Err(error) = rustix::process::setpriority_process(None, SHARED_META_NICE) {
+        tracing::warn!(%error, "the meta core keeps the priority of the data cores");
+    }
+}
+
+type CoreThread = glommio::ExecutorJoinHandle<()>;
+
+fn await_starts(
+    inbox: &mpsc::Receiver<(CoreIndex, Progress)>,
+    threads: &mut Vec<CoreThread>,
+) -> Result<(), NodeError> {
+    for _ in 0..threads.len() {
+        let (core, progress) =
+            inbox.recv().expect("each thread reports before it lets go of its sender");
+        if progress != Progress::Started {
+            let source = match threads.swap_remove(core).join() {
+                Ok(()) => std::io::Error::other("the core ended while it started"),
+                Err(error) => error.into(),
+            };
+            return Err(NodeError::Start { core, source });
+        }
+    }
+    Ok(())
+}
+
+fn await_ends(inbox: &mpsc::Receiver<(CoreIndex, Progress)>, plan: &CorePlan, shutdown: &Shutdown) {
+    while let Ok((core, progress)) = inbox.recv() {
+        let name = plan.thread_name(core);
+        if progress != Progress::Ended {
+            fatal(FatalReason::CoreLost, format_args!("core {name} panicked"));
+        }
+        if !shutdown.is_requested() {
+            fatal(FatalReason::CoreLost, format_args!("core {name} ended by itself"));
+        }
+        tracing::info!(core = %name, "core ended");
+    }
+}
+
+fn fitting_io_memory(wanted_bytes: usize, cores: usize) -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
+    let fitting = fitting_io_memory_under(limit, wanted_bytes, cores);
+    if fitting < wanted_bytes {
+        tracing::warn!(
+            wanted_bytes,
+            fitting_bytes = fitting,
+            memlock_bytes = limit,
+            "the memlock limit is small: less registered IO memory; set LimitMEMLOCK=infinity"
+        );
+    }
+    fitting
+}
+
+// Half of the limit stays for rings and whatever else the process locks.
+fn fitting_io_memory_under(limit: Option<u64>, wanted_bytes: usize, cores: usize) -> usize {
+    let Some(limit) = limit else { return wanted_bytes };
+    let share = usize::try_from(limit).unwrap_or(usize::MAX) / 2 / (cores * RINGS_PER_CORE);
+    wanted_bytes.min(share.next_multiple_of(4096)).max(IO_MEMORY_BYTES_MIN)
+}
