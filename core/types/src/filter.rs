@@ -195,17 +195,8 @@ fn encode_node(
         }
         Filter::Compare { property, operator, value } => {
             out.push(KIND_COMPARE);
-            let Some(length) = u8::try_from(property.len())
-                .ok()
-                .filter(|_| property.len() <= NAME_LENGTH_BYTES_MAX)
-            else {
-                return Err(FilterError::TooLarge {
-                    what: "name length",
-                    found: property.len(),
-                    limit: NAME_LENGTH_BYTES_MAX,
-                });
-            };
-            out.push(length);
+            check_name_length(property.len())?;
+            out.push(u8::try_from(property.len()).expect("the limit is below 256"));
             out.extend_from_slice(property.as_bytes());
             out.push(*operator as u8);
             out.push(value.data_type() as u8);
@@ -260,8 +251,17 @@ fn decode_children(
     Ok(children)
 }
 
+fn check_name_length(found: usize) -> Result<(), FilterError> {
+    let limit = NAME_LENGTH_BYTES_MAX;
+    if found > limit {
+        return Err(FilterError::TooLarge { what: "name length", found, limit });
+    }
+    Ok(())
+}
+
 fn decode_compare(reader: &mut Reader<'_>) -> Result<Filter, FilterError> {
     let length = usize::from(reader.u8()?);
+    check_name_length(length)?;
     let property = reader.utf8(length)?.to_owned();
     let offset = reader.offset;
     let tag = reader.u8()?;
@@ -320,6 +320,20 @@ mod tests {
         assert!(matches!(Filter::decode(&bytes), Err(FilterError::TooLarge { .. })));
         let wide = Filter::And(vec![Filter::Or(Vec::new()); FILTER_NODES_MAX]);
         assert!(matches!(wide.encode(), Err(FilterError::TooLarge { what: "nodes", .. })));
+    }
+
+    #[test]
+    fn a_name_above_the_limit_is_refused_both_ways() {
+        let longest = "n".repeat(NAME_LENGTH_BYTES_MAX);
+        let filter = Filter::compare(longest, Operator::Equal, Value::Boolean(true));
+        let bytes = filter.encode().unwrap();
+        assert_eq!(Filter::decode(&bytes), Ok(filter));
+        let mut longer = bytes;
+        longer[1] += 1;
+        longer.insert(2, b'n');
+        assert!(matches!(Filter::decode(&longer), Err(FilterError::TooLarge { .. })));
+        let filter = Filter::compare("n".repeat(129), Operator::Equal, Value::Boolean(true));
+        assert!(matches!(filter.encode(), Err(FilterError::TooLarge { .. })));
     }
 
     #[test]
