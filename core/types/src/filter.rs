@@ -157,7 +157,7 @@ impl Filter {
 
     /// Decodes what [`Filter::encode`] wrote, from untrusted bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, FilterError> {
-        let mut reader = Reader { bytes, offset: 0 };
+        let mut reader = Reader::new(bytes);
         let mut nodes = 0;
         let filter = decode_node(&mut reader, 1, &mut nodes)?;
         match reader.remaining() {

@@ -19,6 +19,9 @@ pub const COLLECTIONS_MAX: usize = 1_000;
 pub const PROPERTY_DEPTH_MAX: usize = 8;
 /// Most bytes of one encoded property row (4 MiB).
 pub const PROPERTY_ROW_BYTES_MAX: usize = 4 << 20;
+/// Most fields of one row, those of nested objects included. A field of 5 bytes can take 1.4 KiB
+/// when decoded (an object with one field), so this bounds a decoded row by 22 MiB of maps.
+pub const ROW_FIELDS_MAX: usize = 16_384;
 /// Most elements of one array value.
 pub const ARRAY_LENGTH_MAX: usize = 65_536;
 /// Longest text prefix that a property index keeps per value; longer texts are matched by it and

@@ -14,7 +14,7 @@
 use crate::ids::ObjectId;
 use crate::limits::{
     ARRAY_LENGTH_MAX, NAME_LENGTH_BYTES_MAX, PROPERTIES_PER_COLLECTION_MAX, PROPERTY_DEPTH_MAX,
-    PROPERTY_ROW_BYTES_MAX,
+    PROPERTY_ROW_BYTES_MAX, ROW_FIELDS_MAX,
 };
 use crate::value::{DataType, GeoPoint, Properties, Value};
 
@@ -77,6 +77,7 @@ pub enum RowError {
 /// Errors: a count, length or depth above its limit, or a number that is not finite; `out` is then
 /// as long as before. Cost: one pass.
 pub fn encode_row(properties: &Properties, out: &mut Vec<u8>) -> Result<(), RowError> {
+    at_most("field count", field_count(properties), ROW_FIELDS_MAX)?;
     let start = out.len();
     let result = encode_fields(properties, 0, out)
         .and_then(|()| at_most("row bytes", out.len() - start, PROPERTY_ROW_BYTES_MAX));
@@ -92,7 +93,7 @@ pub fn decode_row(bytes: &[u8]) -> Result<Properties, RowError> {
     if bytes.is_empty() {
         return Ok(Properties::new());
     }
-    let mut reader = Reader { bytes, offset: 0 };
+    let mut reader = Reader::new(bytes);
     let properties = decode_fields(&mut reader, 0)?;
     match reader.remaining() {
         0 => Ok(properties),
@@ -177,6 +178,16 @@ fn is_on_globe(point: GeoPoint) -> bool {
     (-90.0..=90.0).contains(&point.latitude) && (-180.0..=180.0).contains(&point.longitude)
 }
 
+/// Fields of a row, those of nested objects included.
+fn field_count(properties: &Properties) -> usize {
+    let nested = |value: &Value| match value {
+        Value::Object(inner) => field_count(inner),
+        Value::ObjectArray(items) => items.iter().map(field_count).sum(),
+        _ => 0,
+    };
+    properties.len() + properties.values().map(nested).sum::<usize>()
+}
+
 fn encode_fields(properties: &Properties, depth: usize, out: &mut Vec<u8>) -> Result<(), RowError> {
     at_most("nesting depth", depth, PROPERTY_DEPTH_MAX)?;
     at_most("property count", properties.len(), PROPERTIES_PER_COLLECTION_MAX)?;
@@ -233,6 +244,8 @@ fn decode_fields(reader: &mut Reader<'_>, depth: usize) -> Result<Properties, Ro
     at_most("nesting depth", depth, PROPERTY_DEPTH_MAX)?;
     let count = usize::from(reader.u16()?);
     at_most("property count", count, PROPERTIES_PER_COLLECTION_MAX)?;
+    reader.fields += count;
+    at_most("field count", reader.fields, ROW_FIELDS_MAX)?;
     let mut properties = Properties::new();
     for _ in 0..count {
         let offset = reader.offset;
@@ -253,9 +266,15 @@ fn decode_fields(reader: &mut Reader<'_>, depth: usize) -> Result<Properties, Ro
 pub(crate) struct Reader<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) offset: usize,
+    /// Fields announced so far: small on the wire, wide in memory.
+    fields: usize,
 }
 
 impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, offset: 0, fields: 0 }
+    }
+
     pub(crate) fn remaining(&self) -> usize {
         self.bytes.len() - self.offset
     }
@@ -398,6 +417,23 @@ mod tests {
         assert!(matches!(decode_row(&bytes), Err(RowError::Truncated { .. })));
         bytes[5..9].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(matches!(decode_row(&bytes), Err(RowError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn nested_fields_are_counted_over_the_whole_row_both_ways() {
+        let flag = Properties::from([("f".to_owned(), Value::Boolean(true))]);
+        let objects = |count| Value::ObjectArray(vec![flag.clone(); count]);
+        let row = |count| Properties::from([("a".to_owned(), objects(count))]);
+        let most = ROW_FIELDS_MAX - 1;
+        let mut bytes = encoded(&row(most));
+        assert_eq!(decode_row(&bytes), Ok(row(most)));
+        let refused = encode_row(&row(most + 1), &mut Vec::new());
+        assert!(matches!(refused, Err(RowError::TooLarge { what: "field count", .. })));
+        // One more element: the array's count stands after `1 0 | 1 'a' tag`.
+        bytes[5..9].copy_from_slice(&u32::try_from(most + 1).unwrap().to_le_bytes());
+        bytes.extend_from_slice(&[1, 0, 1, b'f', DataType::Boolean as u8, 1]);
+        let refused = decode_row(&bytes);
+        assert!(matches!(refused, Err(RowError::TooLarge { what: "field count", .. })));
     }
 
     #[test]
