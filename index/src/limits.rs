@@ -1,0 +1,73 @@
+//! Every bound of the index in one place, with its arithmetic.
+
+/// Most components a vector may have.
+pub const DIMS_MAX: u32 = 65_536;
+
+/// Smallest and largest number of links a node gets per upper layer (twice as many at layer 0).
+pub const M_MIN: u16 = 4;
+/// See [`M_MIN`].
+pub const M_MAX: u16 = 128;
+
+/// Smallest candidate pool of an insert.
+pub const EF_CONSTRUCTION_MIN: u16 = 8;
+/// Largest candidate pool of an insert.
+pub const EF_CONSTRUCTION_MAX: u16 = 4_096;
+
+/// Largest candidate pool of a search; larger requests are clamped.
+pub const EF_MAX: u32 = 65_536;
+
+/// Slots of one shard: a pool entry keeps a slot in 31 bits beside the "expanded" bit.
+pub const SLOTS_MAX: u32 = (1 << 31) - 2;
+
+/// Highest layer a node can be drawn on. With `m` = 4 a shard needs 4^15 nodes to reach it.
+pub const LEVEL_MAX: usize = 15;
+
+/// Floats in one 64-byte line: rows are padded to it, so kernels have no tail in the hot loop.
+pub const LANE_FLOATS: usize = 16;
+
+/// Words (u32) in one 64-byte line.
+pub const LINE_WORDS: usize = 16;
+
+/// The first reservation of a vector arena: small shards live in one plain mapping of this size
+/// (touched lazily), without a second memory area for the uncommitted rest.
+pub const ARENA_SMALL_BYTES: usize = 8 << 20;
+
+/// The second reservation. Address space only: 16 GiB for 8,000 large shards is 2^47.
+pub const ARENA_LARGE_BYTES: usize = 16 << 30;
+
+/// Each further reservation is this many times the one before.
+pub const ARENA_GROWTH_FACTOR: usize = 8;
+
+/// An arena asks for 2 MiB pages once it holds this much; below, the rounding would cost more
+/// memory than the faster address translation is worth.
+pub const ARENA_HUGE_BYTES: usize = 4 << 20;
+
+/// Size of a huge page, and the alignment of large reservations.
+pub const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// Smallest step by which an arena commits memory.
+pub const ARENA_COMMIT_BYTES: usize = 256 << 10;
+
+/// An arena commits an eighth of what it holds at a time, so the number of system calls is
+/// logarithmic and at most 12.5 % is committed ahead of use.
+pub const ARENA_COMMIT_DIVISOR: usize = 8;
+
+/// Slots of the smallest index.
+pub const SLOTS_MIN: usize = 256;
+
+/// How many of the latest linked slots an insert compares itself with, beyond what its search
+/// phase found: the members of one batch do not see each other in their frozen view.
+pub const RECENT_LINKED_MAX: usize = 1_024;
+
+/// Slots a scan hands to the kernel at a time.
+pub const SCAN_BLOCK: usize = 128;
+
+/// Evaluations after which a search offers to yield: about 200 us at 50 to 100 ns each.
+pub const STEP_EVALUATIONS: u64 = 2_048;
+
+/// Largest share of a passing filter below which the walk looks two hops far.
+pub const TWO_HOP_SHARE_MAX: f64 = 0.4;
+
+const _: () = assert!(SCAN_BLOCK >= 2 * M_MAX as usize / 2);
+const _: () = assert!(ARENA_SMALL_BYTES < ARENA_LARGE_BYTES);
+const _: () = assert!(HUGE_PAGE_BYTES.is_power_of_two());

@@ -1,0 +1,119 @@
+//! What an index is made for: dimensions, metric, kind and graph parameters.
+
+use crate::error::IndexError;
+use crate::limits;
+
+/// How far apart two vectors are. Smaller is nearer for all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Metric {
+    /// Sum of the squared differences.
+    L2Squared,
+    /// One minus the cosine similarity, 0..=2. Vectors are stored with unit length.
+    Cosine,
+    /// The dot product, negated.
+    Dot,
+    /// Sum of the absolute differences.
+    Manhattan,
+    /// Number of components that differ.
+    Hamming,
+}
+
+/// How an index answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IndexKind {
+    /// Graph search; the unlinked tail is scanned.
+    Hnsw,
+    /// Always the exact scan.
+    Flat,
+    /// Exact scan until more than `threshold` vectors are stored, from then on graph.
+    Dynamic {
+        /// Number of vectors up to which the scan is used.
+        threshold: u32,
+    },
+}
+
+/// Parameters of one vector index; fixed for its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexParams {
+    /// Components of a vector.
+    pub dims: u32,
+    /// Distance.
+    pub metric: Metric,
+    /// Graph, scan or both.
+    pub kind: IndexKind,
+    /// Links a new node asks for per layer (`M` of the paper); layer 0 holds twice as many.
+    pub m: u16,
+    /// Candidate pool of an insert (`efConstruction` of the paper).
+    pub ef_construction: u16,
+    /// Seeds the level draw: same seed, slots and order give the same graph.
+    pub seed: u64,
+    /// Up to this many rows a search scans instead of walking the graph, with or without filter.
+    pub flat_cutoff: u32,
+    /// Expected number of vectors; avoids the copies of growth. Zero when unknown.
+    pub capacity_hint: u32,
+}
+
+impl IndexParams {
+    /// Parameters with the usual defaults: HNSW, `m` 16, `ef_construction` 200, seed 0.
+    #[must_use]
+    pub fn new(dims: u32, metric: Metric) -> Self {
+        Self {
+            dims,
+            metric,
+            kind: IndexKind::Hnsw,
+            m: 16,
+            ef_construction: 200,
+            seed: 0,
+            flat_cutoff: 1_000,
+            capacity_hint: 0,
+        }
+    }
+
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`IndexError::Parameter`] names the first parameter outside its range.
+    pub fn validate(&self) -> Result<(), IndexError> {
+        let check = |name, found: u64, minimum: u64, maximum: u64| {
+            if (minimum..=maximum).contains(&found) {
+                Ok(())
+            } else {
+                Err(IndexError::Parameter { name, found, minimum, maximum })
+            }
+        };
+        check("dims", self.dims.into(), 1, limits::DIMS_MAX.into())?;
+        check("m", self.m.into(), limits::M_MIN.into(), limits::M_MAX.into())?;
+        check(
+            "ef_construction",
+            self.ef_construction.into(),
+            limits::EF_CONSTRUCTION_MIN.into(),
+            limits::EF_CONSTRUCTION_MAX.into(),
+        )?;
+        check("capacity_hint", self.capacity_hint.into(), 0, limits::SLOTS_MAX.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_outside_their_range_are_named() {
+        let good = IndexParams::new(8, Metric::Dot);
+        assert!(good.validate().is_ok());
+        let cases = [
+            ("dims", IndexParams { dims: 0, ..good.clone() }),
+            ("dims", IndexParams { dims: limits::DIMS_MAX + 1, ..good.clone() }),
+            ("m", IndexParams { m: 1, ..good.clone() }),
+            ("m", IndexParams { m: 1_000, ..good.clone() }),
+            ("ef_construction", IndexParams { ef_construction: 0, ..good.clone() }),
+            ("capacity_hint", IndexParams { capacity_hint: u32::MAX, ..good }),
+        ];
+        for (expected, params) in cases {
+            match params.validate() {
+                Err(IndexError::Parameter { name, .. }) => assert_eq!(name, expected),
+                other => panic!("{expected}: {other:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Searching a view: requests, hits, and the walk that finds them.
+
+pub(crate) mod descent;
+pub(crate) mod pool;
+pub(crate) mod scratch;
+mod task;
+
+pub use scratch::Scratch;
+pub use task::SearchTask;
+
+use crate::Slot;
+use crate::bitmap::SlotBitmap;
+
+/// What to look for, beside the query vector.
+#[derive(Clone, Copy, Debug)]
+pub struct SearchRequest<'a> {
+    /// Number of hits wanted.
+    pub k: u32,
+    /// Candidates kept during the walk; values below `k` count as `k`.
+    pub ef: u32,
+    /// Only these slots may be hits.
+    pub filter: Option<&'a SlotBitmap>,
+    /// Only hits at most this far, in the metric's own values.
+    pub max_distance: Option<f32>,
+}
+
+impl SearchRequest<'_> {
+    /// The nearest `k` with `ef` candidates, unfiltered.
+    #[must_use]
+    pub fn new(k: u32, ef: u32) -> Self {
+        Self { k, ef, filter: None, max_distance: None }
+    }
+}
+
+/// One result.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hit {
+    /// Where the object lies.
+    pub slot: Slot,
+    /// Its distance in the metric's own values.
+    pub distance: f32,
+}
+
+/// What a search cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SearchStats {
+    /// Distances computed.
+    pub evaluations: u64,
+    /// Neighbour lists read.
+    pub hops: u64,
+    /// All passing rows were scanned: the hits are exact.
+    pub exact: bool,
+    /// How often the walk was widened because too few hits passed.
+    pub widened: u32,
+}

@@ -1,0 +1,140 @@
+//! Buffers of a search, reused from one to the next so that searching does not allocate.
+
+use core::sync::atomic::{Ordering, fence};
+
+use crate::Slot;
+use crate::limits::SCAN_BLOCK;
+use crate::search::pool::Pool;
+use crate::view::VectorView;
+
+/// Working memory of one search at a time. Keep a few per core; it grows with the largest view.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    pub(crate) walker: Walker,
+    /// Candidates of the walk.
+    pub(crate) pool: Pool,
+    /// Nearest passing nodes of a filtered walk.
+    pub(crate) passed: Pool,
+    /// Nearest rows of a scan.
+    pub(crate) best: Pool,
+    /// The query, padded to the stride of the index.
+    pub(crate) query: Vec<f32>,
+}
+
+impl Scratch {
+    /// Empty buffers.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+/// The part of the scratch that visits nodes and computes distances.
+#[derive(Debug, Default)]
+pub(crate) struct Walker {
+    visited: Vec<u64>,
+    /// Everything marked in `visited`, to unmark it.
+    log: Vec<Slot>,
+    /// Slots of the present step that were not visited before, with their distances.
+    pub(crate) fresh: Vec<Slot>,
+    pub(crate) distances: Vec<f32>,
+    /// Slots from this one on are not looked at: they came after the walk began.
+    limit: u32,
+    pub(crate) evaluations: u64,
+    pub(crate) hops: u64,
+}
+
+impl Walker {
+    /// Forgets what was visited and fits the buffers to the view.
+    pub(crate) fn begin(&mut self, view: &VectorView) {
+        self.forget();
+        self.limit = view.high.load(Ordering::Acquire);
+        let words = (self.limit as usize).div_ceil(64);
+        if self.visited.len() < words {
+            self.visited.resize(words, 0);
+        }
+        self.evaluations = 0;
+        self.hops = 0;
+    }
+
+    /// Unmarks everything, by the log or as a whole, whichever is less to write.
+    pub(crate) fn forget(&mut self) {
+        if self.log.len() < self.visited.len() {
+            for &slot in &self.log {
+                self.visited[(slot / 64) as usize] = 0;
+            }
+        } else {
+            self.visited.fill(0);
+        }
+        self.log.clear();
+    }
+
+    /// Slots from this one on are beyond the walk.
+    #[inline]
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// Marks a slot; says whether it is new. Slots beyond the limit are never new.
+    #[inline]
+    pub(crate) fn visit(&mut self, slot: Slot) -> bool {
+        if slot >= self.limit {
+            return false;
+        }
+        let word = &mut self.visited[(slot / 64) as usize];
+        let bit = 1u64 << (slot % 64);
+        if *word & bit != 0 {
+            return false;
+        }
+        *word |= bit;
+        self.log.push(slot);
+        true
+    }
+
+    /// Collects the neighbours of a node that were not visited, into `fresh`.
+    #[inline]
+    pub(crate) fn gather(&mut self, view: &VectorView, node: Slot, level: usize) {
+        self.fresh.clear();
+        for word in view.link_words(node, level) {
+            let Some(slot) = word.load(Ordering::Relaxed).checked_sub(1) else { break };
+            if self.visit(slot) {
+                self.fresh.push(slot);
+            }
+        }
+        // Whoever stored a link had completed the vector behind it.
+        fence(Ordering::Acquire);
+        self.hops += 1;
+    }
+
+    /// Collects all neighbours of a node below the limit, visited or not.
+    #[inline]
+    pub(crate) fn gather_all(&mut self, view: &VectorView, node: Slot, level: usize) {
+        self.fresh.clear();
+        for word in view.link_words(node, level) {
+            let Some(slot) = word.load(Ordering::Relaxed).checked_sub(1) else { break };
+            if slot < self.limit {
+                self.fresh.push(slot);
+            }
+        }
+        fence(Ordering::Acquire);
+        self.hops += 1;
+    }
+
+    /// Computes the distances of `fresh`.
+    #[inline]
+    #[allow(unsafe_code, reason = "the kernel addresses rows by slot")]
+    pub(crate) fn evaluate(&mut self, view: &VectorView, query: &[f32]) {
+        self.distances.resize(self.fresh.len(), 0.0);
+        debug_assert!(self.fresh.iter().all(|&slot| slot < view.high.load(Ordering::Acquire)));
+        // SAFETY: a slot gets into `fresh` from a link or a presence bit of this view, both read with
+        // acquire ordering after the row was written, and rows below `high` are committed.
+        unsafe { view.kernels.many(query, view.rows(), &self.fresh, &mut self.distances) };
+        self.evaluations += self.fresh.len() as u64;
+    }
+
+    /// Starts a block of a scan.
+    pub(crate) fn begin_block(&mut self) {
+        self.fresh.clear();
+        self.fresh.reserve(SCAN_BLOCK + 64);
+    }
+}

@@ -1,0 +1,355 @@
+//! One search as a resumable task: scan of the tail, descent, walk; or the exact scan.
+
+use core::sync::atomic::Ordering;
+use core::task::Poll;
+
+use crate::bitmap::SlotBitmap;
+use crate::directory::SlotDirectory;
+use crate::distance::{from_raw, to_raw};
+use crate::limits::{EF_MAX, SCAN_BLOCK};
+use crate::params::Metric;
+use crate::search::descent::{absorb, descend};
+use crate::search::pool::Neighbour;
+use crate::search::scratch::Scratch;
+use crate::search::{Hit, SearchRequest, SearchStats};
+use crate::view::{Entry, VectorView};
+
+/// Distances a filtered walk computes per candidate kept, about; measured on both test sets.
+const EVALUATIONS_PER_CANDIDATE: u64 = 12;
+
+/// Factor by which the candidate pool grows when too few hits passed.
+const WIDEN_FACTOR: usize = 4;
+
+/// Where a search stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Scanning the words of a slot set.
+    Scan { word: usize, end: usize },
+    /// Going down to layer 0.
+    Descend,
+    /// Walking layer 0.
+    Walk,
+    /// Nothing left to do.
+    Done,
+}
+
+/// A search that can be interrupted between steps.
+///
+/// Holds its views and its scratch for the whole search; the caller holds the pin. A core that
+/// yields between steps gives each search in flight a scratch of its own.
+#[derive(Debug)]
+pub struct SearchTask<'a> {
+    view: &'a VectorView,
+    directory: &'a SlotDirectory,
+    request: SearchRequest<'a>,
+    scratch: &'a mut Scratch,
+    phase: Phase,
+    /// Where walks start: read before the limit of the walk, so it lies below it. The pin keeps the
+    /// node walkable even when it leaves the graph meanwhile.
+    entry: Option<Entry>,
+    /// Every passing row is scanned instead of the tail alone.
+    exact: bool,
+    /// Candidates kept by the walk.
+    ef: usize,
+    /// Rows that could be hits.
+    passing: u64,
+    stats: SearchStats,
+}
+
+impl VectorView {
+    /// The `k` nearest live slots, nearest first, ties by slot; runs to the end.
+    ///
+    /// `query` is `[dims]`, finite, any length of the vector under cosine. `hits` is cleared first.
+    /// The caller holds a pin taken before the views. Panics: wrong dimension (a caller bug).
+    /// Cost: about `12 ef` distances, or one per passing row when those are few; no allocation once
+    /// the buffers have grown.
+    pub fn search(
+        &self,
+        directory: &SlotDirectory,
+        query: &[f32],
+        request: SearchRequest<'_>,
+        scratch: &mut Scratch,
+        hits: &mut Vec<Hit>,
+    ) -> SearchStats {
+        let mut task = self.start(directory, query, request, scratch);
+        while task.step(u64::MAX).is_pending() {}
+        task.finish(hits)
+    }
+
+    /// The same as a task that the caller steps, so that a core can do other work in between.
+    ///
+    /// Panics: wrong dimension (a caller bug).
+    pub fn start<'a>(
+        &'a self,
+        directory: &'a SlotDirectory,
+        query: &[f32],
+        request: SearchRequest<'a>,
+        scratch: &'a mut Scratch,
+    ) -> SearchTask<'a> {
+        assert_eq!(query.len(), self.params.dims as usize, "the query has the index's dimension");
+        self.prepare_into(query, &mut scratch.query);
+        let entry = self.entry();
+        scratch.walker.begin(self);
+        let k = request.k as usize;
+        scratch.best.reset(k);
+        let present = u64::from(self.present_count.load(Ordering::Acquire));
+        let live = u64::from(directory.live_count()).min(present);
+        let passing = request.filter.map_or(live, |set| u64::from(set.len()).min(present));
+        let dead = u64::from(directory.dead_count());
+        let asked = request.ef.max(request.k).clamp(1, EF_MAX) as usize;
+        // Dead nodes take places in the pool; make room for as many as are expected there.
+        let spread = (dead * asked as u64 / live.max(1)).min(3 * asked as u64) as usize;
+        let ef = asked + if request.filter.is_none() { spread } else { 0 };
+        let mut task = SearchTask {
+            view: self,
+            directory,
+            request,
+            scratch,
+            phase: Phase::Done,
+            entry,
+            exact: false,
+            ef,
+            passing,
+            stats: SearchStats::default(),
+        };
+        task.exact = entry.is_none() || task.scan_is_cheaper(present);
+        task.begin_scan();
+        task
+    }
+
+    /// Copies a query into its padded form; unit length under cosine.
+    fn prepare_into(&self, query: &[f32], out: &mut Vec<f32>) {
+        out.clear();
+        out.extend_from_slice(query);
+        out.resize(self.layout.stride, 0.0);
+        if self.params.metric == Metric::Cosine {
+            let norm = (-self.kernels.pair(out, out)).sqrt();
+            if norm > 0.0 {
+                out.iter_mut().for_each(|x| *x /= norm);
+            }
+        }
+    }
+}
+
+impl SearchTask<'_> {
+    /// Works for about `budget` distances. Ready when the hits can be taken.
+    pub fn step(&mut self, budget: u64) -> Poll<()> {
+        let end = self.scratch.walker.evaluations.saturating_add(budget);
+        while self.phase != Phase::Done {
+            if self.scratch.walker.evaluations >= end {
+                return Poll::Pending;
+            }
+            match self.phase {
+                Phase::Scan { word, end } => self.scan_step(word, end),
+                Phase::Descend => self.descend_step(),
+                Phase::Walk => self.walk_steps(end),
+                Phase::Done => {}
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Writes the hits (`hits` is cleared first) and says what they cost.
+    pub fn finish(mut self, hits: &mut Vec<Hit>) -> SearchStats {
+        hits.clear();
+        let metric = self.view.params.metric;
+        let bound = self.request.max_distance.map_or(f32::INFINITY, |most| to_raw(metric, most));
+        self.for_each_result(|found| {
+            if found.distance() <= bound {
+                let distance = from_raw(metric, found.distance());
+                hits.push(Hit { slot: found.slot(), distance });
+            }
+        });
+        self.stats.evaluations = self.scratch.walker.evaluations;
+        self.stats.hops = self.scratch.walker.hops;
+        self.stats.exact = self.exact;
+        self.stats
+    }
+
+    /// Merges scan and walk, nearest first, each slot once, only what may be a hit, at most `k`.
+    fn for_each_result(&self, mut give: impl FnMut(Neighbour)) {
+        let walked: &[Neighbour] = match (self.exact, self.request.filter) {
+            (true, _) => &[],
+            (false, None) => self.scratch.pool.entries(),
+            (false, Some(_)) => self.scratch.passed.entries(),
+        };
+        let mut walked = walked
+            .iter()
+            .map(|found| found.unmarked())
+            .filter(|found| passes(self.directory, self.request.filter, found.slot()))
+            .peekable();
+        let mut scanned = self.scratch.best.entries().iter().copied().peekable();
+        let mut last = None;
+        let mut left = self.request.k as usize;
+        while left > 0 {
+            let next = match (walked.peek(), scanned.peek()) {
+                (Some(a), Some(b)) if a <= b => walked.next(),
+                (Some(_), None) => walked.next(),
+                (_, Some(_)) => scanned.next(),
+                (None, None) => None,
+            };
+            let Some(found) = next else { break };
+            // Linked while we searched: found by the scan and by the walk, with one distance.
+            if last.replace(found) == Some(found) {
+                continue;
+            }
+            give(found);
+            left -= 1;
+        }
+    }
+
+    /// Whether scanning every passing row costs less than walking to them.
+    fn scan_is_cheaper(&self, present: u64) -> bool {
+        if self.passing <= u64::from(self.view.params.flat_cutoff) {
+            return true;
+        }
+        if self.request.filter.is_none() {
+            return self.passing <= self.ef as u64;
+        }
+        self.passing <= self.walk_cost(present)
+    }
+
+    /// Distances a walk is expected to compute before `ef` passing rows are found.
+    fn walk_cost(&self, present: u64) -> u64 {
+        let candidates = self.ef as u64 * present / self.passing.max(1);
+        candidates.saturating_mul(EVALUATIONS_PER_CANDIDATE)
+    }
+
+    fn begin_scan(&mut self) {
+        let range = if self.exact {
+            0..(self.scratch.walker.limit() as usize).div_ceil(64)
+        } else {
+            self.view.tail_range()
+        };
+        self.phase = Phase::Scan { word: range.start, end: range.end };
+    }
+
+    /// Scans up to [`SCAN_BLOCK`] rows.
+    fn scan_step(&mut self, mut word: usize, end: usize) {
+        let Scratch { walker, best, query, .. } = &mut *self.scratch;
+        let set = if self.exact { &self.view.present } else { &self.view.unlinked };
+        walker.begin_block();
+        while word < end && walker.fresh.len() < SCAN_BLOCK {
+            let mut bits = set.long(word);
+            if bits != 0 {
+                bits &= self.directory.live_word(word);
+                bits &= self.request.filter.map_or(u64::MAX, |filter| filter.word(word));
+            }
+            while bits != 0 {
+                walker.fresh.push(word as u32 * 64 + bits.trailing_zeros());
+                bits &= bits - 1;
+            }
+            word += 1;
+        }
+        walker.evaluate(self.view, query);
+        let mut worst = best.worst();
+        for (&slot, &distance) in walker.fresh.iter().zip(&walker.distances) {
+            if distance <= worst {
+                best.insert(Neighbour::new(distance, slot));
+                worst = best.worst();
+            }
+        }
+        self.phase = match (word < end, self.exact) {
+            (true, _) => Phase::Scan { word, end },
+            (false, true) => Phase::Done,
+            (false, false) => Phase::Descend,
+        };
+    }
+
+    fn descend_step(&mut self) {
+        let Some(entry) = self.entry else {
+            self.phase = Phase::Done;
+            return;
+        };
+        // Enough for every candidate nearer than the last passing one.
+        let wide = self.walk_cost(self.scratch.walker.limit().into()) as usize;
+        let Scratch { walker, pool, passed, query, .. } = &mut *self.scratch;
+        let start = descend(self.view, query, walker, entry, 0);
+        walker.visit(start.slot());
+        let kept = match self.request.filter {
+            None => self.ef,
+            Some(_) => {
+                passed.reset(self.ef);
+                if passes(self.directory, self.request.filter, start.slot()) {
+                    passed.insert(start);
+                }
+                wide.max(self.ef)
+            }
+        };
+        pool.reset(kept);
+        pool.insert(start);
+        self.phase = Phase::Walk;
+    }
+
+    /// Expands candidates until the budget or the walk is at its end.
+    fn walk_steps(&mut self, end: u64) {
+        let bound = self.walk_bound();
+        // Even when better rows are known from the scan, the walk goes on until it has settled.
+        let settled = (self.request.k as usize).max(self.ef / 2);
+        let give_up = if self.request.filter.is_some() { self.passing } else { u64::MAX };
+        while self.scratch.walker.evaluations < end {
+            let Scratch { walker, pool, passed, query, .. } = &mut *self.scratch;
+            let Some((at, node)) = pool.peek() else { return self.end_walk() };
+            let filtered_end = self.request.filter.is_some() && node.distance() > passed.worst();
+            if filtered_end || (at >= settled && node.distance() > bound) {
+                return self.end_walk();
+            }
+            if walker.evaluations > give_up {
+                return self.switch_to_exact();
+            }
+            pool.mark(at);
+            walker.gather(self.view, node.slot(), 0);
+            walker.evaluate(self.view, query);
+            match self.request.filter {
+                None => absorb(self.view, walker, pool),
+                Some(filter) => {
+                    for (&slot, &distance) in walker.fresh.iter().zip(&walker.distances) {
+                        if distance > passed.worst() {
+                            continue;
+                        }
+                        let found = Neighbour::new(distance, slot);
+                        pool.insert(found);
+                        if filter.contains(slot) && self.directory.is_live(slot) {
+                            passed.insert(found);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nothing farther than this can become a hit.
+    fn walk_bound(&self) -> f32 {
+        let asked = self.request.max_distance;
+        let asked = asked.map_or(f32::INFINITY, |most| to_raw(self.view.params.metric, most));
+        self.scratch.best.worst().min(asked)
+    }
+
+    /// The walk found nothing more: done, unless too few of its candidates may be hits.
+    fn end_walk(&mut self) {
+        let mut found = 0u64;
+        self.for_each_result(|_| found += 1);
+        if found >= u64::from(self.request.k).min(self.passing) {
+            self.phase = Phase::Done;
+            return;
+        }
+        self.stats.widened += 1;
+        self.ef *= WIDEN_FACTOR;
+        if self.ef as u64 * EVALUATIONS_PER_CANDIDATE > self.passing {
+            return self.switch_to_exact();
+        }
+        self.scratch.walker.forget();
+        self.phase = Phase::Descend;
+    }
+
+    fn switch_to_exact(&mut self) {
+        self.exact = true;
+        self.scratch.best.reset(self.request.k as usize);
+        self.begin_scan();
+    }
+}
+
+#[inline]
+fn passes(directory: &SlotDirectory, filter: Option<&SlotBitmap>, slot: u32) -> bool {
+    directory.is_live(slot) && filter.is_none_or(|set| set.contains(slot))
+}
