@@ -1,0 +1,116 @@
+//! Whole frames, ready to send: header and body in one aligned buffer.
+
+use heddle_types::{ApiError, ErrorCode};
+use rkyv::rancor::Failure;
+use rkyv::util::AlignedVec;
+
+use crate::header::{HEADER_BYTES, Header, VERSION};
+use crate::message::{Body, ErrorReply, Request};
+
+/// A frame ready to send. The body starts 32 bytes in, on a 16-byte boundary.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    bytes: AlignedVec<16>,
+}
+
+impl Frame {
+    /// Header and body.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The body alone.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.bytes[HEADER_BYTES..]
+    }
+
+    /// The buffer.
+    #[must_use]
+    pub fn into_bytes(self) -> AlignedVec<16> {
+        self.bytes
+    }
+}
+
+impl std::ops::Deref for Frame {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl AsRef<[u8]> for Frame {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// A message that does not fit into a frame. Nothing was sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{message} body has {found} bytes, more than the {limit} of a frame")]
+pub struct EncodeError {
+    /// The message.
+    pub message: &'static str,
+    /// Bytes of the encoded body.
+    pub found: usize,
+    /// Largest body that its receiver accepts.
+    pub limit: usize,
+}
+
+impl From<EncodeError> for ApiError {
+    fn from(error: EncodeError) -> Self {
+        let expected = format!("a body of at most {} bytes; use smaller pages", error.limit);
+        Self::new(ErrorCode::TooLarge, error.to_string(), expected)
+    }
+}
+
+/// Encodes a request. `deadline_us` is the time that the sender will still wait, 0 = for ever.
+///
+/// Errors: the body is above the limit of what servers accept.
+pub fn encode_request<M: Request>(
+    request_id: u64,
+    deadline_us: u32,
+    message: &M,
+) -> Result<Frame, EncodeError> {
+    encode(request_id, deadline_us, message)
+}
+
+/// Encodes the reply to request `request_id`.
+///
+/// Errors: the body is above the limit of what clients accept; answer with that error instead.
+pub fn encode_reply<M: Body>(request_id: u64, message: &M) -> Result<Frame, EncodeError> {
+    encode(request_id, 0, message)
+}
+
+/// Encodes the reply that carries an error. Texts that are too long are cut.
+#[must_use]
+pub fn encode_error(request_id: u64, error: &ApiError) -> Frame {
+    encode(request_id, 0, &ErrorReply::from(error)).expect("the texts of an error are bounded")
+}
+
+fn encode<M: Body>(request_id: u64, deadline_us: u32, message: &M) -> Result<Frame, EncodeError> {
+    let mut bytes = AlignedVec::<16>::with_capacity(HEADER_BYTES + message.size_hint_bytes());
+    bytes.resize(HEADER_BYTES, 0);
+    let hint = message.size_hint_bytes();
+    // Writing to memory fails only where a 32-bit offset no longer reaches.
+    let Ok(mut bytes) = rkyv::api::high::to_bytes_in::<_, Failure>(message, bytes) else {
+        return Err(EncodeError { message: M::NAME, found: hint, limit: M::BODY_BYTES_MAX });
+    };
+    let body = &bytes[HEADER_BYTES..];
+    if body.len() > M::BODY_BYTES_MAX {
+        let (found, limit) = (body.len(), M::BODY_BYTES_MAX);
+        return Err(EncodeError { message: M::NAME, found, limit });
+    }
+    let header = Header {
+        version: VERSION,
+        type_number: M::NUMBER,
+        body_length: body.len() as u32,
+        body_crc32c: crc32c::crc32c(body),
+        request_id,
+        deadline_us,
+    };
+    bytes[..HEADER_BYTES].copy_from_slice(&header.encode());
+    Ok(Frame { bytes })
+}
