@@ -1,0 +1,101 @@
+//! Measuring: recall, rate and work per query for one candidate pool.
+
+use std::time::Instant;
+
+use heddle_index::{Hit, Scratch, SearchRequest};
+use serde::Serialize;
+
+use super::build::Built;
+
+/// What is asked.
+pub(super) struct Workload {
+    pub(super) queries: Vec<f32>,
+    pub(super) dims: usize,
+    pub(super) truth: Vec<i64>,
+    pub(super) truth_width: usize,
+    pub(super) k: u32,
+    pub(super) threads: usize,
+    pub(super) passes: u32,
+}
+
+/// Figures for one candidate pool.
+#[derive(Serialize)]
+pub(super) struct Row {
+    pub(super) ef: u32,
+    pub(super) recall: f64,
+    /// Median of the passes.
+    pub(super) qps: f64,
+    pub(super) qps_best: f64,
+    pub(super) evaluations_per_query: f64,
+    pub(super) hops_per_query: f64,
+}
+
+/// Sums over the queries of one thread.
+#[derive(Default)]
+struct Sums {
+    right: u64,
+    evaluations: u64,
+    hops: u64,
+}
+
+pub(super) fn measure(built: &Built, workload: &Workload, ef: u32) -> Row {
+    let count = workload.queries.len() / workload.dims;
+    let mut rates = Vec::new();
+    let mut sums = Sums::default();
+    for _ in 0..workload.passes {
+        let (seconds, pass) = run_pass(built, workload, ef);
+        rates.push(count as f64 / seconds);
+        sums = pass;
+    }
+    rates.sort_by(f64::total_cmp);
+    Row {
+        ef,
+        recall: sums.right as f64 / (count as f64 * f64::from(workload.k)),
+        qps: rates[rates.len() / 2],
+        qps_best: rates[rates.len() - 1],
+        evaluations_per_query: sums.evaluations as f64 / count as f64,
+        hops_per_query: sums.hops as f64 / count as f64,
+    }
+}
+
+/// All queries once; seconds and sums.
+#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+fn run_pass(built: &Built, workload: &Workload, ef: u32) -> (f64, Sums) {
+    let started = Instant::now();
+    let parts: Vec<Sums> = std::thread::scope(|scope| {
+        let threads = (1..workload.threads)
+            .map(|thread| scope.spawn(move || run_thread(built, workload, ef, thread)))
+            .collect::<Vec<_>>();
+        let mine = run_thread(built, workload, ef, 0);
+        let others = threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a search thread does not panic"));
+        core::iter::once(mine).chain(others).collect()
+    });
+    let seconds = started.elapsed().as_secs_f64();
+    let total = parts.iter().fold(Sums::default(), |mut total, part| {
+        total.right += part.right;
+        total.evaluations += part.evaluations;
+        total.hops += part.hops;
+        total
+    });
+    (seconds, total)
+}
+
+fn run_thread(built: &Built, workload: &Workload, ef: u32, thread: usize) -> Sums {
+    let view = built.writer.view();
+    let mut scratch = Scratch::new();
+    let mut hits: Vec<Hit> = Vec::new();
+    let mut sums = Sums::default();
+    let queries = workload.queries.chunks_exact(workload.dims).enumerate();
+    for (row, query) in queries.skip(thread).step_by(workload.threads) {
+        let request = SearchRequest::new(workload.k, ef);
+        let stats = view.search(&built.directory, query, request, &mut scratch, &mut hits);
+        let truth = &workload.truth[row * workload.truth_width..][..workload.k as usize];
+        let right = hits.iter().filter(|hit| truth.contains(&i64::from(hit.slot)));
+        sums.right += right.count() as u64;
+        sums.evaluations += stats.evaluations;
+        sums.hops += stats.hops;
+    }
+    sums
+}

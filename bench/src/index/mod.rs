@@ -1,0 +1,160 @@
+//! `heddle-bench index`: builds an index from a file and measures it.
+
+mod build;
+mod measure;
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use heddle_bench::vectors::VectorFile;
+use heddle_index::{IndexParams, Metric};
+use serde::Serialize;
+
+/// Errors end the command; their text is all that is needed.
+pub(crate) type Failure = Box<dyn core::error::Error + Send + Sync>;
+
+/// Arguments of `heddle-bench index`.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Vectors to index, one per row.
+    #[arg(long)]
+    base: PathBuf,
+    /// Query vectors, one per row.
+    #[arg(long)]
+    queries: PathBuf,
+    /// Row numbers of the true neighbours of each query, nearest first.
+    #[arg(long)]
+    truth: PathBuf,
+    /// Distance.
+    #[arg(long, value_enum)]
+    metric: MetricName,
+    /// Candidate pools to measure, separated by commas.
+    #[arg(long, value_delimiter = ',', default_value = "10,20,40,64,80,100,128,200,400,800")]
+    ef: Vec<u32>,
+    /// Threads that build and search.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: u16,
+    /// Where to write the figures as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Links per node and layer.
+    #[arg(long, default_value_t = 16)]
+    m: u16,
+    /// Candidate pool of an insert.
+    #[arg(long, default_value_t = 200)]
+    ef_construction: u16,
+    /// Neighbours wanted.
+    #[arg(long, default_value_t = 10)]
+    k: u32,
+    /// How often the queries are run for each pool; the median and the best are reported.
+    #[arg(long, default_value_t = 3)]
+    passes: u32,
+    /// Slots whose candidates are found against one state of the graph.
+    #[arg(long, default_value_t = 64)]
+    batch: usize,
+    /// Index only the first rows.
+    #[arg(long)]
+    rows: Option<usize>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum MetricName {
+    /// Squared Euclidean distance.
+    L2,
+    /// One minus cosine similarity.
+    Cosine,
+    /// Negated dot product.
+    Dot,
+}
+
+impl From<MetricName> for Metric {
+    fn from(name: MetricName) -> Self {
+        match name {
+            MetricName::L2 => Self::L2Squared,
+            MetricName::Cosine => Self::Cosine,
+            MetricName::Dot => Self::Dot,
+        }
+    }
+}
+
+/// The figures of one run.
+#[derive(Serialize)]
+struct Report {
+    vectors: usize,
+    dims: usize,
+    threads: u16,
+    kernel: &'static str,
+    build_seconds: f64,
+    build_search_seconds: f64,
+    build_link_seconds: f64,
+    bytes_per_vector: f64,
+    committed_bytes_per_vector: f64,
+    checksum: String,
+    rows: Vec<measure::Row>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let base = VectorFile::open(&arguments.base)?;
+    let queries = VectorFile::open(&arguments.queries)?;
+    let truth = VectorFile::open(&arguments.truth)?;
+    let dims = base.dims();
+    if queries.dims() != dims {
+        return Err(format!("queries have {} components, base {dims}", queries.dims()).into());
+    }
+    if truth.rows() < queries.rows() || truth.dims() < arguments.k as usize {
+        return Err("the truth has too few rows or columns".into());
+    }
+    let mut params = IndexParams::new(u32::try_from(dims)?, arguments.metric.into());
+    params.m = arguments.m;
+    params.ef_construction = arguments.ef_construction;
+    params.flat_cutoff = 0;
+    let rows = arguments.rows.unwrap_or(usize::MAX).min(base.rows());
+    eprintln!("indexing {rows} x {dims} with {} thread(s)", arguments.threads);
+    let built = build::build(&base, rows, params, arguments.threads.into(), arguments.batch)?;
+    let stats = built.writer.view().stats();
+    eprintln!(
+        "built in {:.1} s ({:.1} s linking), {:.0} bytes per vector",
+        built.seconds,
+        built.link_seconds,
+        stats.used_bytes as f64 / rows as f64
+    );
+    let workload = measure::Workload {
+        queries: queries.read_all()?,
+        dims,
+        truth: truth.read_integers()?,
+        truth_width: truth.dims(),
+        k: arguments.k,
+        threads: arguments.threads.into(),
+        passes: arguments.passes.max(1),
+    };
+    let mut report = Report {
+        vectors: rows,
+        dims,
+        threads: arguments.threads,
+        kernel: stats.kernel,
+        build_seconds: built.seconds,
+        build_search_seconds: built.seconds - built.link_seconds,
+        build_link_seconds: built.link_seconds,
+        bytes_per_vector: stats.used_bytes as f64 / rows as f64,
+        committed_bytes_per_vector: (stats.vector_bytes
+            + stats.link_bytes
+            + stats.upper_bytes
+            + stats.set_bytes) as f64
+            / rows as f64,
+        checksum: format!("{:016x}", built.writer.checksum()),
+        rows: Vec::new(),
+    };
+    println!("{:>6} {:>8} {:>10} {:>10} {:>8}", "ef", "recall", "qps", "best", "evals");
+    for &ef in &arguments.ef {
+        let row = measure::measure(&built, &workload, ef);
+        println!(
+            "{:>6} {:>8.4} {:>10.0} {:>10.0} {:>8.0}",
+            row.ef, row.recall, row.qps, row.qps_best, row.evaluations_per_query
+        );
+        report.rows.push(row);
+    }
+    if let Some(path) = &arguments.json {
+        std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
+    }
+    Ok(())
+}
