@@ -1,0 +1,263 @@
+//! Does any body make a decoder panic, or pass although its parts disagree?
+
+mod samples;
+
+use heddle_types::{ApiError, ErrorCode};
+use heddle_wire::message::*;
+use heddle_wire::{
+    AlignedVec, Body, Frame, HEADER_BYTES, MessageError, access, decode_any, encode_reply,
+    encode_request,
+};
+
+fn body_of(bytes: &[u8]) -> AlignedVec<16> {
+    let mut body = AlignedVec::new();
+    body.extend_from_slice(bytes);
+    body
+}
+
+fn type_of(frame: &Frame) -> u16 {
+    u16::from_le_bytes([frame[6], frame[7]])
+}
+
+fn numbers() -> Vec<u16> {
+    samples::all().iter().map(|(_, frame)| type_of(frame)).collect()
+}
+
+#[test]
+fn every_truncation_is_refused_or_read_without_panic() {
+    for (name, frame) in samples::all() {
+        let body = frame.body();
+        assert_eq!(decode_any(type_of(&frame), &body_of(body)), Ok(()), "{name}");
+        for length in 0..body.len() {
+            let _ = decode_any(type_of(&frame), &body_of(&body[..length]));
+            let _ = decode_any(type_of(&frame), &body_of(&body[body.len() - length..]));
+        }
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_refused_or_read_without_panic() {
+    for (_, frame) in samples::all() {
+        let mut body = body_of(frame.body());
+        for bit in 0..body.len() * 8 {
+            body[bit / 8] ^= 1 << (bit % 8);
+            let _ = decode_any(type_of(&frame), &body);
+            body[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+}
+
+#[test]
+fn every_word_set_to_an_extreme_is_refused_or_read_without_panic() {
+    for (_, frame) in samples::all() {
+        for offset in (0..frame.body().len().saturating_sub(3)).step_by(4) {
+            for word in [0_u32, 1, 0x7FFF_FFFF, 0x8000_0000, u32::MAX, 0xFFFF_FFF0] {
+                let mut body = body_of(frame.body());
+                body[offset..offset + 4].copy_from_slice(&word.to_le_bytes());
+                let _ = decode_any(type_of(&frame), &body);
+            }
+        }
+    }
+}
+
+#[test]
+fn random_bodies_are_refused_or_read_without_panic() {
+    // SplitMix64; the seed is part of the test.
+    let mut state = 0x5EED_u64;
+    let mut next = move || {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB) >> 32
+    };
+    let numbers = numbers();
+    for _ in 0..20_000 {
+        let length = (next() % 300) as usize;
+        let bytes: Vec<u8> =
+            (0..length).map(|_| if next() % 3 == 0 { 0 } else { next() as u8 }).collect();
+        let number = numbers[next() as usize % numbers.len()];
+        let _ = decode_any(number, &body_of(&bytes));
+    }
+}
+
+#[test]
+fn unknown_types_are_named() {
+    for number in [0, 3, 0x7FFF, 0x8000, 0x8099] {
+        let error = decode_any(number, &[]).unwrap_err();
+        assert_eq!(error, MessageError::UnknownType { number });
+        assert!(error.stream_goes_on());
+        assert_eq!(ApiError::from(error).code, ErrorCode::UnknownMessage);
+    }
+}
+
+#[test]
+fn a_body_off_its_boundary_is_refused_not_misread() {
+    let frame = encode_reply(1, &CountReply { count: 1 }).unwrap();
+    let mut shifted = body_of(&[0; 8]);
+    shifted.extend_from_slice(frame.body());
+    let error = access::<CountReply>(&shifted[8..]).unwrap_err();
+    assert_eq!(error, MessageError::Unaligned { found: 8, expected: 16 });
+}
+
+#[test]
+fn vectors_are_read_where_they_lie() {
+    let frame = encode_request(1, 0, &samples::search_request()).unwrap();
+    let read = access::<SearchRequest>(frame.body()).unwrap();
+    let body = frame.body().as_ptr_range();
+    let queries = read.queries().as_ptr_range();
+    assert!(body.contains(&queries.start.cast()) && queries.end.cast() <= body.end);
+    assert_eq!(read.queries(), &[1.0, 2.0, 3.0, -1.0, -2.0, -3.0]);
+    let frame = encode_request(1, 0, &samples::put_request()).unwrap();
+    let read = access::<PutRequest>(frame.body()).unwrap();
+    let (column, values) = read.vectors_of(1).next().unwrap();
+    assert!(frame.body().as_ptr_range().contains(&values.as_ptr().cast()));
+    assert_eq!((column, values), (0, &[4.0, 5.0, f32::MIN_POSITIVE][..]));
+    assert_eq!(read.vectors_of(1).nth(1), Some((1, &[7.0][..])));
+    assert_eq!(read.vectors_of(0).count(), 1);
+    assert_eq!((read.row(0), read.row(1)), (&b"row one"[..], &b""[..]));
+    assert_eq!(frame.as_slice().len(), HEADER_BYTES + frame.body().len());
+}
+
+fn search_error(change: impl FnOnce(&mut SearchRequest)) -> Option<MessageError> {
+    let mut request = samples::search_request();
+    change(&mut request);
+    error_of(&request)
+}
+
+fn put_error(change: impl FnOnce(&mut PutRequest)) -> Option<MessageError> {
+    let mut request = samples::put_request();
+    change(&mut request);
+    error_of(&request)
+}
+
+fn error_of<M: Request>(request: &M) -> Option<MessageError> {
+    let frame = encode_request(1, 0, request).expect("the request fits into a frame");
+    access::<M>(frame.body()).err()
+}
+
+fn is_mismatch(error: Option<MessageError>, expected_field: &str) -> bool {
+    matches!(error, Some(MessageError::Mismatch { field, .. }) if field == expected_field)
+}
+
+fn is_too_large(error: Option<MessageError>, expected_field: &str) -> bool {
+    matches!(error, Some(MessageError::TooLarge { field, .. }) if field == expected_field)
+}
+
+#[test]
+fn searches_whose_parts_disagree_are_refused() {
+    assert_eq!(search_error(|_| ()), None);
+    assert!(is_mismatch(search_error(|r| r.queries.truncate(5)), "query values"));
+    assert!(is_mismatch(search_error(|r| r.queries.clear()), "queries"));
+    assert!(is_mismatch(search_error(|r| r.dims = 0), "queries"));
+    assert!(is_mismatch(search_error(|r| r.near_id = vec![0; 16]), "dims beside a near id"));
+    assert!(is_mismatch(search_error(|r| r.near_id = vec![0; 15]), "near id length"));
+    assert!(is_too_large(search_error(|r| r.k = u32::MAX), "offset + k"));
+    assert!(is_too_large(search_error(|r| r.ef = 100_001), "ef"));
+    assert!(is_too_large(search_error(|r| r.dims = 65_536), "dims"));
+    assert!(is_too_large(search_error(|r| r.vector = "v".repeat(129)), "vector name length"));
+    assert!(is_too_large(search_error(|r| (r.queries, r.dims) = (vec![0.0; 1_025], 1)), "queries"));
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let error = search_error(|r| r.queries[4] = bad).unwrap();
+        assert_eq!(error, MessageError::NotFinite { field: "queries", index: 4 });
+        assert_eq!(ApiError::from(error).code, ErrorCode::InvalidVector);
+    }
+    let error = search_error(|r| r.want = 8);
+    assert_eq!(error, Some(MessageError::UnknownValue { field: "want flags", found: 8 }));
+}
+
+#[test]
+fn puts_whose_parts_disagree_are_refused() {
+    assert_eq!(put_error(|_| ()), None);
+    assert!(is_mismatch(put_error(|r| r.ids.truncate(31)), "ids"));
+    assert!(is_mismatch(put_error(|r| r.ids.truncate(16)), "property ends"));
+    assert!(is_mismatch(put_error(|r| r.property_bytes.push(0)), "property ends"));
+    assert!(is_mismatch(put_error(|r| r.vectors[0].values.truncate(5)), "vector values"));
+    assert!(is_mismatch(put_error(|r| r.vectors[0].dims = 2), "vector values"));
+    assert!(is_mismatch(put_error(|r| r.vectors[1].name.clear()), "twin vector column"));
+    assert!(is_mismatch(
+        put_error(|r| {
+            r.vectors[0].values.clear();
+            r.vectors[0].dims = 0;
+        }),
+        "vector values"
+    ));
+    let error = put_error(|r| r.property_ends = vec![8, 7]);
+    assert_eq!(error, Some(MessageError::Order { field: "property ends", index: 1 }));
+    let field = "rows of a vector column";
+    let error = put_error(|r| r.vectors[0].rows = vec![1, 1]);
+    assert_eq!(error, Some(MessageError::Order { field, index: 1 }));
+    assert!(is_too_large(put_error(|r| r.vectors[1].rows = vec![2]), field));
+    let error = put_error(|r| r.mode = 2);
+    assert_eq!(error, Some(MessageError::UnknownValue { field: "put mode", found: 2 }));
+    // A bad vector is the affair of its object, whose outcome names it.
+    assert_eq!(put_error(|r| r.vectors[0].values[0] = f32::NAN), None);
+}
+
+#[test]
+fn a_batch_above_its_limit_is_refused() {
+    let mut put = PutRequest::new("Docs", "", 0, PutMode::Replace);
+    for row in 0..=10_000 {
+        put.push(&heddle_types::ObjectId::from_row(row), b"");
+    }
+    assert!(is_too_large(error_of(&put), "ids"));
+}
+
+#[test]
+fn a_message_larger_than_a_frame_is_not_encoded() {
+    let definition = "x".repeat(CollectionCreateRequest::BODY_BYTES_MAX);
+    let error = encode_request(1, 0, &CollectionCreateRequest { definition }).unwrap_err();
+    assert_eq!(error.limit, CollectionCreateRequest::BODY_BYTES_MAX);
+    assert!(error.found > error.limit);
+    assert_eq!(ApiError::from(error).code, ErrorCode::TooLarge);
+}
+
+#[test]
+fn routes_to_places_that_do_not_exist_are_refused() {
+    let node = || TopologyNode {
+        id: [1; 16],
+        name: String::new(),
+        address: String::new(),
+        native_port: 1,
+        http_port: 0,
+        core_ports: vec![2],
+    };
+    let check = |change: fn(&mut TopologyCollection)| {
+        let mut collection = TopologyCollection {
+            id: [2; 16],
+            definition: "{}".to_owned(),
+            shard_ids: vec![1],
+            shard_nodes: vec![0],
+            shard_cores: vec![0],
+            owners: vec![0, 0],
+        };
+        change(&mut collection);
+        let (nodes, collections) = (vec![node()], vec![collection]);
+        let reply = TopologyReply { epoch: 1, answering_node: 0, nodes, collections };
+        let frame = encode_reply(1, &reply).unwrap();
+        access::<TopologyReply>(frame.body()).err()
+    };
+    assert_eq!(check(|_| ()), None);
+    let unknown = |field, found| Some(MessageError::UnknownValue { field, found });
+    assert_eq!(check(|c| c.shard_nodes = vec![1]), unknown("shard node", 1));
+    assert_eq!(check(|c| c.shard_cores = vec![1]), unknown("shard core", 1));
+    assert_eq!(check(|c| c.owners[1] = 1), unknown("owner of a virtual shard", 1));
+    assert!(is_mismatch(check(|c| c.shard_cores.clear()), "shard cores"));
+}
+
+#[test]
+fn outcomes_keep_their_order_and_share_equal_errors() {
+    let error = |text: &str| ApiError::new(ErrorCode::InvalidVector, text, "3");
+    let mut reply = PutReply::default();
+    let (first, second) = (error("first"), error("second"));
+    for outcome in [Ok(heddle_types::Hlc(9)), Err(&first), Err(&first), Err(&second)] {
+        reply.push(outcome);
+    }
+    assert_eq!(reply.errors.len(), 2);
+    let results = reply.clone().into_results();
+    assert_eq!(results[0], Ok(heddle_types::Hlc(9)));
+    assert_eq!(results[2], Err(first));
+    assert_eq!(results[3], Err(second));
+    reply.outcomes[0] = 3;
+    let frame = encode_reply(1, &reply).unwrap();
+    let error = access::<PutReply>(frame.body()).unwrap_err();
+    assert_eq!(error, MessageError::UnknownValue { field: "outcome", found: 3 });
+}

@@ -1,0 +1,202 @@
+//! One message of every kind, each field set to something that tells it from the others.
+
+use heddle_types::{ApiError, ErrorCode, Hlc, ObjectId};
+use heddle_wire::message::{
+    CollectionCreateReply, CollectionCreateRequest, CollectionDropReply, CollectionDropRequest,
+    CollectionEntry, CollectionListReply, CollectionListRequest, CollectionShowReply,
+    CollectionShowRequest, CountReply, CountRequest, DeleteReply, DeleteRequest, GetReply,
+    GetRequest, HelloReply, HelloRequest, NodeStatusReply, NodeStatusRequest, ObjectColumns,
+    PutMode, PutReply, PutRequest, ScanReply, ScanRequest, SearchReply, SearchRequest,
+    TopologyCollection, TopologyNode, TopologyReply, TopologyRequest, Want,
+};
+use heddle_wire::{Body, Frame, Request, encode_error, encode_reply, encode_request};
+
+fn request<M: Request>(id: u64, deadline_us: u32, message: &M) -> Frame {
+    encode_request(id, deadline_us, message).expect("a sample fits into a frame")
+}
+
+fn reply<M: Body>(id: u64, message: &M) -> Frame {
+    encode_reply(id, message).expect("a sample fits into a frame")
+}
+
+/// Every sample with the name of its fixture.
+pub(crate) fn all() -> Vec<(&'static str, Frame)> {
+    let mut samples = plain();
+    samples.extend(data());
+    samples
+}
+
+fn entry() -> CollectionEntry {
+    CollectionEntry { id: [9; 16], definition: r#"{"name":"Docs"}"#.to_owned() }
+}
+
+fn ids(rows: &[u64]) -> Vec<u8> {
+    rows.iter().flat_map(|row| ObjectId::from_row(*row).0).collect()
+}
+
+fn topology() -> TopologyReply {
+    let node = TopologyNode {
+        id: [1; 16],
+        name: "node-one".to_owned(),
+        address: "192.0.2.7".to_owned(),
+        native_port: 7_700,
+        http_port: 8_080,
+        core_ports: vec![7_701, 7_702],
+    };
+    let collection = TopologyCollection {
+        id: [9; 16],
+        definition: r#"{"name":"Docs"}"#.to_owned(),
+        shard_ids: vec![11, 12],
+        shard_nodes: vec![0, 0],
+        shard_cores: vec![0, 1],
+        owners: vec![0, 1, 0, 1],
+    };
+    TopologyReply { epoch: 5, answering_node: 0, nodes: vec![node], collections: vec![collection] }
+}
+
+fn hello() -> HelloReply {
+    HelloReply {
+        version: 1,
+        core: 1,
+        core_count: 2,
+        features: 0,
+        node_id: [1; 16],
+        node_name: "node-one".to_owned(),
+        server_version: "0.1.0".to_owned(),
+        server_time_us: 1_800_000_000_000_000,
+        body_bytes_max: 16 << 20,
+        requests_in_flight_max: 128,
+        bytes_in_flight_max: 32 << 20,
+    }
+}
+
+fn plain() -> Vec<(&'static str, Frame)> {
+    let definition = entry().definition;
+    let error = ApiError::new(ErrorCode::InvalidVector, "vector has 3 dimensions", "128");
+    let (collection, epoch) = (entry(), 5);
+    let collections = vec![entry(), CollectionEntry { id: [8; 16], ..entry() }];
+    let client = "heddle-client 0.1.0".to_owned();
+    let hello_request = HelloRequest { version_min: 1, version_max: 1, features: 0, client };
+    let json = r#"{"version":"0.1.0"}"#.to_owned();
+    let name = "Docs".to_owned();
+    vec![
+        ("hello.request", request(1, 10, &hello_request)),
+        ("hello.reply", reply(1, &hello())),
+        ("topology.request", request(2, 20, &TopologyRequest { known_epoch: 4 })),
+        ("topology.reply", reply(2, &topology())),
+        ("collection_create.request", request(3, 30, &CollectionCreateRequest { definition })),
+        (
+            "collection_create.reply",
+            reply(3, &CollectionCreateReply { epoch, collection: collection.clone() }),
+        ),
+        (
+            "collection_list.request",
+            request(4, 40, &CollectionListRequest { prefix: "Do".to_owned() }),
+        ),
+        ("collection_list.reply", reply(4, &CollectionListReply { epoch, collections })),
+        ("collection_show.request", request(5, 50, &CollectionShowRequest { name: name.clone() })),
+        ("collection_show.reply", reply(5, &CollectionShowReply { epoch, collection })),
+        ("collection_drop.request", request(6, 60, &CollectionDropRequest { name })),
+        ("collection_drop.reply", reply(6, &CollectionDropReply { epoch })),
+        ("node_status.request", request(7, 70, &NodeStatusRequest::default())),
+        ("node_status.reply", reply(7, &NodeStatusReply { json })),
+        ("error.reply", encode_error(8, &error)),
+    ]
+}
+
+/// Two objects; the second has a second vector.
+pub(crate) fn put_request() -> PutRequest {
+    let mut put = PutRequest::new("Docs", "acme", 5, PutMode::Merge);
+    put.push(&ObjectId::from_row(1), b"row one");
+    assert!(put.push_vector("", &[1.0, -2.5, 0.25]));
+    put.push(&ObjectId::from_row(2), b"");
+    assert!(put.push_vector("", &[4.0, 5.0, f32::MIN_POSITIVE]));
+    assert!(put.push_vector("title", &[7.0]));
+    put
+}
+
+fn objects() -> ObjectColumns {
+    let mut objects = ObjectColumns::default();
+    objects.push(&ObjectId::from_row(1), 100, 200, Hlc(300), Some(b"row one"));
+    objects.push_vector("", &[1.0, 2.0]);
+    objects.push(&ObjectId::from_row(3), 101, 201, Hlc(301), Some(b"row three"));
+    objects.push_vector("title", &[3.0]);
+    objects
+}
+
+/// A search for two vectors of three components.
+pub(crate) fn search_request() -> SearchRequest {
+    SearchRequest {
+        collection: "Docs".to_owned(),
+        tenant: "acme".to_owned(),
+        epoch: 5,
+        vector: "title".to_owned(),
+        queries: vec![1.0, 2.0, 3.0, -1.0, -2.0, -3.0],
+        dims: 3,
+        near_id: Vec::new(),
+        k: 10,
+        ef: 64,
+        offset: 2,
+        max_distance: 0.75,
+        autocut: 0,
+        filter: vec![1, 2, 3],
+        want: Want::ALL.bits(),
+    }
+}
+
+fn search_near() -> SearchRequest {
+    let (queries, near_id) = (Vec::new(), ids(&[7]));
+    SearchRequest { queries, dims: 0, near_id, max_distance: f32::NAN, want: 0, ..search_request() }
+}
+
+fn search_reply() -> SearchReply {
+    SearchReply {
+        ends: vec![0, 2],
+        ids: ids(&[1, 3]),
+        distances: vec![0.125, 0.5],
+        objects: objects(),
+        evaluations: vec![0, 1_500],
+        server_us: vec![3, 90],
+        queue_us: 12,
+    }
+}
+
+fn data() -> Vec<(&'static str, Frame)> {
+    let names = || ("Docs".to_owned(), "acme".to_owned());
+    let error = ApiError::new(ErrorCode::InvalidVector, "vector has 3 dimensions", "128");
+    let (collection, tenant) = names();
+    let want = Want { properties: true, ..Want::default() }.bits();
+    let get = GetRequest { collection, tenant, epoch: 5, ids: ids(&[1, 2, 3]), want };
+    let (collection, tenant) = names();
+    let delete = DeleteRequest { collection, tenant, epoch: 5, ids: ids(&[1, 2]) };
+    let (collection, tenant) = names();
+    let (after, filter) = (ids(&[1]), vec![4, 5]);
+    let scan = ScanRequest { collection, tenant, epoch: 5, after, limit: 100, filter, want };
+    let (collection, tenant) = names();
+    let count = CountRequest { collection, tenant, epoch: 5, filter: vec![6] };
+    let mut put_reply = PutReply::default();
+    put_reply.push(Ok(Hlc(77)));
+    put_reply.push(Err(&error));
+    put_reply.push(Err(&error));
+    let mut delete_reply = DeleteReply::default();
+    delete_reply.push(Ok(true));
+    delete_reply.push(Ok(false));
+    delete_reply.push(Err(&error));
+    let get_reply = GetReply { found: vec![1, 0, 1], objects: objects() };
+    let scan_reply = ScanReply { objects: objects(), next: ids(&[3]) };
+    vec![
+        ("put.request", request(9, 90, &put_request())),
+        ("put.reply", reply(9, &put_reply)),
+        ("get.request", request(10, 100, &get)),
+        ("get.reply", reply(10, &get_reply)),
+        ("delete.request", request(11, 110, &delete)),
+        ("delete.reply", reply(11, &delete_reply)),
+        ("search.request", request(12, 120, &search_request())),
+        ("search_near.request", request(13, 0, &search_near())),
+        ("search.reply", reply(12, &search_reply())),
+        ("scan.request", request(14, 140, &scan)),
+        ("scan.reply", reply(14, &scan_reply)),
+        ("count.request", request(15, 150, &count)),
+        ("count.reply", reply(15, &CountReply { count: 1 << 40 })),
+    ]
+}
