@@ -4,16 +4,8 @@ use crate::mutate::mutate;
 use crate::random::Random;
 use crate::targets::Target;
 
-/// An execution may allocate this much for each byte of input …
-pub const ALLOCATED_PER_BYTE_MAX: usize = 2;
-/// … plus this, for fixed structures and decoded forms that are wider than their encoding.
+/// What an execution may allocate whatever its input: fixed buffers and tables.
 pub const ALLOCATED_FIXED_BYTES_MAX: usize = 1 << 20;
-
-/// What an execution of `input_size_bytes` may allocate in all, freed or not.
-#[must_use]
-pub fn allocation_bytes_max(input_size_bytes: usize) -> usize {
-    ALLOCATED_PER_BYTE_MAX * input_size_bytes + ALLOCATED_FIXED_BYTES_MAX
-}
 
 /// An execution that allocated more than its input justifies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,7 +63,8 @@ impl<'a> Session<'a> {
         (self.target.run)(&self.input);
         let allocated_bytes = allocated() - before;
         self.allocated_bytes_highest = self.allocated_bytes_highest.max(allocated_bytes);
-        let limit_bytes = allocation_bytes_max(self.input.len());
+        let per_byte = self.target.allocated_per_byte_max;
+        let limit_bytes = per_byte * self.input.len() + ALLOCATED_FIXED_BYTES_MAX;
         if allocated_bytes > limit_bytes {
             return Err(OverAllocation { allocated_bytes, limit_bytes });
         }
@@ -129,14 +122,17 @@ mod tests {
         }
     }
 
+    fn planted(run: fn(&[u8]), seeds: fn() -> Vec<Vec<u8>>) -> Target {
+        Target { name: "planted", run, seeds, allocated_per_byte_max: 2 }
+    }
+
     fn seeds() -> Vec<Vec<u8>> {
         vec![b"heddle\x00\x00 guides the warp".to_vec(), b"h\x02ab".to_vec()]
     }
 
     #[test]
     fn a_decoder_that_trusts_a_length_is_found() {
-        let seeds = || vec![vec![0; 16]];
-        let target = Target { name: "planted", run: trusts_a_length, seeds };
+        let target = planted(trusts_a_length, || vec![vec![0; 16]]);
         let mut session = Session::new(&target, 5, Vec::new());
         let found = (0..20_000).find_map(|_| {
             session.advance();
@@ -150,7 +146,7 @@ mod tests {
     #[test]
     fn a_decoder_that_panics_is_found() {
         let found = catch_unwind(|| {
-            let target = Target { name: "planted", run: slices_by_a_length, seeds };
+            let target = planted(slices_by_a_length, seeds);
             let mut session = Session::new(&target, 5, Vec::new());
             for _ in 0..20_000 {
                 session.advance();
@@ -164,7 +160,7 @@ mod tests {
     #[test]
     fn the_corpus_comes_first_and_unchanged() {
         fn nothing(_: &[u8]) {}
-        let target = Target { name: "planted", run: nothing, seeds };
+        let target = planted(nothing, seeds);
         let mut session = Session::new(&target, 5, vec![b"from a file".to_vec()]);
         let first: Vec<Vec<u8>> = (0..4).map(|_| session.advance().to_vec()).collect();
         assert_eq!(first[..2], seeds()[..]);

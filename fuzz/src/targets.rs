@@ -1,7 +1,9 @@
 //! The decoders that are attacked, one file each.
 
 pub mod filter;
+pub mod header;
 pub mod json;
+pub mod messages;
 pub mod row;
 
 /// A decoder with inputs to start from.
@@ -13,13 +15,33 @@ pub struct Target {
     pub run: fn(&[u8]),
     /// Valid encodings, one per shape that a mutation would hardly reach by itself.
     pub seeds: fn() -> Vec<Vec<u8>>,
+    /// Bytes that one execution may allocate in all, freed or not, for each byte of its input.
+    pub allocated_per_byte_max: usize,
+}
+
+/// For decoders whose result is about as large as its encoding: the input once, its copy once.
+const PLAIN: usize = 2;
+
+/// For decoders that build maps: an object with one field takes 5 bytes in a row, and its map
+/// 1.4 KiB. What such a row may hold in all is bounded by `ROW_FIELDS_MAX`.
+const MAPS: usize = 600;
+
+const fn target(
+    name: &'static str,
+    run: fn(&[u8]),
+    seeds: fn() -> Vec<Vec<u8>>,
+    allocated_per_byte_max: usize,
+) -> Target {
+    Target { name, run, seeds, allocated_per_byte_max }
 }
 
 /// Every target.
-pub const ALL: [Target; 3] = [
-    Target { name: "row", run: row::run, seeds: row::seeds },
-    Target { name: "filter", run: filter::run, seeds: filter::seeds },
-    Target { name: "json", run: json::run, seeds: json::seeds },
+pub const ALL: [Target; 5] = [
+    target("header", header::run, header::seeds, PLAIN),
+    target("messages", messages::run, messages::seeds, MAPS),
+    target("row", row::run, row::seeds, MAPS),
+    target("filter", filter::run, filter::seeds, MAPS),
+    target("json", json::run, json::seeds, MAPS),
 ];
 
 #[cfg(test)]

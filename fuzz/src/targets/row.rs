@@ -34,8 +34,9 @@ pub fn seeds() -> Vec<Vec<u8>> {
         Value::BooleanArray(vec![true, false]),
         Value::DateArray(vec![0]),
         Value::UuidArray(vec![id]),
-        Value::ObjectArray(vec![flag, Properties::new()]),
+        Value::ObjectArray(vec![flag.clone(), Properties::new()]),
         Value::ObjectArray(vec![Properties::new(); 1_000]),
+        Value::ObjectArray(vec![flag.clone(); 3_000]),
     ];
     let mut nested = Properties::new();
     for _ in 0..4 {

@@ -1,0 +1,185 @@
+//! Every body of the native protocol. The first byte of the input picks the message, the rest is
+//! the body.
+
+mod samples;
+
+use heddle_types::{ApiError, Filter};
+use heddle_wire::message::{
+    ArchivedObjectColumns, CollectionCreateReply, CollectionCreateRequest, CollectionDropReply,
+    CollectionDropRequest, CollectionListReply, CollectionListRequest, CollectionShowReply,
+    CollectionShowRequest, CountReply, CountRequest, DeleteReply, DeleteRequest, ErrorReply,
+    GetReply, GetRequest, HelloReply, HelloRequest, NodeStatusReply, NodeStatusRequest, PutReply,
+    PutRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, TopologyReply, TopologyRequest,
+    own,
+};
+use heddle_wire::{AlignedVec, Body, access, decode, decode_any, encode_reply};
+
+pub use samples::seeds;
+
+/// One check for each message; the position is the first byte of the input.
+const CHECKS: [fn(&[u8]); 27] = [
+    round_trip::<HelloRequest>,
+    round_trip::<HelloReply>,
+    round_trip::<TopologyRequest>,
+    topology_reply,
+    round_trip::<CollectionCreateRequest>,
+    round_trip::<CollectionCreateReply>,
+    round_trip::<CollectionListRequest>,
+    round_trip::<CollectionListReply>,
+    round_trip::<CollectionShowRequest>,
+    round_trip::<CollectionShowReply>,
+    round_trip::<CollectionDropRequest>,
+    round_trip::<CollectionDropReply>,
+    put_request,
+    put_reply,
+    get_request,
+    get_reply,
+    delete_request,
+    delete_reply,
+    search_request,
+    search_reply,
+    scan_request,
+    scan_reply,
+    count_request,
+    round_trip::<CountReply>,
+    round_trip::<NodeStatusRequest>,
+    round_trip::<NodeStatusReply>,
+    round_trip::<ErrorReply>,
+];
+
+/// Checks a body and reads all of it, in place and copied.
+pub fn run(data: &[u8]) {
+    let Some((&kind, bytes)) = data.split_first() else { return };
+    let mut body = AlignedVec::<16>::with_capacity(bytes.len());
+    body.extend_from_slice(bytes);
+    CHECKS[usize::from(kind) % CHECKS.len()](&body);
+}
+
+/// A body that is accepted can be copied, sent again and read again, and the bytes settle.
+fn round_trip<M: Body>(body: &[u8]) {
+    let archived = match access::<M>(body) {
+        Ok(archived) => archived,
+        Err(error) => {
+            assert_eq!(decode_any(M::NUMBER, body), Err(error));
+            assert!(!ApiError::from(error).message.is_empty());
+            return;
+        }
+    };
+    let message = own::<M>(archived).expect("an accepted body can be copied");
+    let first = encode_reply(1, &message).expect("an accepted body fits a frame");
+    let again = decode::<M>(first.body()).expect("a sender's own body is accepted");
+    let second = encode_reply(1, &again).expect("the same body fits again");
+    assert_eq!(first.as_slice(), second.as_slice(), "{} changed in a round trip", M::NAME);
+}
+
+fn topology_reply(body: &[u8]) {
+    round_trip::<TopologyReply>(body);
+    let Ok(reply) = access::<TopologyReply>(body) else { return };
+    for collection in reply.collections.iter() {
+        let shards = collection.shard_ids();
+        assert!(collection.owners().iter().all(|owner| usize::from(*owner) < shards.len()));
+    }
+    _ = reply.nodes.iter().map(|node| node.core_ports().len()).sum::<usize>();
+}
+
+fn put_request(body: &[u8]) {
+    round_trip::<PutRequest>(body);
+    let Ok(request) = access::<PutRequest>(body) else { return };
+    _ = request.mode();
+    assert_eq!(request.ids().len(), request.len());
+    for index in 0..request.len() {
+        super::row::run(request.row(index));
+        for (column, values) in request.vectors_of(index) {
+            assert_eq!(values.len(), request.vectors[column].dims.to_native() as usize);
+        }
+    }
+}
+
+fn put_reply(body: &[u8]) {
+    round_trip::<PutReply>(body);
+    let Ok(reply) = decode::<PutReply>(body) else { return };
+    let count = reply.outcomes.len();
+    assert_eq!(reply.into_results().len(), count);
+}
+
+fn get_request(body: &[u8]) {
+    round_trip::<GetRequest>(body);
+    let Ok(request) = access::<GetRequest>(body) else { return };
+    assert_eq!(request.ids().len() * 16, request.ids.len());
+}
+
+fn get_reply(body: &[u8]) {
+    round_trip::<GetReply>(body);
+    if let Ok(reply) = access::<GetReply>(body) {
+        objects(&reply.objects);
+    }
+}
+
+fn delete_request(body: &[u8]) {
+    round_trip::<DeleteRequest>(body);
+    let Ok(request) = access::<DeleteRequest>(body) else { return };
+    assert_eq!(request.ids().len() * 16, request.ids.len());
+}
+
+fn delete_reply(body: &[u8]) {
+    round_trip::<DeleteReply>(body);
+    let Ok(reply) = decode::<DeleteReply>(body) else { return };
+    let count = reply.outcomes.len();
+    assert_eq!(reply.into_results().len(), count);
+}
+
+fn search_request(body: &[u8]) {
+    round_trip::<SearchRequest>(body);
+    let Ok(request) = access::<SearchRequest>(body) else { return };
+    let dims = request.dims.to_native() as usize;
+    assert!(request.queries().len() == request.query_count() * dims);
+    assert!(request.queries().iter().all(|value| value.is_finite()));
+    assert!(request.max_distance().is_none_or(|bound| !bound.is_nan()));
+    _ = request.near_id();
+    filter(&request.filter);
+}
+
+fn search_reply(body: &[u8]) {
+    round_trip::<SearchReply>(body);
+    let Ok(reply) = access::<SearchReply>(body) else { return };
+    assert_eq!(reply.ids().len(), reply.distances().len());
+    assert_eq!(reply.evaluations().len(), reply.ends().len());
+    assert_eq!(reply.server_us().len(), reply.ends().len());
+    objects(&reply.objects);
+}
+
+fn scan_request(body: &[u8]) {
+    round_trip::<ScanRequest>(body);
+    let Ok(request) = access::<ScanRequest>(body) else { return };
+    _ = request.after();
+    filter(&request.filter);
+}
+
+fn scan_reply(body: &[u8]) {
+    round_trip::<ScanReply>(body);
+    let Ok(reply) = access::<ScanReply>(body) else { return };
+    _ = reply.next();
+    objects(&reply.objects);
+}
+
+fn count_request(body: &[u8]) {
+    round_trip::<CountRequest>(body);
+    if let Ok(request) = access::<CountRequest>(body) {
+        filter(&request.filter);
+    }
+}
+
+fn filter(bytes: &[u8]) {
+    _ = Filter::decode(bytes).map_err(|error| error.to_string());
+}
+
+/// Reads every part of every object.
+fn objects(columns: &ArchivedObjectColumns) {
+    for object in columns.iter() {
+        _ = (object.id(), object.created_us(), object.updated_us(), object.stamp());
+        if let Some(row) = object.row() {
+            super::row::run(row);
+        }
+        assert!(object.vectors().all(|(_, values)| !values.is_empty()));
+    }
+}
