@@ -52,13 +52,20 @@ pub(crate) fn run_cargo_with(
 ) -> Result<(), Failure> {
     // `cargo run` sets CARGO to the very toolchain that built this command.
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let shown = format!("cargo {}", arguments.join(" "));
-    let status = Command::new(cargo)
-        .args(arguments)
-        .envs(variables.iter().copied())
-        .current_dir(root)
-        .status()
-        .map_err(|error| Failure::Io(format!("{shown}: {error}")))?;
+    let mut command = Command::new(cargo);
+    command.args(arguments).envs(variables.iter().copied()).current_dir(root);
+    finish(command, &format!("cargo {}", arguments.join(" ")))
+}
+
+/// Runs another program in the repository; its output goes straight to the terminal.
+pub(crate) fn run(program: &Path, root: &Path, arguments: &[&str]) -> Result<(), Failure> {
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(root);
+    finish(command, &format!("{} {}", program.display(), arguments.join(" ")))
+}
+
+fn finish(mut command: Command, shown: &str) -> Result<(), Failure> {
+    let status = command.status().map_err(|error| Failure::Io(format!("{shown}: {error}")))?;
     if status.success() {
         Ok(())
     } else {

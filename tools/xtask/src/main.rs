@@ -54,7 +54,7 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
         "fix" => refuse_arguments(rest).and_then(|()| fix(&root)),
         "tidy" => refuse_arguments(rest).and_then(|()| tidy::run(&root)),
         "test" => test(&root, rest),
-        "fuzz" => fuzz::run(&root, rest),
+        "fuzz" => fuzz::attack(&root, rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())
