@@ -16,3 +16,19 @@ pub fn fatal(reason: FatalReason, detail: impl Display) -> ! {
     let _ = writeln!(std::io::stderr(), "fatal: {reason} (exit code {code}): {detail}");
     signal_hook::low_level::exit(code)
 }
+
+/// Makes every panic end the process with [`FatalReason::CoreLost`] after its message.
+///
+/// A panic would otherwise take one thread with it and leave a node that looks alive. The server
+/// calls this first; tests and tools do not.
+pub fn end_process_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        let thread = std::thread::current();
+        fatal(
+            FatalReason::CoreLost,
+            format_args!("thread {} panicked", thread.name().unwrap_or("without a name")),
+        )
+    }));
+}

@@ -11,18 +11,31 @@ pub mod cores;
 pub mod device;
 pub mod fatal;
 mod gate;
+pub mod guard;
+pub mod lock;
 pub mod mesh;
+pub mod net;
 pub mod node;
+pub mod probe;
 pub mod queues;
+mod ready;
+pub mod selftest;
 pub mod shutdown;
+pub mod signal;
+pub mod stats;
 
 pub use clock::RealClock;
 pub use cores::{CorePlan, CoreRole, MetaPlacement};
 pub use device::{GlommioDevice, GlommioDeviceFile};
 pub use fatal::fatal;
+pub use guard::PortGuard;
+pub use lock::DataLock;
 pub use mesh::{CoreLink, MeshError, Routed};
+pub use net::{Accepted, Listener, Socket, SocketStream};
 pub use node::{CoreContext, NodeConfig, NodeError, run_node, run_single};
 pub use queues::{
     Queue, run_blocking, sleep, spawn, spawn_joinable, timeout, yield_if_needed, yield_now,
 };
+pub use selftest::boot_self_test;
 pub use shutdown::Shutdown;
+pub use signal::{SignalEvent, SignalSource, Signals};

@@ -1,5 +1,7 @@
 //! Do the cores of a node start, talk to each other and end together?
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail their test")]
+
 use std::cell::Cell;
 use std::process::Command;
 use std::rc::Rc;

@@ -1,0 +1,365 @@
+//! TCP for one core: listeners that share a port between cores, and sockets for one reader and one
+//! writer at a time.
+//!
+//! Reads go straight into the caller's buffer and writes leave straight from it; the ring is only
+//! used to wait. Both directions take `&self`, so the reader and the writer of a connection are two
+//! tasks that share an `Rc<Socket>`, without a lock.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use glommio::io::PollableFd;
+use heddle_types::limits::BODY_GROWTH_BYTES;
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType,
+};
+
+use crate::ready::{Readiness, Wanted};
+
+/// Connections that wait to be accepted by one core.
+const LISTEN_BACKLOG: i32 = 1_024;
+/// Silence after which a connection is probed.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// Time between probes.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Probes without an answer after which the connection is dead.
+const KEEPALIVE_PROBES: u32 = 3;
+/// Time after which unacknowledged bytes mean a dead connection, milliseconds.
+const USER_TIMEOUT_MS: u32 = 15_000;
+/// Most pieces of one vectored write (the kernel's limit is 1,024).
+const WRITE_PIECES_MAX: usize = 64;
+
+fn open_socket(address: &SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    // Accepted connections inherit all of these from their listener.
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    sockopt::set_socket_keepalive(&socket, true)?;
+    sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_PROBES)?;
+    sockopt::set_tcp_user_timeout(&socket, USER_TIMEOUT_MS)?;
+    Ok(socket)
+}
+
+/// Accepts the connections that the kernel gives to this core.
+///
+/// Several cores may listen on one address; the kernel spreads connections by the hash of their
+/// addresses. That also lets another process in: hold a [`crate::guard::PortGuard`] first.
+pub struct Listener {
+    readiness: Readiness,
+    descriptor: PollableFd<OwnedFd>,
+    local: SocketAddr,
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Listener({})", self.local)
+    }
+}
+
+impl Listener {
+    /// Listens on an address; port 0 picks a free one.
+    ///
+    /// Connections have Nagle's algorithm off, keep-alive probes from 10 s of silence on, and die
+    /// when bytes stay unacknowledged for 15 s. Errors: the operating system's.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = open_socket(&address)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        sockopt::set_socket_reuseport(&socket, true)?;
+        if address.is_ipv6() {
+            sockopt::set_ipv6_v6only(&socket, true)?;
+        }
+        rustix::net::bind(&socket, &address)?;
+        rustix::net::listen(&socket, LISTEN_BACKLOG)?;
+        let local = SocketAddr::try_from(rustix::net::getsockname(&socket)?)?;
+        let descriptor = PollableFd::new(socket)?;
+        Ok(Self { readiness: Readiness::new(Wanted::Read), descriptor, local })
+    }
+
+    /// The address, with the port that was picked.
+    #[must_use]
+    pub fn local_address(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The next connection.
+    ///
+    /// Errors: the operating system's. After one (no descriptors left, say) wait a little before
+    /// the next try. A connection that its peer gave up meanwhile is skipped.
+    pub async fn accept(&self) -> io::Result<Accepted> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        loop {
+            match rustix::net::acceptfrom_with(self.descriptor.get_ref(), flags) {
+                Ok((socket, Some(peer))) => {
+                    return Ok(Accepted { socket, peer: SocketAddr::try_from(peer)? });
+                }
+                Ok((_, None)) | Err(Errno::CONNABORTED | Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.readiness.wait(&self.descriptor).await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // The ring still holds the descriptor for a moment; the port is to be free at once.
+        let _ = rustix::net::shutdown(self.descriptor.get_ref(), rustix::net::Shutdown::Both);
+    }
+}
+
+/// A new connection that no core owns yet; it may be sent to another core.
+#[derive(Debug)]
+pub struct Accepted {
+    socket: OwnedFd,
+    peer: SocketAddr,
+}
+
+impl Accepted {
+    /// The other end.
+    #[must_use]
+    pub fn peer_address(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Binds the connection to this core.
+    pub fn into_socket(self) -> io::Result<Socket> {
+        Socket::new(self.socket, self.peer)
+    }
+}
+
+/// A connection of this core. One task may read and one may write at the same time.
+pub struct Socket {
+    reading: Readiness,
+    writing: Readiness,
+    // The last read emptied the socket: waiting first saves a call that would find nothing.
+    drained: Cell<bool>,
+    peer: SocketAddr,
+    // Last, so that the ring's interest in the descriptor ends before the descriptor.
+    descriptor: PollableFd<OwnedFd>,
+}
+
+impl std::fmt::Debug for Socket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Socket({})", self.peer)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.get_ref().as_fd()
+    }
+}
+
+impl Socket {
+    fn new(socket: OwnedFd, peer: SocketAddr) -> io::Result<Self> {
+        Ok(Self {
+            reading: Readiness::new(Wanted::Read),
+            writing: Readiness::new(Wanted::Write),
+            drained: Cell::new(false),
+            peer,
+            descriptor: PollableFd::new(socket)?,
+        })
+    }
+
+    /// Connects to an address; gives up after `limit`.
+    ///
+    /// Errors: [`io::ErrorKind::TimedOut`] or the operating system's. Names are resolved by the
+    /// caller, off the core.
+    pub async fn connect(address: SocketAddr, limit: Duration) -> io::Result<Self> {
+        let descriptor = open_socket(&address)?;
+        let begun = rustix::net::connect(&descriptor, &address);
+        let socket = Self::new(descriptor, address)?;
+        match begun {
+            Ok(()) => return Ok(socket),
+            Err(Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let connected = crate::queues::timeout(limit, socket.writing.wait(&socket.descriptor));
+        match connected.await {
+            Ok(waited) => waited?,
+            Err(late) => return Err(io::Error::new(io::ErrorKind::TimedOut, late)),
+        }
+        sockopt::socket_error(&socket)??;
+        Ok(socket)
+    }
+
+    /// The other end.
+    #[must_use]
+    pub fn peer_address(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Reads what there is, at least one byte; 0 means that the peer has finished.
+    ///
+    /// Dropping the future loses nothing: bytes are taken only in the poll that returns them.
+    pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        std::future::poll_fn(|context| self.poll_read(context, buffer)).await
+    }
+
+    fn poll_read(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            if !self.drained.get() {
+                match rustix::net::recv(self, &mut *buffer, RecvFlags::DONTWAIT) {
+                    Ok((count, _)) => {
+                        self.drained.set(count > 0 && count < buffer.len());
+                        return Poll::Ready(Ok(count));
+                    }
+                    Err(Errno::INTR) => continue,
+                    Err(Errno::AGAIN) => {}
+                    Err(error) => return Poll::Ready(Err(error.into())),
+                }
+            }
+            match self.reading.poll(&self.descriptor, context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(())) => self.drained.set(false),
+            }
+        }
+    }
+
+    /// Fills the buffer. Errors: [`io::ErrorKind::UnexpectedEof`] when the peer finishes before.
+    ///
+    /// Not safe to drop half-way: what was read by then is lost.
+    pub async fn read_exact(&self, mut buffer: &mut [u8]) -> io::Result<()> {
+        while !buffer.is_empty() {
+            let count = self.read(buffer).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            buffer = &mut buffer[count..];
+        }
+        Ok(())
+    }
+
+    /// Appends exactly `length` bytes to `body`.
+    ///
+    /// The buffer grows by at most [`BODY_GROWTH_BYTES`] ahead of what has arrived, so an announced
+    /// length alone costs nothing. Errors and dropping: as [`Socket::read_exact`].
+    pub async fn read_body(&self, body: &mut Vec<u8>, length: usize) -> io::Result<()> {
+        let end = body.len() + length;
+        while body.len() < end {
+            let start = body.len();
+            body.resize(end.min(start + BODY_GROWTH_BYTES), 0);
+            self.read_exact(&mut body[start..]).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the whole buffer.
+    pub async fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_vectored(&mut [IoSlice::new(bytes)]).await
+    }
+
+    /// Writes all pieces in order, in as few system calls as the socket's buffer allows.
+    ///
+    /// Errors: [`io::ErrorKind::WriteZero`] or the operating system's; how much the peer got is then
+    /// unknown. Not safe to drop half-way. The pieces are used up.
+    pub async fn write_all_vectored(&self, mut pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
+        IoSlice::advance_slices(&mut pieces, 0);
+        while !pieces.is_empty() {
+            let count = std::future::poll_fn(|context| self.poll_write(context, pieces)).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            IoSlice::advance_slices(&mut pieces, count);
+        }
+        Ok(())
+    }
+
+    fn poll_write(
+        &self,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let pieces = &pieces[..pieces.len().min(WRITE_PIECES_MAX)];
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        loop {
+            let mut control = SendAncillaryBuffer::default();
+            match rustix::net::sendmsg(self, pieces, &mut control, flags) {
+                Ok(count) => return Poll::Ready(Ok(count)),
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+            match self.writing.poll(&self.descriptor, context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(())) => {}
+            }
+        }
+    }
+
+    /// Ends one or both directions; ends a read or write that waits in another task.
+    ///
+    /// Errors: the operating system's; `NotConnected` when the peer was faster, which is fine.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        let how = match how {
+            Shutdown::Read => rustix::net::Shutdown::Read,
+            Shutdown::Write => rustix::net::Shutdown::Write,
+            Shutdown::Both => rustix::net::Shutdown::Both,
+        };
+        Ok(rustix::net::shutdown(self, how)?)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // The ring still holds the descriptor for a moment; the peer is to learn of the end at once.
+        // Bytes that were written are still sent. It fails when the connection has ended already.
+        let _ = rustix::net::shutdown(&*self, rustix::net::Shutdown::Both);
+    }
+}
+
+/// A socket as the `futures` IO traits, for code that is written against them.
+#[derive(Clone, Debug)]
+pub struct SocketStream {
+    /// The socket; reading and writing through it directly as well is fine.
+    pub socket: Rc<Socket>,
+}
+
+impl futures::io::AsyncRead for SocketStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.socket.poll_read(context, buffer)
+    }
+}
+
+impl futures::io::AsyncWrite for SocketStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.socket.poll_write(context, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.socket.poll_write(context, pieces)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.socket.shutdown(Shutdown::Write))
+    }
+}
