@@ -85,9 +85,10 @@ impl<D: Device> CatalogStore<D> {
     pub async fn open(device: D) -> Result<Opened<D>, StoreError> {
         let mut newest: Option<(u64, Catalog)> = None;
         let mut damage = None;
+        let mut missing_count = 0;
         for file in SLOTS {
             match read_slot(&device, file).await? {
-                Slot::Missing => {}
+                Slot::Missing => missing_count += 1,
                 Slot::Damaged(what) => damage = Some((file, what)),
                 Slot::Whole { generation, catalog } => {
                     if newest.as_ref().is_none_or(|(found, _)| *found < generation) {
@@ -101,8 +102,8 @@ impl<D: Device> CatalogStore<D> {
         let damage = match (&newest, damage) {
             (_, None) => None,
             (Some(_), Some((file, what))) => Some(format!("{file} is damaged: {what}")),
-            // Only a first save that never finished leaves this slot alone and damaged.
-            (None, Some((file, _))) if file == SLOTS[1] => None,
+            // Only a first save that never finished leaves a damaged slot without the other.
+            (None, Some((file, _))) if file == SLOTS[1] && missing_count == 1 => None,
             (None, Some((file, what))) => {
                 return Err(StoreError::Corrupt { file: file.to_owned(), what });
             }
