@@ -5,7 +5,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::Slot;
 use crate::arena::Arena;
@@ -27,6 +27,8 @@ pub struct SlotDirectory {
     published: AtomicU32,
     live_count: AtomicU32,
     dead_count: AtomicU32,
+    /// The view that took over when this one was outgrown.
+    successor: OnceLock<Arc<SlotDirectory>>,
 }
 
 impl SlotDirectory {
@@ -42,7 +44,19 @@ impl SlotDirectory {
             published: AtomicU32::new(0),
             live_count: AtomicU32::new(0),
             dead_count: AtomicU32::new(0),
+            successor: OnceLock::new(),
         })
+    }
+
+    /// The newest view of the same directory: this one, or what it grew into. Readers call this
+    /// under each pin; an outgrown view no longer follows.
+    #[must_use]
+    pub fn latest(self: &Arc<Self>) -> Arc<Self> {
+        let mut newest = self;
+        while let Some(next) = newest.successor.get() {
+            newest = next;
+        }
+        Arc::clone(newest)
     }
 
     /// Id of the object in a slot that was published while the caller holds its pin.
@@ -147,7 +161,7 @@ impl DirectoryWriter {
         Ok(Self { view, version: 0, quiescence, next: 0, waiting, free })
     }
 
-    /// What other cores read. Take it again after a batch of mutations.
+    /// What other cores read. Views taken earlier lead to it: [`SlotDirectory::latest`].
     #[must_use]
     pub fn view(&self) -> Arc<SlotDirectory> {
         Arc::clone(&self.view)
@@ -239,7 +253,10 @@ impl DirectoryWriter {
         new.published = AtomicU32::new(old.published());
         new.live_count = AtomicU32::new(old.live_count());
         new.dead_count = AtomicU32::new(old.dead_count());
-        self.view = Arc::new(new);
+        let new = Arc::new(new);
+        // Set once: only the newest view is outgrown.
+        let _first = self.view.successor.set(Arc::clone(&new));
+        self.view = new;
         self.version += 1;
         Ok(())
     }

@@ -40,3 +40,6 @@ pub use writer::{SweepState, VectorWriter};
 
 /// Position of an object in its shard.
 pub type Slot = u32;
+
+#[cfg(test)]
+mod testing;

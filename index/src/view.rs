@@ -12,6 +12,7 @@
 //! rewritten shows old and new ids mixed; both are valid.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::Slot;
 use crate::arena::Arena;
@@ -88,6 +89,8 @@ pub struct VectorView {
     pub(crate) tail_words: AtomicU64,
     /// How many slots have been linked so far.
     pub(crate) sequence: AtomicU64,
+    /// The view that took over when this one was outgrown.
+    pub(crate) successor: OnceLock<Arc<VectorView>>,
 }
 
 /// Figures about an index.
@@ -178,8 +181,22 @@ impl VectorView {
             tail_count: AtomicU32::new(0),
             tail_words: AtomicU64::new(0),
             sequence: AtomicU64::new(0),
+            successor: OnceLock::new(),
             params: params.clone(),
         })
+    }
+
+    /// The newest view of the same index: this one, or what it grew into.
+    ///
+    /// A reader may keep any view for as long as it likes and calls this under each pin; an outgrown
+    /// view no longer follows its index and may show vectors of slots that were reused since.
+    #[must_use]
+    pub fn latest(self: &Arc<Self>) -> Arc<Self> {
+        let mut newest = self;
+        while let Some(next) = newest.successor.get() {
+            newest = next;
+        }
+        Arc::clone(newest)
     }
 
     /// Parameters of the index.

@@ -27,6 +27,22 @@ struct Part {
     found: Vec<Candidates>,
 }
 
+/// Makes the directory of a restored index: every slot is live.
+pub(super) fn publish_all(directory: &mut DirectoryWriter, slots: u32) -> Result<(), Failure> {
+    for row in 0..slots {
+        let slot = directory.push(id_of(row))?;
+        directory.publish(slot);
+    }
+    Ok(())
+}
+
+/// The id of a row: its number in the last eight bytes.
+fn id_of(row: u32) -> [u8; 16] {
+    let mut id = [0; 16];
+    id[8..].copy_from_slice(&u64::from(row).to_be_bytes());
+    id
+}
+
 /// Rows read from the file at a time.
 const READ_ROWS: usize = 4_096;
 
@@ -46,9 +62,7 @@ pub(super) fn build(
         base.read_rows(first, READ_ROWS.min(rows - first), &mut piece)?;
         let started = Instant::now();
         for row in piece.chunks_exact(base.dims()) {
-            let mut id = [0; 16];
-            id[8..].copy_from_slice(&(u64::from(directory.view().published())).to_be_bytes());
-            let slot = directory.push(id)?;
+            let slot = directory.push(id_of(directory.view().published()))?;
             writer.store(slot, row)?;
             directory.publish(slot);
         }

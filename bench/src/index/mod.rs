@@ -1,6 +1,7 @@
 //! `heddle-bench index`: builds an index from a file and measures it.
 
 mod build;
+mod cache;
 mod measure;
 
 use std::path::PathBuf;
@@ -55,6 +56,9 @@ pub(crate) struct Arguments {
     /// Index only the first rows.
     #[arg(long)]
     rows: Option<usize>,
+    /// File that keeps the built index: read when it exists, else written.
+    #[arg(long)]
+    cache: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -110,7 +114,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     params.flat_cutoff = 0;
     let rows = arguments.rows.unwrap_or(usize::MAX).min(base.rows());
     eprintln!("indexing {rows} x {dims} with {} thread(s)", arguments.threads);
-    let built = build::build(&base, rows, params, arguments.threads.into(), arguments.batch)?;
+    let built = match &arguments.cache {
+        Some(path) if path.exists() => cache::load(path, params, u32::try_from(rows)?)?,
+        _ => build::build(&base, rows, params, arguments.threads.into(), arguments.batch)?,
+    };
+    if let Some(path) = arguments.cache.as_ref().filter(|path| !path.exists()) {
+        cache::save(path, &built, u32::try_from(rows)?)?;
+    }
     let stats = built.writer.view().stats();
     eprintln!(
         "built in {:.1} s ({:.1} s linking), {:.0} bytes per vector",

@@ -52,8 +52,17 @@ pub(crate) fn walk(
     while let Some((at, node)) = pool.peek() {
         pool.mark(at);
         walker.gather(view, node.slot(), level);
+        prefetch_next(view, pool);
         walker.evaluate(view, query);
         absorb(view, walker, pool);
+    }
+}
+
+/// Asks for the links of the candidate that comes next unless a nearer one is found.
+#[inline]
+pub(crate) fn prefetch_next(view: &VectorView, pool: &mut Pool) {
+    if let Some((_, next)) = pool.peek() {
+        view.prefetch_links(next.slot());
     }
 }
 

@@ -53,3 +53,6 @@ pub struct SearchStats {
     /// How often the walk was widened because too few hits passed.
     pub widened: u32,
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use crate::directory::SlotDirectory;
 use crate::distance::{from_raw, to_raw};
 use crate::limits::{EF_MAX, SCAN_BLOCK};
 use crate::params::Metric;
-use crate::search::descent::{absorb, descend};
+use crate::search::descent::{absorb, descend, prefetch_next};
 use crate::search::pool::Neighbour;
 use crate::search::scratch::Scratch;
 use crate::search::{Hit, SearchRequest, SearchStats};
@@ -299,6 +299,7 @@ impl SearchTask<'_> {
             }
             pool.mark(at);
             walker.gather(self.view, node.slot(), 0);
+            prefetch_next(self.view, pool);
             walker.evaluate(self.view, query);
             match self.request.filter {
                 None => absorb(self.view, walker, pool),

@@ -140,7 +140,7 @@ fn merge_candidates(
 /// Chooses the neighbours of a slot on a layer and links both ways.
 fn link_layer(view: &VectorView, scratch: &mut LinkScratch, slot: Slot, layer: usize) {
     let LinkScratch { walker, candidates, kept, .. } = scratch;
-    select(view, candidates, usize::from(view.params.m), walker, kept);
+    select(view, slot, candidates, usize::from(view.params.m), walker, kept);
     write_links(view, slot, layer, kept);
     for index in 0..scratch.kept.len() {
         let neighbour = scratch.kept[index];
@@ -176,7 +176,7 @@ fn link_back(
     list.extend(pairs.map(|(&slot, &distance)| Neighbour::new(distance, slot)));
     list.push(other);
     list.sort_unstable();
-    select(view, list, words.len(), walker, pruned);
+    select(view, node, list, words.len(), walker, pruned);
     write_links(view, node, layer, pruned);
 }
 

@@ -49,8 +49,7 @@ impl VectorWriter {
         }
     }
 
-    /// What other cores read. Take it again after a batch of mutations, or when
-    /// [`Self::view_version`] changed; an older one stays valid but no longer follows.
+    /// What other cores read. Views taken earlier lead to it: [`VectorView::latest`].
     #[must_use]
     pub fn view(&self) -> Arc<VectorView> {
         Arc::clone(&self.view)
@@ -159,7 +158,10 @@ impl VectorWriter {
         let needed = needed.max(old.capacity);
         let mut new = VectorView::reserve(old.params.clone(), needed, old.capacity, upper_needed)?;
         new.copy_from(old)?;
-        self.view = Arc::new(new);
+        let new = Arc::new(new);
+        // Set once: only the newest view is outgrown.
+        let _first = self.view.successor.set(Arc::clone(&new));
+        self.view = new;
         self.version += 1;
         Ok(())
     }
@@ -259,3 +261,6 @@ impl VectorView {
         self.tail_words.store((range.start as u64) << 32 | range.end as u64, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests;

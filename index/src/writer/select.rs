@@ -3,7 +3,11 @@
 //! Source: algorithm 4 of the HNSW paper in the form that hnswlib made common: nearest first, a
 //! candidate is kept when it is nearer to the node than to every neighbour kept so far; lists
 //! shorter than the limit are taken whole.
+//!
+//! Departure: at most half of a list goes to vectors equal to the node's own. They would fill all of
+//! it (nothing is nearer than equal), and a few dozen copies of one vector would then lead nowhere.
 
+use crate::Slot;
 use crate::search::pool::Neighbour;
 use crate::search::scratch::Walker;
 use crate::view::VectorView;
@@ -12,9 +16,14 @@ use crate::view::VectorView;
 /// refused after one step.
 const COMPARE_BLOCK: usize = 4;
 
+/// Relative difference up to which two raw distances count as that of equal vectors: kernels add in
+/// different orders.
+const EQUAL_RATIO: f32 = 1e-6;
+
 /// Chooses at most `limit` of `candidates` (nearest first, distances to the node itself).
 pub(crate) fn select(
     view: &VectorView,
+    node: Slot,
     candidates: &[Neighbour],
     limit: usize,
     walker: &mut Walker,
@@ -25,9 +34,15 @@ pub(crate) fn select(
         kept.extend_from_slice(candidates);
         return;
     }
+    let row = view.row(node);
+    let own = view.kernels.pair(row, row);
+    let equal = own + own.abs() * EQUAL_RATIO;
     for &candidate in candidates {
         if kept.len() >= limit {
             break;
+        }
+        if kept.len() >= limit / 2 && candidate.distance() <= equal {
+            continue;
         }
         if is_diverse(view, candidate, kept, walker) {
             kept.push(candidate);

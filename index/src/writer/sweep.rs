@@ -198,6 +198,6 @@ fn repair_layer(
     let pairs = walker.fresh.iter().zip(&walker.distances);
     list.extend(pairs.map(|(&slot, &distance)| Neighbour::new(distance, slot)));
     list.sort_unstable();
-    select(view, list, view.link_words(node, layer).len(), walker, pruned);
+    select(view, node, list, view.link_words(node, layer).len(), walker, pruned);
     write_links(view, node, layer, pruned);
 }

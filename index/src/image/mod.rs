@@ -463,3 +463,6 @@ impl DirectoryRestorer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

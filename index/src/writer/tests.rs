@@ -1,0 +1,301 @@
+//! What the graph must be after storing, linking, killing and sweeping.
+
+use crate::testing::{Random, Shard};
+use crate::{Candidates, IndexKind, IndexParams, Metric, Scratch, SearchRequest, Slot, SweepState};
+
+fn params(dims: u32) -> IndexParams {
+    let mut params = IndexParams::new(dims, Metric::L2Squared);
+    params.flat_cutoff = 0;
+    params.ef_construction = 100;
+    params
+}
+
+/// Every linked slot can be reached from the entry along layer-0 links.
+fn unreachable_count(shard: &Shard) -> usize {
+    let view = shard.writer.view();
+    let Some(entry) = view.entry() else { return 0 };
+    let mut seen = crate::SlotBitmap::new();
+    let mut open = vec![entry.slot];
+    seen.insert(entry.slot);
+    while let Some(slot) = open.pop() {
+        for neighbour in view.neighbours(slot, 0) {
+            if seen.insert(neighbour) {
+                open.push(neighbour);
+            }
+        }
+    }
+    let high = view.stats().slots.max(shard.vectors.len() as u32);
+    (0..high).filter(|&slot| view.is_linked(slot) && !seen.contains(slot)).count()
+}
+
+/// Degrees, self-links, doubles, levels and targets of every row.
+fn check_rows(shard: &Shard) {
+    let view = shard.writer.view();
+    for slot in 0..shard.vectors.len() as u32 {
+        if !view.is_linked(slot) {
+            continue;
+        }
+        for level in 0..=view.level_of(slot) {
+            let links: Vec<Slot> = view.neighbours(slot, level).collect();
+            assert!(links.len() <= if level == 0 { 32 } else { 16 });
+            let mut unique = links.clone();
+            unique.sort_unstable();
+            unique.dedup();
+            assert_eq!(unique.len(), links.len(), "slot {slot} links twice");
+            assert!(!links.contains(&slot), "slot {slot} links to itself");
+            assert!(links.iter().all(|&other| view.is_linked(other)));
+            assert!(links.iter().all(|&other| view.level_of(other) >= level));
+        }
+    }
+}
+
+#[test]
+fn clustered_and_uniform_data_are_found_and_connected() {
+    for (seed, clusters) in [(1, 0), (2, 50)] {
+        let mut random = Random::new(seed);
+        let all = random.vectors(6_100, 24, clusters);
+        let (base, queries) = all.split_at(6_000);
+        let mut shard = Shard::with(params(24), base);
+        check_rows(&shard);
+        assert_eq!(shard.writer.backlog(), 0);
+        assert!(unreachable_count(&shard) <= 2, "{} unreachable", unreachable_count(&shard));
+        let recall = shard.recall(queries, SearchRequest::new(10, 100));
+        assert!(recall > 0.97, "recall {recall} with {clusters} clusters");
+        let low = shard.recall(queries, SearchRequest::new(10, 10));
+        assert!(low > 0.6 && low < recall, "recall {low} at ef 10");
+    }
+}
+
+#[test]
+fn input_sorted_by_cluster_is_found_as_well() {
+    let mut random = Random::new(3);
+    let mut base = random.vectors(5_000, 16, 25);
+    base.sort_by(|a, b| a[0].total_cmp(&b[0]));
+    let queries = base.iter().step_by(50).cloned().collect::<Vec<_>>();
+    let mut shard = Shard::with(params(16), &base);
+    let recall = shard.recall(&queries, SearchRequest::new(10, 100));
+    assert!(recall > 0.95, "recall {recall}");
+}
+
+#[test]
+fn many_equal_vectors_do_not_break_the_graph() {
+    let mut base = vec![vec![1.0; 8]; 500];
+    base.extend(Random::new(4).vectors(500, 8, 0));
+    let mut shard = Shard::with(params(8), &base);
+    check_rows(&shard);
+    let (hits, _) = shard.search(&[1.0; 8], SearchRequest::new(10, 50));
+    assert_eq!(hits.len(), 10);
+    assert!(hits.iter().all(|hit| hit.distance == 0.0));
+    let recall = shard.recall(&base[500..600], SearchRequest::new(5, 100));
+    assert!(recall > 0.9, "recall {recall}");
+}
+
+#[test]
+fn the_same_order_and_seed_give_the_same_graph_whatever_finds_the_candidates() {
+    let base = Random::new(5).vectors(1_500, 12, 10);
+    let one = Shard::with(params(12), &base).writer.checksum();
+    assert_eq!(Shard::with(params(12), &base).writer.checksum(), one);
+    let seeded = IndexParams { seed: 9, ..params(12) };
+    assert_ne!(Shard::with(seeded, &base).writer.checksum(), one);
+
+    let mut threaded = Shard::new(params(12));
+    base.iter().for_each(|vector| {
+        threaded.store(vector);
+    });
+    let directory = threaded.directory.view();
+    loop {
+        let mut slots = Vec::new();
+        threaded.writer.next_unlinked(&mut slots, 16);
+        if slots.is_empty() {
+            break;
+        }
+        let view = threaded.writer.view();
+        let mut found: Vec<(Slot, Candidates)> = std::thread::scope(|scope| {
+            let handles: Vec<_> = slots
+                .chunks(6)
+                .map(|part| {
+                    let view = &view;
+                    scope.spawn(move || {
+                        let mut scratch = Scratch::new();
+                        let each = part.iter().map(|&slot| {
+                            let mut out = Candidates::new();
+                            view.candidates(slot, &mut scratch, &mut out);
+                            (slot, out)
+                        });
+                        each.collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            handles.into_iter().flat_map(|handle| handle.join().unwrap()).collect()
+        });
+        for (slot, candidates) in found.drain(..) {
+            threaded.writer.link(slot, &candidates, &directory);
+        }
+    }
+    assert_eq!(threaded.writer.checksum(), one);
+}
+
+#[test]
+fn growth_keeps_the_graph_and_old_views_stay_readable() {
+    let dims = 512;
+    let mut random = Random::new(6);
+    let count = crate::limits::ARENA_SMALL_BYTES / (dims * 4) + 200;
+    let base = random.vectors(count, dims, 20);
+    let mut shard = Shard::new(params(dims as u32));
+    let first_half = count - 400;
+    base[..first_half].iter().for_each(|vector| {
+        shard.store(vector);
+    });
+    shard.link_all(16);
+    let (old, old_directory) = (shard.writer.view(), shard.directory.view());
+    base[first_half..].iter().for_each(|vector| {
+        shard.store(vector);
+    });
+    assert_eq!(shard.writer.view_version(), 1);
+    assert_eq!(shard.writer.backlog(), 400);
+    shard.link_all(16);
+    check_rows(&shard);
+    let recall = shard.recall(&base[count - 20..], SearchRequest::new(10, 100));
+    assert!(recall > 0.95, "recall {recall}");
+    let mut hits = Vec::new();
+    let request = SearchRequest::new(1, 50);
+    old.search(&old_directory, &base[7], request, &mut Scratch::new(), &mut hits);
+    assert_eq!(hits[0].slot, 7);
+}
+
+#[test]
+fn a_hint_too_small_for_the_upper_layers_is_outgrown() {
+    let mut small = params(4);
+    small.m = 4;
+    let base = Random::new(7).vectors(20_000, 4, 0);
+    let mut shard = Shard::with(small, &base[..3_000]);
+    assert!(shard.writer.view().stats().level_max >= 3);
+    let recall = shard.recall(&base[..50], SearchRequest::new(5, 60));
+    assert!(recall > 0.9, "recall {recall}");
+}
+
+#[test]
+fn a_sweep_frees_the_dead_and_keeps_recall() {
+    let mut random = Random::new(8);
+    let all = random.vectors(5_100, 16, 30);
+    let (base, queries) = all.split_at(5_000);
+    let mut shard = Shard::with(params(16), base);
+    let mut killed: Vec<Slot> = Vec::new();
+    for slot in 0..5_000u32 {
+        if random.below(10) < 6 {
+            shard.kill(slot);
+            killed.push(slot);
+        }
+    }
+    let entry = shard.writer.view().entry().unwrap().slot;
+    if shard.vectors[entry as usize].is_some() {
+        shard.kill(entry);
+        killed.push(entry);
+        killed.sort_unstable();
+    }
+    assert_eq!(shard.writer.dead_count() as usize, killed.len());
+    let before = shard.recall(queries, SearchRequest::new(10, 60));
+    assert!(before > 0.95, "recall {before} with dead slots");
+    let mut freed = shard.sweep(100);
+    freed.sort_unstable();
+    assert_eq!(freed, killed);
+    assert_eq!(shard.writer.dead_count(), 0);
+    check_rows(&shard);
+    assert!(unreachable_count(&shard) <= 5, "{} unreachable", unreachable_count(&shard));
+    let after = shard.recall(queries, SearchRequest::new(10, 60));
+    assert!(after > 0.94, "recall {after} after the sweep");
+
+    let reused: Vec<Slot> = base[..1_000].iter().map(|vector| shard.store(vector)).collect();
+    assert!(reused.iter().all(|slot| killed.contains(slot)));
+    shard.link_all(16);
+    check_rows(&shard);
+    let refilled = shard.recall(queries, SearchRequest::new(10, 60));
+    assert!(refilled > 0.94, "recall {refilled} after reuse");
+}
+
+#[test]
+fn the_whole_index_can_die_and_be_filled_again() {
+    let base = Random::new(9).vectors(300, 8, 0);
+    let mut shard = Shard::with(params(8), &base);
+    for slot in 0..300 {
+        shard.kill(slot);
+    }
+    assert!(shard.search(&base[0], SearchRequest::new(5, 50)).0.is_empty());
+    assert_eq!(shard.sweep(64).len(), 300);
+    assert_eq!(shard.writer.view().entry(), None);
+    let again = shard.store(&base[3]);
+    assert!(again < 300);
+    shard.link_all(4);
+    assert_eq!(shard.search(&base[3], SearchRequest::new(5, 50)).0.len(), 1);
+}
+
+#[test]
+fn nodes_that_die_during_a_pass_lead_nowhere_freed() {
+    let base = Random::new(10).vectors(1_000, 8, 5);
+    let mut shard = Shard::with(params(8), &base);
+    (0..400).for_each(|slot| shard.kill(slot));
+    let mut freed = Vec::new();
+    let mut next = 400;
+    loop {
+        let state = shard.writer.sweep_step(&shard.directory.view(), 50, &mut freed);
+        if state == SweepState::Finished {
+            break;
+        }
+        (next..next + 10).for_each(|slot| shard.kill(slot));
+        next += 10;
+    }
+    freed.sort_unstable();
+    assert_eq!(freed, (0..400).collect::<Vec<_>>());
+    check_rows(&shard);
+}
+
+#[test]
+fn a_slot_killed_without_telling_the_index_is_found_by_the_sweep() {
+    let base = Random::new(11).vectors(200, 8, 0);
+    let mut shard = Shard::with(params(8), &base);
+    let tail = shard.store(&base[0]);
+    shard.directory.kill(5);
+    shard.directory.kill(tail);
+    let mut freed = Vec::new();
+    while shard.writer.sweep_step(&shard.directory.view(), 64, &mut freed) != SweepState::Idle {}
+    freed.sort_unstable();
+    assert_eq!(freed, [5, tail]);
+    assert!(!shard.writer.view().holds(5) && !shard.writer.view().holds(tail));
+}
+
+#[test]
+fn a_dynamic_index_scans_until_its_threshold_and_a_flat_one_always() {
+    let base = Random::new(12).vectors(400, 8, 0);
+    let kind = IndexKind::Dynamic { threshold: 300 };
+    let mut shard = Shard::new(IndexParams { kind, ..params(8) });
+    for vector in &base[..300] {
+        shard.store(vector);
+    }
+    assert_eq!(shard.writer.backlog(), 0);
+    assert!(shard.search(&base[0], SearchRequest::new(5, 20)).1.exact);
+    shard.store(&base[300]);
+    assert_eq!(shard.writer.backlog(), 301);
+    shard.link_all(16);
+    assert!(!shard.search(&base[0], SearchRequest::new(5, 20)).1.exact);
+    let flat = Shard::with(IndexParams { kind: IndexKind::Flat, ..params(8) }, &base);
+    assert_eq!((flat.writer.backlog(), flat.writer.view().stats().tail), (0, 400));
+}
+
+#[test]
+fn vectors_that_cannot_be_stored_are_refused_and_change_nothing() {
+    let mut shard = Shard::new(IndexParams::new(3, Metric::Cosine));
+    let slot = shard.directory.push([1; 16]).unwrap();
+    let writer = &mut shard.writer;
+    use crate::IndexError::{Dimension, NotFinite, SlotTaken, ZeroVector};
+    assert!(matches!(writer.store(slot, &[1.0]), Err(Dimension { expected: 3, found: 1 })));
+    let bad = [1.0, f32::NAN, 0.0];
+    assert!(matches!(writer.store(slot, &bad), Err(NotFinite { index: 1 })));
+    assert!(matches!(writer.store(slot, &[0.0; 3]), Err(ZeroVector)));
+    assert!(matches!(writer.store(slot, &[1e30; 3]), Err(ZeroVector)));
+    assert_eq!(writer.view().stats().slots, 0);
+    writer.store(slot, &[3.0, 0.0, 4.0]).unwrap();
+    assert!(matches!(writer.store(slot, &[1.0; 3]), Err(SlotTaken { .. })));
+    let view = writer.view();
+    assert_eq!(view.norm(slot), 5.0);
+    assert_eq!(view.vector(slot), [0.6, 0.0, 0.8]);
+}
