@@ -1,0 +1,203 @@
+//! Writing an image and making it the checkpoint.
+
+use heddle_types::limits::{CHECKPOINT_CHUNK_BYTES, PAGE_SIZE_BYTES};
+use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, Lsn, OpenMode, ShardId};
+
+use super::format::{
+    FIRST_SECTION_OFFSET, ImageKey, META_BYTES_MAX, SECTIONS_MAX, SUPERBLOCK_BYTES, Section,
+    Superblock, Table, encode_image_header,
+};
+use super::{
+    CheckpointError, SUPERBLOCK_NAMES, SectionId, TEMPORARY_SUFFIX, image_name,
+    remove_other_images,
+};
+
+/// An image that is being written. Dropping it leaves a temporary file that the next writer or
+/// start removes; the last committed checkpoint is never touched before the commit.
+pub struct ImageWriter<D: Device> {
+    device: D,
+    directory: String,
+    key: ImageKey,
+    file: D::File,
+    /// Where the buffer goes.
+    offset: u64,
+    buffer: AlignedBuf,
+    open: Option<OpenSection>,
+    table: Table,
+}
+
+struct OpenSection {
+    section: Section,
+    written: u64,
+}
+
+impl<D: Device> ImageWriter<D> {
+    /// Begins the image of a shard; `generation` is one above that of the last one (1 for the
+    /// first). The directory must exist durably.
+    pub async fn begin(
+        device: D,
+        directory: &str,
+        shard: ShardId,
+        generation: u64,
+    ) -> Result<Self, CheckpointError> {
+        let path = temporary_path(directory, generation);
+        match device.remove(&path).await {
+            Ok(()) | Err(DeviceError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let file = device.open(&path, OpenMode::CreateNew).await?;
+        let key = ImageKey { shard, generation };
+        file.write_at(0, AlignedBuf::from_slice(&encode_image_header(key))).await?;
+        Ok(Self {
+            device,
+            directory: directory.to_owned(),
+            key,
+            file,
+            offset: FIRST_SECTION_OFFSET,
+            buffer: AlignedBuf::zeroed(0),
+            open: None,
+            table: Table::default(),
+        })
+    }
+
+    /// Ends the open section and begins one of exactly `length` bytes.
+    ///
+    /// Errors: [`CheckpointError::SectionLength`] when the section before got another number of
+    /// bytes than announced, [`CheckpointError::TooLarge`].
+    pub async fn section(&mut self, id: SectionId, length: u64) -> Result<(), CheckpointError> {
+        self.end_section().await?;
+        if self.table.sections.len() == SECTIONS_MAX {
+            let (found, limit) = (SECTIONS_MAX as u64 + 1, SECTIONS_MAX as u64);
+            return Err(CheckpointError::TooLarge { what: "sections", found, limit });
+        }
+        assert!(
+            self.table.sections.iter().all(|section| section.id != id.0),
+            "a section is written once"
+        );
+        let section = Section { id: id.0, offset: self.offset, length, chunk_crcs: Vec::new() };
+        self.open = Some(OpenSection { section, written: 0 });
+        Ok(())
+    }
+
+    /// Adds bytes to the open section. Yields to other tasks at each chunk that is full.
+    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), CheckpointError> {
+        let open = self.open.as_mut().expect("write follows section");
+        open.written += bytes.len() as u64;
+        if open.written > open.section.length {
+            return Err(length_error(open));
+        }
+        while !bytes.is_empty() {
+            let taken = bytes.len().min(CHECKPOINT_CHUNK_BYTES - self.buffer.len());
+            let (now, later) = bytes.split_at(taken);
+            self.buffer.extend_from_slice(now);
+            bytes = later;
+            if self.buffer.len() == CHECKPOINT_CHUNK_BYTES {
+                self.flush_chunk().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn end_section(&mut self) -> Result<(), CheckpointError> {
+        if self.open.as_ref().is_some_and(|open| open.written != open.section.length) {
+            return Err(self.open.as_ref().map(length_error).expect("it was just looked at"));
+        }
+        self.flush_chunk().await?;
+        self.table.sections.extend(self.open.take().map(|open| open.section));
+        Ok(())
+    }
+
+    async fn flush_chunk(&mut self) -> Result<(), CheckpointError> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let open = self.open.as_mut().expect("bytes belong to a section");
+        open.section.chunk_crcs.push(self.key.chunk_crc(self.offset, &self.buffer));
+        let buffer = std::mem::replace(&mut self.buffer, AlignedBuf::zeroed(0));
+        let written = buffer.padded().len() as u64;
+        let mut buffer = self.file.write_at(self.offset, buffer).await?;
+        self.offset += written;
+        buffer.truncate(0);
+        self.buffer = buffer;
+        Ok(())
+    }
+
+    /// Makes the image durable, then makes it the checkpoint, then removes the older images.
+    ///
+    /// `covers`: the last record that the image holds, so replay begins after it. `meta`: the
+    /// caller's own bytes, given back by [`super::ImageReader::meta`]. When this returns, log
+    /// records up to `covers` are not needed any more. Errors: the checkpoint before is still
+    /// there, or this one already is; both are right.
+    pub async fn commit(mut self, covers: Lsn, meta: &[u8]) -> Result<(), CheckpointError> {
+        self.end_section().await?;
+        if meta.len() > META_BYTES_MAX {
+            let (found, limit) = (meta.len() as u64, META_BYTES_MAX as u64);
+            return Err(CheckpointError::TooLarge { what: "meta", found, limit });
+        }
+        self.table.meta = meta.to_vec();
+        let table = self.table.encode();
+        let superblock = Superblock {
+            key: self.key,
+            covers,
+            image_bytes: self.offset + table.len().next_multiple_of(PAGE_SIZE_BYTES) as u64,
+            table_offset: self.offset,
+            table_bytes: table.len() as u64,
+            table_crc: self.key.chunk_crc(self.offset, &table),
+        };
+        self.file.write_at(self.offset, AlignedBuf::from_slice(&table)).await?;
+        self.file.sync().await?;
+        self.file.close().await?;
+        let path = format!("{}/{}", self.directory, image_name(self.key.generation));
+        self.device.rename(&temporary_path(&self.directory, self.key.generation), &path).await?;
+        self.device.sync_dir(&self.directory).await?;
+        // One after the other: at every moment one of the two is whole and durable. Afterwards
+        // both name this image, so that damage to either is survived.
+        for name in SUPERBLOCK_NAMES {
+            write_superblock(&self.device, &self.directory, name, &superblock).await?;
+        }
+        remove_other_images(&self.device, &self.directory, self.key.generation).await
+    }
+
+    /// Gives the image up and removes its file.
+    pub async fn abort(self) -> Result<(), CheckpointError> {
+        let path = temporary_path(&self.directory, self.key.generation);
+        self.file.close().await?;
+        Ok(self.device.remove(&path).await?)
+    }
+}
+
+fn temporary_path(directory: &str, generation: u64) -> String {
+    format!("{directory}/{}{TEMPORARY_SUFFIX}", image_name(generation))
+}
+
+fn length_error(open: &OpenSection) -> CheckpointError {
+    let (expected, found) = (open.section.length, open.written);
+    CheckpointError::SectionLength { section: open.section.id, expected, found }
+}
+
+async fn write_superblock<D: Device>(
+    device: &D,
+    directory: &str,
+    name: &str,
+    superblock: &Superblock,
+) -> Result<(), CheckpointError> {
+    const _: () = assert!(SUPERBLOCK_BYTES <= PAGE_SIZE_BYTES);
+    let path = format!("{directory}/{name}");
+    let page = AlignedBuf::from_slice(&superblock.encode());
+    match device.open(&path, OpenMode::Write).await {
+        Ok(file) => {
+            file.write_at(0, page).await?;
+            file.sync().await?;
+            file.close().await?;
+        }
+        Err(DeviceError::NotFound { .. }) => {
+            let file = device.open(&path, OpenMode::CreateNew).await?;
+            file.write_at(0, page).await?;
+            file.sync().await?;
+            file.close().await?;
+            device.sync_dir(directory).await?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}

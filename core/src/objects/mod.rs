@@ -1,0 +1,326 @@
+//! Property rows of one shard on disk, log-structured.
+//!
+//! A row goes into a memtable that is laid out like the file it becomes; the file is written whole,
+//! synced, and never changed. Memory holds only each object's [`Location`] (kept by the shard). Rows
+//! that died are counted; segments that are mostly dead, or many small ones, are rewritten.
+//!
+//! The store is changed by short synchronous calls; the slow work between them lives in jobs that
+//! borrow nothing from it: `begin_*` takes a job out, its `run` does the IO, `finish_*` puts the
+//! result back. Exactly one job of a kind is out at a time.
+//!
+//! Durability: the log covers what is not flushed; a checkpoint flushes first, names the segments
+//! it refers to, and only after it was committed are segments that it no longer needs removed.
+
+mod compact;
+mod entry;
+mod error;
+mod jobs;
+mod memtable;
+mod segment;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::rc::Rc;
+
+use heddle_types::{Device, DeviceError, ShardId};
+
+pub use compact::{CompactionJob, Compacted, Move};
+pub use entry::{Location, NewObject, ObjectRow};
+pub use error::ObjectError;
+pub use jobs::{FlushJob, Flushed, RemovalJob, Removed};
+
+use entry::decode;
+use memtable::Memtable;
+use segment::{Name, Segment, corrupt, parse_name};
+
+/// Sizes of an object store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ObjectConfig {
+    /// Bytes of rows in memory above which a flush is wanted.
+    pub memtable_bytes: u64,
+}
+
+impl Default for ObjectConfig {
+    fn default() -> Self {
+        Self { memtable_bytes: MEMTABLE_BYTES_DEFAULT }
+    }
+}
+
+/// Default size of a memtable (16 MiB).
+pub const MEMTABLE_BYTES_DEFAULT: u64 = 16 << 20;
+/// This many memtables of unflushed rows and writes have to wait.
+const MEMTABLES_MAX: u64 = 4;
+
+/// Names that belong to other parts of a shard's directory.
+const NEIGHBOURS: [&str; 2] = ["image-", "superblock."];
+
+/// What opening a store found beside the segments that were asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ObjectOpenReport {
+    /// The store's own files that no image refers to; they were removed.
+    pub removed: Vec<String>,
+    /// Names that are none of the shard's; they were left alone.
+    pub foreign: Vec<String>,
+}
+
+/// Sizes of a store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ObjectStats {
+    /// Bytes of rows in memory, headers included.
+    pub memory_bytes: u64,
+    /// Bytes of written segments.
+    pub disk_bytes: u64,
+    /// Bytes of those that are dead.
+    pub dead_bytes: u64,
+    /// Written segments in use.
+    pub segments: usize,
+    /// Written segments that wait for the next checkpoint to be removed.
+    pub retired: usize,
+}
+
+/// The property rows of one shard. Owned by its home core.
+pub struct ObjectStore<D: Device> {
+    device: D,
+    directory: Rc<str>,
+    shard: ShardId,
+    config: ObjectConfig,
+    active: Table,
+    frozen: Option<Table>,
+    flushing: bool,
+    segments: BTreeMap<u32, Sealed<D>>,
+    compacting: Vec<u32>,
+    retired: BTreeMap<u32, Retired<D>>,
+    removing: bool,
+    number_next: u32,
+}
+
+struct Table {
+    table: Rc<Memtable>,
+    dead_bytes: u64,
+}
+
+struct Sealed<D: Device> {
+    segment: Rc<Segment<D>>,
+    dead_bytes: u64,
+}
+
+struct Retired<D: Device> {
+    segment: Rc<Segment<D>>,
+    /// Did a checkpoint begin since, so that its image cannot refer to the segment?
+    outlived: bool,
+}
+
+/// Where a read finds its bytes.
+enum Source<D: Device> {
+    Memory(Vec<u8>),
+    Disk(Rc<Segment<D>>),
+    Nowhere,
+}
+
+impl<D: Device> ObjectStore<D> {
+    /// Opens the store in a shard's existing directory with the segments that its image refers to.
+    ///
+    /// Every row counts as dead until [`ObjectStore::adopt`] names it. Segments and temporary files
+    /// that the image does not know are removed: what they hold is replayed from the log. Errors:
+    /// [`ObjectError::Device`] with `NotFound` for a missing segment, [`ObjectError::Corrupt`].
+    pub async fn open(
+        device: D,
+        directory: &str,
+        shard: ShardId,
+        config: ObjectConfig,
+        referenced: &[u32],
+    ) -> Result<(Self, ObjectOpenReport), ObjectError> {
+        let mut report = ObjectOpenReport::default();
+        let mut number_next = referenced.iter().map(|number| number + 1).max().unwrap_or(1);
+        for name in device.list(directory).await? {
+            match parse_name(&name) {
+                Name::Segment(number) => {
+                    number_next = number_next.max(number.saturating_add(1));
+                    if !referenced.contains(&number) {
+                        report.removed.push(name);
+                    }
+                }
+                Name::Temporary => report.removed.push(name),
+                Name::Other if NEIGHBOURS.iter().any(|prefix| name.starts_with(prefix)) => {}
+                Name::Other => report.foreign.push(name),
+            }
+        }
+        // All referenced segments are sound before anything is removed.
+        let mut segments = BTreeMap::new();
+        for number in referenced {
+            let segment = Segment::open(&device, directory, shard, *number).await?;
+            let dead_bytes = segment.header.data_bytes;
+            segments.insert(*number, Sealed { segment: Rc::new(segment), dead_bytes });
+        }
+        for name in &report.removed {
+            device.remove(&format!("{directory}/{name}")).await?;
+        }
+        if !report.removed.is_empty() {
+            device.sync_dir(directory).await?;
+        }
+        let store = Self {
+            device,
+            directory: Rc::from(directory),
+            shard,
+            config,
+            active: Table::new(shard, number_next),
+            frozen: None,
+            flushing: false,
+            segments,
+            compacting: Vec::new(),
+            retired: BTreeMap::new(),
+            removing: false,
+            number_next: number_next + 1,
+        };
+        Ok((store, report))
+    }
+
+    /// Takes a row into memory. The location stays right when it is flushed; a compaction moves it.
+    ///
+    /// Cost: one copy and one checksum of the row.
+    pub fn put(&mut self, object: &NewObject<'_>) -> Location {
+        let table = Rc::get_mut(&mut self.active.table);
+        table.expect("the active table is not shared").put(object)
+    }
+
+    /// Reads the row at a location. The future borrows nothing: the store may change meanwhile.
+    ///
+    /// Errors: [`ObjectError::NotThere`] when a compaction moved it before this call,
+    /// [`ObjectError::Corrupt`], [`ObjectError::Device`]. Cost: none of the disk while in memory,
+    /// else one read.
+    pub fn read(
+        &self,
+        location: Location,
+    ) -> impl Future<Output = Result<ObjectRow, ObjectError>> + use<D> {
+        let source = self.source(location);
+        let shard = self.shard;
+        async move {
+            match source {
+                Source::Memory(bytes) => decode(shard, location, &bytes)
+                    .map_err(|fault| corrupt("memory", location.offset(), fault)),
+                Source::Disk(segment) => segment.read(location).await,
+                Source::Nowhere => Err(ObjectError::NotThere { location }),
+            }
+        }
+    }
+
+    fn source(&self, location: Location) -> Source<D> {
+        let in_memory = [Some(&self.active), self.frozen.as_ref()].into_iter().flatten();
+        for table in in_memory.map(|table| &table.table) {
+            if table.number == location.segment && table.holds(location) {
+                return Source::Memory(table.copy(location));
+            }
+        }
+        let sealed = self.segments.get(&location.segment).map(|sealed| &sealed.segment);
+        let retired = || self.retired.get(&location.segment).map(|retired| &retired.segment);
+        match sealed.or_else(retired).filter(|segment| segment.holds(location)) {
+            Some(segment) => Source::Disk(Rc::clone(segment)),
+            None => Source::Nowhere,
+        }
+    }
+
+    /// Counts the row at a location as dead; call it once when its object is replaced or deleted.
+    pub fn forget(&mut self, location: Location) {
+        let bytes = location.entry_bytes();
+        let in_memory = [Some(&mut self.active), self.frozen.as_mut()].into_iter().flatten();
+        for table in in_memory {
+            if table.table.number == location.segment {
+                table.dead_bytes += bytes;
+                return;
+            }
+        }
+        // A retired segment is dead as a whole already.
+        if let Some(sealed) = self.segments.get_mut(&location.segment) {
+            sealed.dead_bytes += bytes;
+        }
+    }
+
+    /// Counts a row of a segment as alive, when an image that refers to it is loaded.
+    ///
+    /// Errors: [`ObjectError::NotThere`]: the image and the segments do not belong together.
+    pub fn adopt(&mut self, location: Location) -> Result<(), ObjectError> {
+        let sealed = self.segments.get_mut(&location.segment);
+        let alive = sealed.filter(|sealed| sealed.segment.holds(location)).and_then(|sealed| {
+            let left = sealed.dead_bytes.checked_sub(location.entry_bytes())?;
+            sealed.dead_bytes = left;
+            Some(())
+        });
+        alive.ok_or(ObjectError::NotThere { location })
+    }
+
+    /// Numbers of the written segments: what an image that is begun now may refer to, once every
+    /// row up to [`ObjectStore::watermark`] is flushed.
+    #[must_use]
+    pub fn sealed_segments(&self) -> Vec<u32> {
+        self.segments.keys().copied().collect()
+    }
+
+    /// The segment that rows go to now. To make every row so far durable, flush until
+    /// [`ObjectStore::is_sealed`] holds for this number.
+    #[must_use]
+    pub fn watermark(&self) -> u32 {
+        self.active.table.number
+    }
+
+    /// Is every row of segments up to this number on disk? An empty table counts as written.
+    #[must_use]
+    pub fn is_sealed(&self, watermark: u32) -> bool {
+        let in_memory = [Some(&self.active), self.frozen.as_ref()].into_iter().flatten();
+        let mut unwritten = in_memory.map(|table| &table.table).filter(|table| table.data_bytes > 0);
+        unwritten.all(|table| table.number > watermark)
+    }
+
+    /// Marks what is retired so far as unknown to the image that is begun now. Call it with
+    /// [`ObjectStore::sealed_segments`], and compact nothing until that image is committed.
+    pub fn begin_checkpoint(&mut self) {
+        self.retired.values_mut().for_each(|retired| retired.outlived = true);
+    }
+
+    /// Sizes.
+    #[must_use]
+    pub fn stats(&self) -> ObjectStats {
+        let frozen = self.frozen.as_ref().map_or(0, |table| table.table.data_bytes);
+        let sealed = self.segments.values();
+        ObjectStats {
+            memory_bytes: self.active.table.data_bytes + frozen,
+            disk_bytes: sealed.clone().map(|sealed| sealed.segment.header.data_bytes).sum(),
+            dead_bytes: sealed.map(|sealed| sealed.dead_bytes).sum(),
+            segments: self.segments.len(),
+            retired: self.retired.len(),
+        }
+    }
+
+    /// Has the memtable reached its size?
+    #[must_use]
+    pub fn needs_flush(&self) -> bool {
+        self.active.table.data_bytes >= self.config.memtable_bytes
+    }
+
+    /// Do so many rows wait for a flush that writes should wait too?
+    #[must_use]
+    pub fn is_over_limit(&self) -> bool {
+        self.stats().memory_bytes >= self.config.memtable_bytes.saturating_mul(MEMTABLES_MAX)
+    }
+
+    fn take_number(&mut self) -> u32 {
+        let number = self.number_next;
+        self.number_next = number.checked_add(1).expect("four billion segments are never written");
+        number
+    }
+}
+
+impl Table {
+    fn new(shard: ShardId, number: u32) -> Self {
+        Self { table: Rc::new(Memtable::new(shard, number)), dead_bytes: 0 }
+    }
+}
+
+/// Removes a file; one that is gone already is fine.
+async fn remove_if_there<D: Device>(device: &D, path: &str) -> Result<(), DeviceError> {
+    match device.remove(path).await {
+        Err(DeviceError::NotFound { .. }) => Ok(()),
+        result => result,
+    }
+}
