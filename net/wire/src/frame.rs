@@ -26,6 +26,22 @@ impl Frame {
         &self.bytes[HEADER_BYTES..]
     }
 
+    /// The header that this frame has when it is sent as another request or with another deadline;
+    /// the body stays as it is, so one frame can be sent again without encoding it again.
+    #[must_use]
+    pub fn header_for(&self, request_id: u64, deadline_us: u32) -> [u8; HEADER_BYTES] {
+        let bytes = &self.bytes;
+        let header = Header {
+            version: VERSION,
+            type_number: u16::from_le_bytes([bytes[6], bytes[7]]),
+            body_length: self.body().len() as u32,
+            body_crc32c: u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]),
+            request_id,
+            deadline_us,
+        };
+        header.encode()
+    }
+
     /// The buffer.
     #[must_use]
     pub fn into_bytes(self) -> AlignedVec<16> {
@@ -113,4 +129,19 @@ fn encode<M: Body>(request_id: u64, deadline_us: u32, message: &M) -> Result<Fra
     };
     bytes[..HEADER_BYTES].copy_from_slice(&header.encode());
     Ok(Frame { bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::CountReply;
+
+    #[test]
+    fn a_frame_sent_again_is_the_frame_encoded_for_that_address() {
+        let message = CountReply { count: 9 };
+        let first = encode(1, 2, &message).unwrap();
+        let second = encode(77, 1_000, &message).unwrap();
+        assert_eq!(first.header_for(77, 1_000), second[..HEADER_BYTES]);
+        assert_eq!(first.body(), second.body());
+    }
 }

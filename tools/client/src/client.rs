@@ -1,0 +1,208 @@
+//! The handle on a cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use heddle_types::{ApiError, CollectionConfig, ErrorCode};
+use heddle_wire::message::{
+    CollectionCreateReply, CollectionCreateRequest, CollectionDropReply, CollectionDropRequest,
+    CollectionEntry, CollectionListReply, CollectionListRequest, CollectionShowReply,
+    CollectionShowRequest, NodeStatusReply, NodeStatusRequest,
+};
+use tokio::time::Instant;
+
+use crate::call::{CallOptions, Reply, Route, Sendable, Shared};
+use crate::collection::Collection;
+use crate::error::ClientError;
+use crate::limits::DEADLINE_DEFAULT;
+use crate::topology::{CollectionRoute, Topology};
+
+/// How a client behaves unless a handle says otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClientOptions {
+    /// How long a call waits for its reply, all attempts together.
+    pub deadline: Duration,
+    /// Send a put or delete again when its outcome is unknown. Repeating them does no harm unless
+    /// another writer changes the same object at the same moment.
+    pub retry_writes: bool,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self { deadline: DEADLINE_DEFAULT, retry_writes: false }
+    }
+}
+
+/// A handle on a cluster; clones share connections and topology.
+///
+/// Needs a tokio runtime with IO and time enabled.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+    options: CallOptions,
+}
+
+impl Client {
+    /// Connects through the first of `addresses` (`host:port`) that answers.
+    ///
+    /// Errors: none answered; the error of the last one.
+    pub async fn connect<I>(addresses: I) -> Result<Self, ClientError>
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        Self::connect_with(addresses, ClientOptions::default()).await
+    }
+
+    /// Connects with other options.
+    ///
+    /// Errors: as [`Client::connect`].
+    pub async fn connect_with<I>(addresses: I, options: ClientOptions) -> Result<Self, ClientError>
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        let seeds: Vec<String> = addresses.into_iter().map(Into::into).collect();
+        if seeds.is_empty() {
+            return Err(ClientError::argument("no address to connect to", "host:port"));
+        }
+        let ClientOptions { deadline, retry_writes } = options;
+        let options = CallOptions { deadline, retry_writes };
+        let client = Self { shared: Arc::new(Shared::new(seeds)), options };
+        client.refresh_topology().await?;
+        Ok(client)
+    }
+
+    /// A handle whose calls wait this long.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { options: CallOptions { deadline, ..self.options }, ..self.clone() }
+    }
+
+    /// A handle that sends puts and deletes again when their outcome is unknown.
+    #[must_use]
+    pub fn retrying_writes(&self) -> Self {
+        Self { options: CallOptions { retry_writes: true, ..self.options }, ..self.clone() }
+    }
+
+    /// The topology as last fetched.
+    #[must_use]
+    pub fn topology(&self) -> Arc<Topology> {
+        self.shared.topology()
+    }
+
+    /// Fetches the topology.
+    ///
+    /// Errors: no address answered.
+    pub async fn refresh_topology(&self) -> Result<(), ClientError> {
+        let deadline = Instant::now() + self.options.deadline;
+        self.shared.refresh(&self.shared.topology(), deadline).await
+    }
+
+    /// Creates a collection and returns its definition with every default filled in.
+    ///
+    /// Errors: `CollectionExists` and what is wrong with the definition.
+    pub async fn create_collection(
+        &self,
+        config: &CollectionConfig,
+    ) -> Result<CollectionConfig, ClientError> {
+        let definition = serde_json::to_string(config).map_err(|error| {
+            ClientError::argument(format!("definition: {error}"), "a definition that is JSON")
+        })?;
+        let reply = self.call(CollectionCreateRequest { definition }).await?;
+        let created: CollectionCreateReply = reply.decode()?;
+        self.refresh_topology().await?;
+        config_of(&reply, &created.collection)
+    }
+
+    /// Every collection, by name.
+    ///
+    /// Errors: those of any call.
+    pub async fn collections(&self) -> Result<Vec<CollectionConfig>, ClientError> {
+        let reply = self.call(CollectionListRequest::default()).await?;
+        let list: CollectionListReply = reply.decode()?;
+        list.collections.iter().map(|entry| config_of(&reply, entry)).collect()
+    }
+
+    /// The definition of one collection.
+    ///
+    /// Errors: `UnknownCollection`.
+    pub async fn collection_config(&self, name: &str) -> Result<CollectionConfig, ClientError> {
+        let reply = self.call(CollectionShowRequest { name: name.to_owned() }).await?;
+        config_of(&reply, &reply.decode::<CollectionShowReply>()?.collection)
+    }
+
+    /// Drops a collection and everything in it.
+    ///
+    /// Errors: `UnknownCollection`.
+    pub async fn drop_collection(&self, name: &str) -> Result<(), ClientError> {
+        let reply = self.call(CollectionDropRequest { name: name.to_owned() }).await?;
+        reply.decode::<CollectionDropReply>()?;
+        self.refresh_topology().await
+    }
+
+    /// A handle on a collection. Whether it exists shows when the handle is used.
+    #[must_use]
+    pub fn collection(&self, name: impl Into<String>) -> Collection {
+        Collection::new(self.clone(), name.into())
+    }
+
+    /// The status report of a node, a JSON object.
+    ///
+    /// Errors: those of any call.
+    pub async fn status(&self) -> Result<serde_json::Value, ClientError> {
+        let reply = self.call(NodeStatusRequest::default()).await?;
+        let status: NodeStatusReply = reply.decode()?;
+        parsed(&status.json, &reply, "status report")
+    }
+
+    async fn call<M: Sendable>(&self, message: M) -> Result<Reply, ClientError> {
+        self.send(Route::LeastLoaded, message).await
+    }
+
+    pub(crate) async fn send<M: Sendable>(
+        &self,
+        route: Route,
+        message: M,
+    ) -> Result<Reply, ClientError> {
+        self.shared.call(route, self.options, message).await
+    }
+
+    /// The topology once it holds a collection, fetched again if it does not.
+    ///
+    /// Errors: `UnknownCollection`.
+    pub(crate) async fn topology_with(&self, name: &str) -> Result<Arc<Topology>, ClientError> {
+        let topology = self.topology();
+        if topology.collections.contains_key(name) {
+            return Ok(topology);
+        }
+        let deadline = Instant::now() + self.options.deadline;
+        self.shared.refresh(&topology, deadline).await?;
+        let topology = self.topology();
+        if topology.collections.contains_key(name) {
+            return Ok(topology);
+        }
+        let message = format!("collection {name:?} does not exist");
+        Err(ApiError::new(ErrorCode::UnknownCollection, message, "a collection that exists").into())
+    }
+}
+
+/// The route of a collection that [`Client::topology_with`] has found.
+pub(crate) fn route_of<'a>(topology: &'a Topology, name: &str) -> &'a CollectionRoute {
+    &topology.collections[name]
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(
+    json: &str,
+    reply: &Reply,
+    message: &'static str,
+) -> Result<T, ClientError> {
+    match serde_json::from_str(json) {
+        Ok(value) => Ok(value),
+        Err(_) => Err(reply.invalid(heddle_wire::MessageError::Layout { message })),
+    }
+}
+
+fn config_of(reply: &Reply, entry: &CollectionEntry) -> Result<CollectionConfig, ClientError> {
+    parsed(&entry.definition, reply, "collection definition")
+}

@@ -1,0 +1,120 @@
+//! Connections by address, opened when first needed and again after they broke.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::connection::Connection;
+use crate::backoff;
+use crate::error::ClientError;
+
+/// One address: its connection, if there is one, and how it went lately.
+#[derive(Default)]
+struct Slot {
+    state: Mutex<State>,
+    in_flight: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    connection: Option<Connection>,
+    failures: u32,
+    /// Until then new attempts fail with what the last one met.
+    closed_until: Option<(Instant, ClientError)>,
+}
+
+/// The connections of a client.
+pub(crate) struct Pool {
+    slots: watch::Sender<Arc<BTreeMap<String, Arc<Slot>>>>,
+}
+
+/// A connection in use; counts as in flight for its address until dropped.
+pub(crate) struct Lease {
+    pub(crate) connection: Connection,
+    _in_flight: InFlight,
+}
+
+struct InFlight(Arc<Slot>);
+
+impl InFlight {
+    fn begin(slot: Arc<Slot>) -> Self {
+        slot.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(slot)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Pool {
+    pub(crate) fn new() -> Self {
+        Self { slots: watch::Sender::new(Arc::new(BTreeMap::new())) }
+    }
+
+    fn slot(&self, address: &str) -> Arc<Slot> {
+        if let Some(slot) = self.slots.borrow().get(address) {
+            return Arc::clone(slot);
+        }
+        self.slots.send_modify(|slots| {
+            Arc::make_mut(slots).entry(address.to_owned()).or_default();
+        });
+        Arc::clone(&self.slots.borrow()[address])
+    }
+
+    /// Requests in flight to an address.
+    pub(crate) fn in_flight(&self, address: &str) -> usize {
+        let slots = self.slots.borrow();
+        slots.get(address).map_or(0, |slot| slot.in_flight.load(Ordering::Relaxed))
+    }
+
+    /// A connection to `address`, opened if there is none. Callers that come while it is being
+    /// opened wait for the same attempt.
+    ///
+    /// Errors: [`ClientError::Connection`], [`ClientError::Timeout`]; nothing was sent.
+    pub(crate) async fn lease(
+        &self,
+        address: &str,
+        deadline: Instant,
+    ) -> Result<Lease, ClientError> {
+        let started = Instant::now();
+        let in_flight = InFlight::begin(self.slot(address));
+        let Ok(connected) = timeout_at(deadline, connect(&in_flight.0, address)).await else {
+            return Err(ClientError::Timeout { after: started.elapsed() });
+        };
+        Ok(Lease { connection: connected?, _in_flight: in_flight })
+    }
+}
+
+async fn connect(slot: &Slot, address: &str) -> Result<Connection, ClientError> {
+    let mut state = slot.state.lock().await;
+    if let Some(connection) = &state.connection {
+        if !connection.is_closed() {
+            return Ok(connection.clone());
+        }
+        state.connection = None;
+    }
+    if let Some((until, error)) = &state.closed_until
+        && Instant::now() < *until
+    {
+        return Err(error.clone());
+    }
+    match Connection::open(address).await {
+        Ok(connection) => {
+            *state = State { connection: Some(connection.clone()), ..State::default() };
+            Ok(connection)
+        }
+        Err(error) => {
+            state.failures += 1;
+            let salt = address.len() as u64;
+            let until = Instant::now() + backoff::pause(state.failures, salt);
+            state.closed_until = Some((until, error.clone()));
+            Err(error)
+        }
+    }
+}
