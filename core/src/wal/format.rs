@@ -24,6 +24,10 @@ pub(super) const BATCH_BYTES_MAX: usize = WAL_RECORD_BYTES_MAX + BATCH_BYTES_TAR
 /// Version of everything in a segment.
 pub(super) const FORMAT_VERSION: u32 = 1;
 
+/// Highest segment number and position that is believed, so that counting on never overflows: at
+/// a million records a second a log gets there after 292,000 years.
+const COUNTER_MAX: u64 = u64::MAX >> 1;
+
 const SEGMENT_MAGIC: [u8; 8] = *b"HEDDLWAL";
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"HBAT");
 
@@ -149,6 +153,13 @@ impl SegmentHeader {
         if u32_at(bytes, 8) != FORMAT_VERSION {
             return Err(fault(FAULT_VERSION, FORMAT_VERSION, u32_at(bytes, 8)));
         }
+        for (what, counter) in
+            [("segment number", u64_at(bytes, 24)), ("segment durable LSN", u64_at(bytes, 40))]
+        {
+            if counter > COUNTER_MAX {
+                return Err(fault(what, COUNTER_MAX, counter));
+            }
+        }
         let key = SegmentKey { log_id: u64_at(bytes, 16), number: u64_at(bytes, 24) };
         Ok(Self { key, segment_bytes: u64_at(bytes, 32), durable: Lsn(u64_at(bytes, 40)) })
     }
@@ -241,7 +252,7 @@ impl BatchHeader {
         if u64::from(self.record_count) > records_most {
             return Err(fault("batch record count", records_most, self.record_count));
         }
-        if self.first_lsn.0 == 0 || self.first_lsn.0.checked_add(records_most).is_none() {
+        if self.first_lsn.0 == 0 || self.first_lsn.0 > COUNTER_MAX {
             return Err(fault("batch first LSN", 1_u64, self.first_lsn.0));
         }
         if self.durable >= self.first_lsn {
@@ -377,5 +388,45 @@ impl<'a> Iterator for Records<'a> {
         };
         self.body = self.body.get(record_bytes(length)..).unwrap_or_default();
         Some(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: SegmentKey = SegmentKey { log_id: 9, number: 3 };
+
+    #[test]
+    fn a_segment_that_counts_beyond_belief_is_refused() {
+        let sound = SegmentHeader { key: KEY, segment_bytes: 8192, durable: Lsn(COUNTER_MAX) };
+        assert_eq!(SegmentHeader::decode(&sound.encode()), Ok(sound));
+        let number = SegmentKey { number: COUNTER_MAX + 1, ..KEY };
+        for bad in [
+            SegmentHeader { key: number, ..sound },
+            SegmentHeader { durable: Lsn(u64::MAX), ..sound },
+        ] {
+            let found = SegmentHeader::decode(&bad.encode()).expect_err("too high");
+            assert_eq!(found.expected, COUNTER_MAX);
+        }
+    }
+
+    #[test]
+    fn a_batch_that_counts_beyond_belief_is_refused() {
+        let room = 4096;
+        let batch = |first_lsn| BatchHeader {
+            offset: FIRST_BATCH_OFFSET,
+            record_count: 0,
+            body_bytes: 0,
+            first_lsn: Lsn(first_lsn),
+            durable: Lsn(0),
+        };
+        let decoded = |first_lsn| {
+            let bytes = batch(first_lsn).encode(KEY);
+            BatchHeader::decode(&bytes, KEY, FIRST_BATCH_OFFSET, room)
+        };
+        assert_eq!(decoded(COUNTER_MAX), Ok(batch(COUNTER_MAX)));
+        assert!(decoded(COUNTER_MAX + 1).is_err());
+        assert!(decoded(0).is_err());
     }
 }
