@@ -5,6 +5,7 @@ pub mod header;
 pub mod json;
 pub mod messages;
 pub mod row;
+pub mod wal;
 
 /// A decoder with inputs to start from.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,9 @@ pub struct Target {
 /// For decoders whose result is about as large as its encoding: the input once, its copy once.
 const PLAIN: usize = 2;
 
+/// For recovery on a simulated disk, which keeps each sector of the file by itself, twice.
+const DISK: usize = 64;
+
 /// For decoders that build maps: an object with one field takes 5 bytes in a row, and its map
 /// 1.4 KiB. What such a row may hold in all is bounded by `ROW_FIELDS_MAX`.
 const MAPS: usize = 600;
@@ -36,9 +40,10 @@ const fn target(
 }
 
 /// Every target.
-pub const ALL: [Target; 5] = [
+pub const ALL: [Target; 6] = [
     target("header", header::run, header::seeds, PLAIN),
     target("messages", messages::run, messages::seeds, MAPS),
+    target("wal", wal::run, wal::seeds, DISK),
     target("row", row::run, row::seeds, MAPS),
     target("filter", filter::run, filter::seeds, MAPS),
     target("json", json::run, json::seeds, MAPS),
