@@ -3,6 +3,7 @@
 use core::sync::atomic::{Ordering, fence};
 
 use crate::Slot;
+use crate::bitmap::SlotBitmap;
 use crate::limits::SCAN_BLOCK;
 use crate::search::pool::Pool;
 use crate::view::VectorView;
@@ -38,6 +39,8 @@ pub(crate) struct Walker {
     /// Slots of the present step that were not visited before, with their distances.
     pub(crate) fresh: Vec<Slot>,
     pub(crate) distances: Vec<f32>,
+    /// Neighbours that do not pass a filter, to be looked through.
+    through: Vec<Slot>,
     /// Slots from this one on are not looked at: they came after the walk began.
     limit: u32,
     pub(crate) evaluations: u64,
@@ -104,6 +107,37 @@ impl Walker {
         // Whoever stored a link had completed the vector behind it.
         fence(Ordering::Acquire);
         self.hops += 1;
+    }
+
+    /// Collects the passing neighbours of a node, and through each neighbour that does not pass the
+    /// passing ones behind it. Only what passes is marked, and what was looked through.
+    ///
+    /// Source: ACORN-1 (Patel et al., 2024), section 5.
+    pub(crate) fn gather_two_hops(&mut self, view: &VectorView, node: Slot, filter: &SlotBitmap) {
+        self.fresh.clear();
+        self.through.clear();
+        for word in view.link_words(node, 0) {
+            let Some(slot) = word.load(Ordering::Relaxed).checked_sub(1) else { break };
+            if !self.visit(slot) {
+                continue;
+            }
+            if filter.contains(slot) {
+                self.fresh.push(slot);
+            } else {
+                view.prefetch_links(slot);
+                self.through.push(slot);
+            }
+        }
+        for index in 0..self.through.len() {
+            for word in view.link_words(self.through[index], 0) {
+                let Some(slot) = word.load(Ordering::Relaxed).checked_sub(1) else { break };
+                if filter.contains(slot) && self.visit(slot) {
+                    self.fresh.push(slot);
+                }
+            }
+        }
+        fence(Ordering::Acquire);
+        self.hops += 1 + self.through.len() as u64;
     }
 
     /// Collects all neighbours of a node below the limit, visited or not.

@@ -6,11 +6,11 @@ use core::task::Poll;
 use crate::bitmap::SlotBitmap;
 use crate::directory::SlotDirectory;
 use crate::distance::{from_raw, to_raw};
-use crate::limits::{EF_MAX, SCAN_BLOCK};
+use crate::limits::{EF_MAX, SCAN_BLOCK, TWO_HOP_SHARE_MAX};
 use crate::params::Metric;
 use crate::search::descent::{absorb, descend, prefetch_next};
-use crate::search::pool::Neighbour;
-use crate::search::scratch::Scratch;
+use crate::search::pool::{Neighbour, Pool};
+use crate::search::scratch::{Scratch, Walker};
 use crate::search::{Hit, SearchRequest, SearchStats};
 use crate::view::{Entry, VectorView};
 
@@ -19,6 +19,25 @@ const EVALUATIONS_PER_CANDIDATE: u64 = 12;
 
 /// Factor by which the candidate pool grows when too few hits passed.
 const WIDEN_FACTOR: usize = 4;
+
+/// What a two-hop walk costs per candidate, in distances: reading up to a thousand ids and testing
+/// them takes as long as about thirty.
+const TWO_HOP_COST_PER_CANDIDATE: u64 = 45;
+
+/// A two-hop walk starts from this many passing rows beside the usual entry, spread over the filter:
+/// the rows that pass may lie far from where the descent ends.
+const TWO_HOP_SEEDS: usize = 8;
+
+/// How the walk treats a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// No filter: every node counts.
+    Plain,
+    /// Most rows pass: walk over all nodes, collect the passing ones.
+    Collect,
+    /// Few rows pass: walk over passing nodes alone, looking through the others to their neighbours.
+    TwoHop,
+}
 
 /// Where a search stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +63,7 @@ pub struct SearchTask<'a> {
     request: SearchRequest<'a>,
     scratch: &'a mut Scratch,
     phase: Phase,
+    mode: Mode,
     /// Where walks start: read before the limit of the walk, so it lies below it. The pin keeps the
     /// node walkable even when it leaves the graph meanwhile.
     entry: Option<Entry>,
@@ -106,6 +126,7 @@ impl VectorView {
             request,
             scratch,
             phase: Phase::Done,
+            mode: Mode::of(request.filter.is_some(), passing, present),
             entry,
             exact: false,
             ef,
@@ -168,10 +189,10 @@ impl SearchTask<'_> {
 
     /// Merges scan and walk, nearest first, each slot once, only what may be a hit, at most `k`.
     fn for_each_result(&self, mut give: impl FnMut(Neighbour)) {
-        let walked: &[Neighbour] = match (self.exact, self.request.filter) {
+        let walked: &[Neighbour] = match (self.exact, self.mode) {
             (true, _) => &[],
-            (false, None) => self.scratch.pool.entries(),
-            (false, Some(_)) => self.scratch.passed.entries(),
+            (false, Mode::Plain | Mode::TwoHop) => self.scratch.pool.entries(),
+            (false, Mode::Collect) => self.scratch.passed.entries(),
         };
         let mut walked = walked
             .iter()
@@ -203,14 +224,15 @@ impl SearchTask<'_> {
         if self.passing <= u64::from(self.view.params.flat_cutoff) {
             return true;
         }
-        if self.request.filter.is_none() {
-            return self.passing <= self.ef as u64;
+        match self.mode {
+            Mode::Plain => self.passing <= self.ef as u64,
+            Mode::Collect => self.passing <= self.collect_cost(present),
+            Mode::TwoHop => self.passing <= self.ef as u64 * TWO_HOP_COST_PER_CANDIDATE,
         }
-        self.passing <= self.walk_cost(present)
     }
 
-    /// Distances a walk is expected to compute before `ef` passing rows are found.
-    fn walk_cost(&self, present: u64) -> u64 {
+    /// Distances a collecting walk is expected to compute before `ef` passing rows are found.
+    fn collect_cost(&self, present: u64) -> u64 {
         let candidates = self.ef as u64 * present / self.passing.max(1);
         candidates.saturating_mul(EVALUATIONS_PER_CANDIDATE)
     }
@@ -262,22 +284,26 @@ impl SearchTask<'_> {
             return;
         };
         // Enough for every candidate nearer than the last passing one.
-        let wide = self.walk_cost(self.scratch.walker.limit().into()) as usize;
+        let wide = self.collect_cost(self.scratch.walker.limit().into()) as usize;
         let Scratch { walker, pool, passed, query, .. } = &mut *self.scratch;
         let start = descend(self.view, query, walker, entry, 0);
         walker.visit(start.slot());
-        let kept = match self.request.filter {
-            None => self.ef,
-            Some(_) => {
-                passed.reset(self.ef);
-                if passes(self.directory, self.request.filter, start.slot()) {
-                    passed.insert(start);
-                }
-                wide.max(self.ef)
-            }
-        };
-        pool.reset(kept);
+        pool.reset(if self.mode == Mode::Collect { wide.max(self.ef) } else { self.ef });
         pool.insert(start);
+        passed.reset(self.ef);
+        if self.mode == Mode::Collect && passes(self.directory, self.request.filter, start.slot()) {
+            passed.insert(start);
+        }
+        if let (Mode::TwoHop, Some(filter)) = (self.mode, self.request.filter) {
+            walker.begin_block();
+            for slot in spread(filter, TWO_HOP_SEEDS) {
+                if self.view.is_linked(slot) && walker.visit(slot) {
+                    walker.fresh.push(slot);
+                }
+            }
+            walker.evaluate(self.view, query);
+            absorb(self.view, walker, pool);
+        }
         self.phase = Phase::Walk;
     }
 
@@ -290,31 +316,29 @@ impl SearchTask<'_> {
         while self.scratch.walker.evaluations < end {
             let Scratch { walker, pool, passed, query, .. } = &mut *self.scratch;
             let Some((at, node)) = pool.peek() else { return self.end_walk() };
-            let filtered_end = self.request.filter.is_some() && node.distance() > passed.worst();
-            if filtered_end || (at >= settled && node.distance() > bound) {
+            let collected = self.mode == Mode::Collect && node.distance() > passed.worst();
+            if collected || (at >= settled && node.distance() > bound) {
                 return self.end_walk();
             }
             if walker.evaluations > give_up {
                 return self.switch_to_exact();
             }
             pool.mark(at);
-            walker.gather(self.view, node.slot(), 0);
+            match (self.mode, self.request.filter) {
+                (Mode::TwoHop, Some(filter)) => {
+                    walker.gather_two_hops(self.view, node.slot(), filter);
+                }
+                _ => walker.gather(self.view, node.slot(), 0),
+            }
             prefetch_next(self.view, pool);
             walker.evaluate(self.view, query);
-            match self.request.filter {
-                None => absorb(self.view, walker, pool),
-                Some(filter) => {
-                    for (&slot, &distance) in walker.fresh.iter().zip(&walker.distances) {
-                        if distance > passed.worst() {
-                            continue;
-                        }
-                        let found = Neighbour::new(distance, slot);
-                        pool.insert(found);
-                        if filter.contains(slot) && self.directory.is_live(slot) {
-                            passed.insert(found);
-                        }
-                    }
+            match (self.mode, self.request.filter) {
+                (Mode::Collect, Some(filter)) => {
+                    collect(walker, pool, passed, |slot| {
+                        filter.contains(slot) && self.directory.is_live(slot)
+                    });
                 }
+                _ => absorb(self.view, walker, pool),
             }
         }
     }
@@ -348,6 +372,43 @@ impl SearchTask<'_> {
         self.scratch.best.reset(self.request.k as usize);
         self.begin_scan();
     }
+}
+
+impl Mode {
+    fn of(filtered: bool, passing: u64, present: u64) -> Self {
+        let share = passing as f64 / present.max(1) as f64;
+        match (filtered, share > TWO_HOP_SHARE_MAX) {
+            (false, _) => Self::Plain,
+            (true, true) => Self::Collect,
+            (true, false) => Self::TwoHop,
+        }
+    }
+}
+
+/// Puts the computed neighbours into the pool, and those that pass into the results; nothing
+/// farther than the last result that still counts.
+fn collect(walker: &Walker, pool: &mut Pool, passed: &mut Pool, pass: impl Fn(u32) -> bool) {
+    for (&slot, &distance) in walker.fresh.iter().zip(&walker.distances) {
+        if distance > passed.worst() {
+            continue;
+        }
+        let found = Neighbour::new(distance, slot);
+        pool.insert(found);
+        if pass(slot) {
+            passed.insert(found);
+        }
+    }
+}
+
+/// About `count` slots of a set, evenly spread over its words.
+fn spread(filter: &SlotBitmap, count: usize) -> impl Iterator<Item = u32> + '_ {
+    let words = filter.word_count();
+    let step = words.div_ceil(count).max(1);
+    (0..words).step_by(step).filter_map(move |first| {
+        let mut range = first..(first + step).min(words);
+        let word = range.find(|&word| filter.word(word) != 0)?;
+        Some(word as u32 * 64 + filter.word(word).trailing_zeros())
+    })
 }
 
 #[inline]

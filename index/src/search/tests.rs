@@ -1,7 +1,5 @@
 //! What a search must return: metrics, tail, thresholds, filters, interruption.
 
-use core::task::Poll;
-
 use crate::testing::{Random, Shard};
 use crate::{IndexParams, Metric, SearchRequest, Slot, SlotBitmap};
 
@@ -99,7 +97,7 @@ fn an_interrupted_search_returns_what_an_uninterrupted_one_does() {
         let (view, directory) = (shard.writer.view(), shard.directory.view());
         let mut task = view.start(&directory, &base[9], request, &mut shard.scratch);
         let mut steps = 0;
-        while let Poll::Pending = task.step(50) {
+        while task.step(50).is_pending() {
             steps += 1;
         }
         let mut hits = Vec::new();
