@@ -9,6 +9,7 @@ mod fuzz;
 mod report;
 mod tidy;
 mod verify;
+mod wrap;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,7 +24,8 @@ Usage: cargo xtask <command>
   verify [--keep-going] [--fuzz-seconds N]
                             every gate; changes nothing. Stops at the first failure unless told
                             otherwise; the fuzz gate runs N seconds per target (default 5)
-  fix                       format, apply clippy's suggestions, lower the size ratchet
+  fix                       apply clippy's suggestions, format, wrap long comments, lower the
+                            size ratchet
   tidy                      the repository's own rules alone
   test [FILTER]             unit and integration tests whose name contains FILTER
   fuzz [TARGET] [--seconds N] [--seed N]
@@ -76,6 +78,7 @@ fn fix(root: &Path) -> Result<(), Failure> {
         &["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged"],
     )?;
     run_cargo(root, &["fmt", "--all"])?;
+    wrap::run(root)?;
     tidy::lower_ratchet(root)
 }
 

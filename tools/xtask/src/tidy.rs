@@ -16,7 +16,8 @@ use std::fmt;
 use std::path::Path;
 
 use crate::command::Failure;
-use tree::Tree;
+pub(crate) use text::COLUMNS_MAX;
+pub(crate) use tree::Tree;
 
 /// One place that breaks one rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

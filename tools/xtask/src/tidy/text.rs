@@ -3,7 +3,8 @@
 use super::lexer::has_word;
 use super::{Finding, Tree};
 
-const COLUMNS_MAX: usize = 100;
+/// Most columns of a line of Rust.
+pub(crate) const COLUMNS_MAX: usize = 100;
 const README_LINES_MAX: usize = 120;
 
 /// Every Rust file begins with `//!`: a reader learns from the first line why the file exists.
