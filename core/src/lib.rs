@@ -2,4 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
+pub mod engine;
+pub mod objects;
+pub mod property;
+pub mod shard;
+pub mod validate;
 pub mod wal;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,294 @@
+//! Background work in small steps: linking new vectors, sweeping dead slots, writing rows.
+
+use std::sync::{Arc, Weak};
+
+use heddle_index::{Candidates, Scratch};
+use heddle_types::{Clock, Device, DeviceError, ShardId, Slot};
+
+use super::{Engine, EngineError, ShardCell};
+use crate::objects::ObjectError;
+use crate::shard::{Shard, ShardView};
+
+/// Slots whose place in the graph is to be searched: the larger part of an insert, for any core.
+#[derive(Debug)]
+pub struct IndexBatch {
+    view: Arc<ShardView>,
+    vector: usize,
+    slots: Vec<Slot>,
+    /// While it is held the shard neither sweeps nor hands out another batch.
+    lease: Arc<()>,
+}
+
+/// Slots with what the search found, on their way home.
+#[derive(Debug)]
+pub struct IndexedBatch {
+    shard: ShardId,
+    vector: usize,
+    found: std::vec::IntoIter<(Slot, Candidates)>,
+    lease: Arc<()>,
+}
+
+/// How far linking a batch came.
+#[derive(Debug)]
+pub enum LinkProgress {
+    /// All linked, or the shard is gone.
+    Done,
+    /// The budget is used up; call again with what is left.
+    More(IndexedBatch),
+    /// An image of the shard is being written; call again after [`Engine::background_work`].
+    Paused(IndexedBatch),
+}
+
+impl IndexBatch {
+    /// The shard.
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        self.view.id
+    }
+
+    /// Number of slots.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Are there no slots?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Cuts the batch for several cores. Link the parts in this order and the graph is the same as
+    /// with one.
+    #[must_use]
+    pub fn split(self, parts: usize) -> Vec<Self> {
+        let size = self.slots.len().div_ceil(parts.max(1)).max(1);
+        let part = |slots: &[Slot]| Self {
+            view: Arc::clone(&self.view),
+            vector: self.vector,
+            slots: slots.to_vec(),
+            lease: Arc::clone(&self.lease),
+        };
+        self.slots.chunks(size).map(part).collect()
+    }
+
+    /// Searches the neighbours of every slot. The core holds its pin meanwhile.
+    ///
+    /// Cost: about an `ef_construction` search a slot; take small batches where others wait.
+    #[must_use]
+    pub fn search(self, scratch: &mut Scratch) -> IndexedBatch {
+        let mut found = Vec::with_capacity(self.slots.len());
+        if let Some(view) = self.view.vector(self.vector) {
+            for slot in self.slots {
+                let mut candidates = Candidates::new();
+                view.candidates(slot, scratch, &mut candidates);
+                found.push((slot, candidates));
+            }
+        }
+        IndexedBatch {
+            shard: self.view.id,
+            vector: self.vector,
+            found: found.into_iter(),
+            lease: self.lease,
+        }
+    }
+}
+
+/// The lease of the batch that is out for a shard.
+#[derive(Debug, Default)]
+pub(crate) struct Lease(Weak<()>);
+
+impl Lease {
+    pub(crate) fn is_out(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    fn take(&mut self) -> Arc<()> {
+        let lease = Arc::new(());
+        self.0 = Arc::downgrade(&lease);
+        lease
+    }
+}
+
+impl<D: Device, C: Clock> Engine<D, C> {
+    /// Waits until something happened that may be work for the steps of this core.
+    ///
+    /// Call it when `index_batch`, `sweep_step`, `maintain` and `checkpoint_due` had nothing; take
+    /// the [`Engine::background_version`] before they were asked, so that nothing is missed.
+    pub async fn background_work(&self, seen: u64) {
+        self.inner.background.wait_until(|| self.background_version() != seen).await;
+    }
+
+    /// Counts the events that may have made background work.
+    #[must_use]
+    pub fn background_version(&self) -> u64 {
+        let state = self.inner.state.borrow();
+        state.applied_lsn.0 + state.background_events
+    }
+
+    pub(super) fn wake_background(&self) {
+        self.inner.state.borrow_mut().background_events += 1;
+        self.inner.background.notify();
+    }
+
+    /// Up to `limit` stored vectors that wait for their place in a graph; `None` when none wait.
+    ///
+    /// Shards take turns. At most one batch is out a shard; dropping a batch gives it back. The
+    /// graph depends on the batch size, and on nothing else but the order of the writes.
+    #[must_use]
+    pub fn index_batch(&self, limit: usize) -> Option<IndexBatch> {
+        let cells = self.cells_in_turn();
+        let (cell, batch) =
+            cells.iter().find_map(|cell| Some((cell, self.batch_of(cell, limit)?)))?;
+        self.inner.state.borrow_mut().turn = cell.id;
+        Some(batch)
+    }
+
+    fn batch_of(&self, cell: &ShardCell<D>, limit: usize) -> Option<IndexBatch> {
+        let mut shard = cell.shard.borrow_mut();
+        let pauses = shard.is_imaging() || shard.lease.is_out() || cell.book.borrow().link_failed;
+        if pauses {
+            return None;
+        }
+        let (vector, writer) = shard.vectors().find(|(_, writer)| writer.backlog() > 0)?;
+        let mut slots = Vec::new();
+        writer.next_unlinked(&mut slots, limit);
+        if slots.is_empty() {
+            return None;
+        }
+        let view = Arc::clone(shard.view());
+        Some(IndexBatch { view, vector, slots, lease: shard.lease.take() })
+    }
+
+    /// Links up to `slots_max` slots of a searched batch, in order.
+    ///
+    /// Cost: 20 to 100 us a slot. Lack of memory leaves slots where exact scans find them; linking
+    /// of the shard then pauses until its next image.
+    pub fn link_batch(&self, mut batch: IndexedBatch, slots_max: usize) -> LinkProgress {
+        let Ok(cell) = self.cell(batch.shard) else { return LinkProgress::Done };
+        let mut shard = cell.shard.borrow_mut();
+        if shard.is_imaging() {
+            return LinkProgress::Paused(batch);
+        }
+        let directory = shard.directory();
+        let Some(writer) = shard.vector_mut(batch.vector) else { return LinkProgress::Done };
+        for (slot, candidates) in batch.found.by_ref().take(slots_max) {
+            if let Err(error) = writer.try_link(slot, &candidates, &directory) {
+                tracing::warn!(shard = cell.id.0, %error, "linking pauses");
+                cell.book.borrow_mut().link_failed = true;
+                return LinkProgress::Done;
+            }
+        }
+        self.republish(&mut shard);
+        if batch.found.len() == 0 {
+            drop(batch.lease);
+            LinkProgress::Done
+        } else {
+            LinkProgress::More(batch)
+        }
+    }
+
+    /// One step of removing dead slots from graphs and property indexes, on the next shard that
+    /// has any to do. False when none has.
+    pub fn sweep_step(&self) -> bool {
+        for cell in self.cells_in_turn() {
+            let mut shard = cell.shard.borrow_mut();
+            if shard.sweep_step(&self.inner.quiescence) {
+                self.republish(&mut shard);
+                self.inner.state.borrow_mut().turn = cell.id;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// One unit of row upkeep: a full memtable is written, or mostly dead segments are rewritten.
+    /// False when there was nothing to do.
+    ///
+    /// Errors: the device's or damage in a segment; rows stay where they were. A full disk makes
+    /// writes fail with `DiskFull` once memory is used up, until a later call succeeds.
+    pub async fn maintain(&self) -> Result<bool, EngineError> {
+        for cell in self.cells_in_turn() {
+            let needs_flush = cell.shard.borrow().objects.needs_flush();
+            if needs_flush && self.flush_rows(&cell).await? {
+                return Ok(true);
+            }
+            if self.compact(&cell).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Writes the memtable of a shard. False when it is empty or being written already.
+    pub(super) async fn flush_rows(&self, cell: &ShardCell<D>) -> Result<bool, EngineError> {
+        let job = cell.shard.borrow_mut().objects.begin_flush();
+        let Some(job) = job else { return Ok(false) };
+        cell.book.borrow_mut().flushing = true;
+        let flushed = job.run().await;
+        let finished = cell.shard.borrow_mut().objects.finish_flush(flushed);
+        note_flush(cell, &finished);
+        self.inner.settled.notify();
+        finished.map_err(|source| EngineError::Objects { shard: cell.id, source })?;
+        Ok(true)
+    }
+
+    async fn compact(&self, cell: &ShardCell<D>) -> Result<bool, EngineError> {
+        let job = {
+            let mut shard = cell.shard.borrow_mut();
+            // An image that is being written refers to the segments as they are.
+            if cell.book.borrow().imaging {
+                return Ok(false);
+            }
+            shard.objects.begin_compaction()
+        };
+        let Some(job) = job else { return Ok(false) };
+        cell.book.borrow_mut().compacting = true;
+        let rests_there = |slot, location| cell.shard.borrow().rests_at(slot, location);
+        let compacted = job.run(&rests_there).await;
+        let finished = cell.shard.borrow_mut().finish_compaction(compacted);
+        cell.book.borrow_mut().compacting = false;
+        self.inner.settled.notify();
+        finished.map_err(|source| EngineError::Objects { shard: cell.id, source })?;
+        Ok(true)
+    }
+
+    /// All shards, the one after the last served first.
+    fn cells_in_turn(&self) -> Vec<std::rc::Rc<ShardCell<D>>> {
+        let state = self.inner.state.borrow();
+        let after =
+            state.shards.range((std::ops::Bound::Excluded(state.turn), std::ops::Bound::Unbounded));
+        let before = state.shards.range(..=state.turn);
+        after.chain(before).map(|(_, cell)| cell.clone()).collect()
+    }
+}
+
+fn note_flush<D: Device>(cell: &ShardCell<D>, outcome: &Result<(), ObjectError>) {
+    let is_full = matches!(outcome, Err(ObjectError::Device(DeviceError::NoSpace { .. })));
+    let mut book = cell.book.borrow_mut();
+    book.flushing = false;
+    book.disk_full = is_full;
+}
+
+impl<D: Device> Shard<D> {
+    /// Does the live object of a slot rest at this place?
+    fn rests_at(&self, slot: Slot, location: crate::objects::Location) -> bool {
+        let directory = self.directory();
+        directory.is_live(slot) && self.facts(slot).location == location
+    }
+
+    /// Puts a compaction's result in place.
+    fn finish_compaction(
+        &mut self,
+        compacted: Result<crate::objects::Compacted<D>, ObjectError>,
+    ) -> Result<(), ObjectError> {
+        for moved in self.objects.finish_compaction(compacted)? {
+            if self.rests_at(moved.slot, moved.from) {
+                self.set_location(moved.slot, moved.to);
+            } else {
+                self.objects.forget(moved.to);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,315 @@
+//! Writing images while serving, and giving up the log that they cover.
+
+use std::rc::Rc;
+
+use heddle_types::limits::CHECKPOINT_CHUNK_BYTES;
+use heddle_types::{Clock, Device, Lsn, ShardId};
+
+use super::yielding::yield_now;
+use super::{Engine, EngineError, ShardCell};
+use crate::checkpoint::{CheckpointError, ImageWriter, SectionId};
+use crate::property::PropertyCursor;
+use crate::shard::image::{
+    DIRECTORY, FACTS_BYTES, ImageMeta, ImagePlan, PROPERTIES, SLOTS, TOMBSTONES, vector_section,
+};
+
+/// Smallest property section, bytes.
+const PROPERTY_SECTION_BYTES: usize = 1 << 20;
+/// Property indexes are cut into about so many sections at most.
+const PROPERTY_SECTIONS_AIM: usize = 512;
+/// Bytes of property indexes that are encoded before other tasks may run.
+const PROPERTY_STEP_BYTES: usize = 64 << 10;
+/// Log files beside the records: the segment in use and the spare one are never given up.
+const LOG_SEGMENTS_MIN: u64 = 4;
+
+impl<D: Device, C: Clock> Engine<D, C> {
+    /// The shards whose image is due: by log bytes of their own, or all with changes when the log
+    /// is too long; the one that holds back most of the log first.
+    #[must_use]
+    pub fn checkpoint_due(&self) -> Vec<ShardId> {
+        let config = &self.inner.config;
+        let log_bytes = self.inner.wal.stats().segment_bytes;
+        let log_limit = config.log_bytes_max.max(LOG_SEGMENTS_MIN * config.wal.segment_bytes);
+        let is_log_long = log_bytes >= log_limit;
+        let mut due: Vec<(Option<Lsn>, ShardId)> = Vec::new();
+        for cell in self.cells() {
+            let book = cell.book.borrow();
+            let has_changes = book.first_unimaged.is_some() || book.needs_image;
+            let is_due =
+                book.needs_image || book.log_bytes >= config.checkpoint_log_bytes || is_log_long;
+            if has_changes && is_due && !book.imaging && !book.poisoned {
+                due.push((book.first_unimaged, cell.id));
+            }
+        }
+        due.sort_unstable();
+        due.into_iter().map(|(_, shard)| shard).collect()
+    }
+
+    /// The shards that changed since their last image; for a clean stop.
+    #[must_use]
+    pub fn changed_shards(&self) -> Vec<ShardId> {
+        let has_changes = |cell: &Rc<ShardCell<D>>| {
+            let book = cell.book.borrow();
+            book.first_unimaged.is_some() || book.needs_image
+        };
+        self.cells().iter().filter(|cell| has_changes(cell)).map(|cell| cell.id).collect()
+    }
+
+    /// Writes an image of a shard while it serves, then releases the log that no shard needs.
+    ///
+    /// A call while one is being written waits for it and does nothing. Errors: the image before
+    /// stays in place and the log is kept; try again later. Needs no other task to run. Linking,
+    /// sweeping and compaction of the shard pause meanwhile.
+    pub async fn checkpoint(&self, shard: ShardId) -> Result<(), EngineError> {
+        let no_shard = || EngineError::NoShard { shard };
+        let cell = self.cell(shard).map_err(|_unavailable| no_shard())?;
+        if cell.book.borrow().imaging {
+            self.inner.settled.wait_until(|| !cell.book.borrow().imaging).await;
+            return Ok(());
+        }
+        if cell.book.borrow().poisoned {
+            // The image would claim to cover a record that is only in the log.
+            return Ok(());
+        }
+        let imaging = Imaging::begin(self, &cell);
+        self.inner.settled.wait_until(|| !cell.book.borrow().compacting).await;
+        let (plan, covers) = self.plan_image(&cell);
+        let written = self.write_image(&cell, plan, covers).await;
+        drop(imaging);
+        written?;
+        self.remove_segments(&cell).await?;
+        self.release_log().await
+    }
+
+    /// Fixes what the image covers. From here on the book counts what it does not.
+    fn plan_image(&self, cell: &ShardCell<D>) -> (ImagePlan, Lsn) {
+        let covers = self.inner.state.borrow().applied_lsn;
+        let taken_us = self.inner.clock.unix_us();
+        let plan = cell.shard.borrow_mut().begin_image(self.log_index(), taken_us);
+        cell.book.borrow_mut().first_since_begin = None;
+        (plan, covers)
+    }
+
+    fn log_index(&self) -> u32 {
+        self.inner.config.log_indexes.first().copied().unwrap_or_default()
+    }
+
+    async fn write_image(
+        &self,
+        cell: &Rc<ShardCell<D>>,
+        mut plan: ImagePlan,
+        covers: Lsn,
+    ) -> Result<(), EngineError> {
+        let log_bytes = cell.book.borrow().log_bytes;
+        self.flush_all_rows(cell).await?;
+        {
+            let objects = &mut cell.shard.borrow_mut().objects;
+            plan.meta.segments = objects.sealed_segments();
+            objects.begin_checkpoint();
+        }
+        let generation = cell.book.borrow().generation + 1;
+        let failed = |source| EngineError::Checkpoint { shard: cell.id, source };
+        self.write_sections(cell, &mut plan, generation, covers).await.map_err(failed)?;
+        let mut book = cell.book.borrow_mut();
+        book.generation = generation;
+        book.covers = covers;
+        book.imaged_us = plan.meta.taken_us;
+        book.first_unimaged = book.first_since_begin.take();
+        book.log_bytes = book.log_bytes.saturating_sub(log_bytes);
+        book.needs_image = false;
+        book.link_failed = false;
+        Ok(())
+    }
+
+    /// Flushes until every row there is now is on disk.
+    async fn flush_all_rows(&self, cell: &Rc<ShardCell<D>>) -> Result<(), EngineError> {
+        let watermark = cell.shard.borrow().objects.watermark();
+        while !cell.shard.borrow().objects.is_sealed(watermark) {
+            self.inner.settled.wait_until(|| !cell.book.borrow().flushing).await;
+            self.flush_rows(cell).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_sections(
+        &self,
+        cell: &Rc<ShardCell<D>>,
+        plan: &mut ImagePlan,
+        generation: u64,
+        covers: Lsn,
+    ) -> Result<(), CheckpointError> {
+        let directory = cell.shard.borrow().spec.directory.clone();
+        let device = self.inner.device.clone();
+        let mut writer = ImageWriter::begin(device, &directory, cell.id, generation).await?;
+        let written = write_all(cell, plan, &mut writer).await;
+        if let Err(error) = written {
+            // The temporary file is removed by the next image or start if this fails too.
+            let _left_behind = writer.abort().await;
+            return Err(error);
+        }
+        let meta = serde_json::to_vec(&plan.meta).expect("the meta is plain data");
+        writer.commit(covers, &meta).await
+    }
+
+    /// Removes object segments that only older images referred to.
+    async fn remove_segments(&self, cell: &Rc<ShardCell<D>>) -> Result<(), EngineError> {
+        let job = cell.shard.borrow_mut().objects.begin_removal();
+        let Some(job) = job else { return Ok(()) };
+        let removed = job.run().await;
+        let finished = cell.shard.borrow_mut().objects.finish_removal(removed);
+        finished.map_err(|source| EngineError::Objects { shard: cell.id, source })
+    }
+
+    /// Gives up log records that every shard's image covers, and logs of earlier runs.
+    pub(super) async fn release_log(&self) -> Result<(), EngineError> {
+        self.inner.wal.release(self.log_needed_from()).await?;
+        let needs_old = self.cells().iter().any(|cell| cell.book.borrow().needs_image);
+        let old = self.inner.state.borrow().old_logs.clone();
+        if needs_old || old.is_empty() {
+            return Ok(());
+        }
+        for log_index in &old {
+            self.inner.device.remove_tree(&super::recover::log_directory(*log_index)).await?;
+        }
+        self.inner.device.sync_dir(super::recover::LOGS).await?;
+        self.inner.state.borrow_mut().old_logs.clear();
+        Ok(())
+    }
+
+    /// The first record that is not in the image of its shard.
+    fn log_needed_from(&self) -> Lsn {
+        let unimaged = self.cells().into_iter().filter_map(|cell| {
+            let book = cell.book.borrow();
+            book.first_unimaged
+        });
+        let unimaged = unimaged.min();
+        let state = self.inner.state.borrow();
+        let unapplied = state.pending.front().map(|first| first.lsn);
+        let all = Lsn(state.applied_lsn.0 + 1);
+        unimaged.into_iter().chain(unapplied).fold(all, Lsn::min)
+    }
+}
+
+async fn write_all<D: Device>(
+    cell: &Rc<ShardCell<D>>,
+    plan: &mut ImagePlan,
+    writer: &mut ImageWriter<D>,
+) -> Result<(), CheckpointError> {
+    let slots = plan.meta.slots;
+    let directory = Rc::new(plan.view.directory.clone());
+    for (part, section) in (0..).zip(directory.image_plan(slots)) {
+        let read = |offset, out: &mut [u8]| {
+            directory.image_read(slots, part as usize, offset, out);
+        };
+        write_stream(writer, DIRECTORY + part, section.bytes, read).await?;
+    }
+    write_facts(cell, slots, writer).await?;
+    let tombstones = cell.shard.borrow().encode_tombstones(plan.meta.writers.len());
+    writer.section(SectionId(TOMBSTONES), tombstones.len() as u64).await?;
+    writer.write(&tombstones).await?;
+    for index in plan.meta.vectors.iter().map(|index| usize::from(*index)) {
+        let Some(view) = plan.view.vector(index) else { continue };
+        for (part, section) in (0..).zip(view.image_plan(slots)) {
+            let read = |offset, out: &mut [u8]| view.image_read(slots, part as usize, offset, out);
+            write_stream(writer, vector_section(index) + part, section.bytes, read).await?;
+        }
+    }
+    write_properties(cell, &mut plan.meta, writer).await
+}
+
+/// Writes a section that can be read in pieces.
+async fn write_stream<D: Device>(
+    writer: &mut ImageWriter<D>,
+    section: u32,
+    bytes: u64,
+    read: impl Fn(u64, &mut [u8]),
+) -> Result<(), CheckpointError> {
+    writer.section(SectionId(section), bytes).await?;
+    let mut piece =
+        vec![0; CHECKPOINT_CHUNK_BYTES.min(usize::try_from(bytes).unwrap_or(usize::MAX))];
+    let mut offset = 0;
+    while offset < bytes {
+        let left = usize::try_from(bytes - offset).unwrap_or(usize::MAX);
+        let piece = &mut piece[..left.min(CHECKPOINT_CHUNK_BYTES)];
+        read(offset, piece);
+        writer.write(piece).await?;
+        offset += piece.len() as u64;
+        yield_now().await;
+    }
+    Ok(())
+}
+
+async fn write_facts<D: Device>(
+    cell: &Rc<ShardCell<D>>,
+    slots: u32,
+    writer: &mut ImageWriter<D>,
+) -> Result<(), CheckpointError> {
+    let per_piece = u32::try_from(CHECKPOINT_CHUNK_BYTES / FACTS_BYTES).expect("a few thousand");
+    writer.section(SectionId(SLOTS), u64::from(slots) * FACTS_BYTES as u64).await?;
+    let mut piece = Vec::with_capacity(CHECKPOINT_CHUNK_BYTES);
+    let mut first = 0;
+    while first < slots {
+        let end = slots.min(first + per_piece);
+        piece.clear();
+        cell.shard.borrow().encode_facts(first..end, &mut piece);
+        writer.write(&piece).await?;
+        first = end;
+        yield_now().await;
+    }
+    Ok(())
+}
+
+async fn write_properties<D: Device>(
+    cell: &Rc<ShardCell<D>>,
+    meta: &mut ImageMeta,
+    writer: &mut ImageWriter<D>,
+) -> Result<(), CheckpointError> {
+    let in_memory = cell.shard.borrow().properties().memory_bytes();
+    let section_bytes = PROPERTY_SECTION_BYTES.max(in_memory / PROPERTY_SECTIONS_AIM);
+    let mut cursor = PropertyCursor::default();
+    let mut more = !meta.layout.is_empty();
+    while more {
+        let mut chunk = Vec::new();
+        while more && chunk.len() < section_bytes {
+            let aim = chunk.len() + PROPERTY_STEP_BYTES;
+            let shard = cell.shard.borrow();
+            more = shard.properties().encode_chunk(&mut cursor, meta.slots, aim, &mut chunk);
+            drop(shard);
+            yield_now().await;
+        }
+        let section = SectionId(PROPERTIES + meta.property_sections);
+        writer.section(section, chunk.len() as u64).await?;
+        writer.write(&chunk).await?;
+        meta.property_sections += 1;
+    }
+    Ok(())
+}
+
+/// An image in the making; ends the pause of the shard when dropped, also in an await.
+struct Imaging<D: Device, C: Clock> {
+    engine: Engine<D, C>,
+    cell: Rc<ShardCell<D>>,
+}
+
+impl<D: Device, C: Clock> Imaging<D, C> {
+    fn begin(engine: &Engine<D, C>, cell: &Rc<ShardCell<D>>) -> Self {
+        let mut book = cell.book.borrow_mut();
+        assert!(!book.imaging, "one image of a shard at a time");
+        book.imaging = true;
+        drop(book);
+        Self { engine: engine.clone(), cell: Rc::clone(cell) }
+    }
+}
+
+impl<D: Device, C: Clock> Drop for Imaging<D, C> {
+    fn drop(&mut self) {
+        let mut shard = self.cell.shard.borrow_mut();
+        if shard.is_imaging() {
+            shard.end_image();
+        }
+        drop(shard);
+        self.cell.book.borrow_mut().imaging = false;
+        self.engine.inner.settled.notify();
+        self.engine.wake_background();
+    }
+}

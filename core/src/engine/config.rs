@@ -1,0 +1,93 @@
+//! What an engine is made for, and what opening it reports.
+
+use heddle_types::{NodeId, ShardId};
+
+use crate::objects::MEMTABLE_BYTES_DEFAULT;
+use crate::wal::WalConfig;
+
+impl EngineConfig {
+    /// A configuration with the usual thresholds for one core of a node.
+    #[must_use]
+    pub fn new(node: NodeId, boot: u32, core: u32) -> Self {
+        Self {
+            core,
+            node,
+            boot,
+            wal: WalConfig::default(),
+            log_indexes: vec![core],
+            memory_bytes_max: u64::MAX,
+            checkpoint_log_bytes: CHECKPOINT_LOG_BYTES_DEFAULT,
+            log_bytes_max: LOG_BYTES_MAX_DEFAULT,
+            memtable_bytes: MEMTABLE_BYTES_DEFAULT as usize,
+        }
+    }
+}
+
+/// Log bytes of one shard after which its image is due (256 MiB: a replay of a second or two).
+pub const CHECKPOINT_LOG_BYTES_DEFAULT: u64 = 256 << 20;
+/// Log bytes of a core after which all images are due (1 GiB).
+pub const LOG_BYTES_MAX_DEFAULT: u64 = 1 << 30;
+
+/// What an engine is made for.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// The home core; part of every stamp.
+    pub core: u32,
+    /// The node; part of every stamp.
+    pub node: NodeId,
+    /// Start counter of the node; part of every stamp.
+    pub boot: u32,
+    /// Log sizes.
+    pub wal: WalConfig,
+    /// Logs to recover. The first is the one that this engine appends to; the others are left by
+    /// a run with more cores, and are removed once every shard has a checkpoint.
+    pub log_indexes: Vec<u32>,
+    /// Arena, property index and object buffer bytes above which puts are refused.
+    pub memory_bytes_max: u64,
+    /// A shard is due for a checkpoint when this many log bytes were applied to it since its last.
+    pub checkpoint_log_bytes: u64,
+    /// Every shard with changes is due once the log holds this many bytes.
+    pub log_bytes_max: u64,
+    /// Row bytes that a shard keeps in memory before they are written to a segment.
+    pub memtable_bytes: usize,
+}
+
+/// How far opening has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// The image of a shard was loaded (or it has none).
+    ShardLoaded {
+        /// The shard.
+        shard: ShardId,
+        /// Its objects in the image.
+        objects: u64,
+    },
+    /// Log records were read since the last report.
+    LogReplayed {
+        /// The log.
+        log_index: u32,
+        /// Records read so far.
+        records: u64,
+    },
+}
+
+/// What opening found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct OpenReport {
+    /// Live objects.
+    pub objects: u64,
+    /// Log records applied to a shard.
+    pub records_applied: u64,
+    /// Log records that an image already held.
+    pub records_superseded: u64,
+    /// Log records of shards that no longer exist.
+    pub records_of_dropped_shards: u64,
+    /// Where a torn batch was cut from the log: file and offset. It was never acknowledged.
+    pub torn_at: Option<(String, u64)>,
+    /// Shards whose graph was unusable and is built again in the background.
+    pub graphs_to_rebuild: Vec<ShardId>,
+    /// Shards whose property indexes were unusable and were built again from the rows.
+    pub properties_rebuilt: Vec<ShardId>,
+    /// Files that nobody here wrote; they are left alone.
+    pub foreign_files: Vec<String>,
+}

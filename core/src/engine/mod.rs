@@ -1,0 +1,194 @@
+//! Everything that one home core does for its shards; no glommio.
+//!
+//! A write is checked, stamped and appended to the core's log; when its record is durable it is
+//! applied to its shard, in log order, and then the caller gets its answer. So an answer means:
+//! on disk, and visible to get and search. Nothing is visible before it is durable.
+//!
+//! The engine has no threads and no timers. A driver runs [`Engine::run_wal`], and calls the steps
+//! of `index_batch` / `link_batch`, `sweep_step`, `maintain` and `checkpoint` when it has time.
+//!
+//! Invariants:
+//! - Records are applied in the order of their positions, each in one uninterrupted step.
+//! - No borrow of a shard lives across an await.
+//! - A record is removed from the log only when an image of its shard covers it.
+
+mod apply;
+mod background;
+mod checkpoint;
+mod config;
+mod error;
+mod load;
+mod pending;
+mod read;
+mod recover;
+mod shards;
+mod status;
+mod types;
+mod write;
+mod yielding;
+
+pub(crate) use background::Lease;
+pub use background::{IndexBatch, IndexedBatch, LinkProgress};
+pub use config::{
+    CHECKPOINT_LOG_BYTES_DEFAULT, EngineConfig, LOG_BYTES_MAX_DEFAULT, OpenReport, Progress,
+};
+pub use error::EngineError;
+pub use status::{EngineStatus, ShardStatus};
+pub use types::{ItemVector, Object, PutItem, PutMode, Want, Written};
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use heddle_index::Quiescence;
+use heddle_types::{ApiError, Clock, Device, Lsn, ObjectId, ShardId, StampSource};
+use rustc_hash::FxHashMap;
+
+use crate::shard::{Shard, ShardView};
+use crate::wal::{Signal, Wal};
+use pending::{Busy, Pending};
+
+/// The engine of one home core. Clones share it; it stays on its core.
+pub struct Engine<D: Device, C: Clock> {
+    inner: Rc<Inner<D, C>>,
+}
+
+impl<D: Device, C: Clock> Clone for Engine<D, C> {
+    fn clone(&self) -> Self {
+        Self { inner: Rc::clone(&self.inner) }
+    }
+}
+
+struct Inner<D: Device, C: Clock> {
+    device: D,
+    clock: C,
+    config: EngineConfig,
+    quiescence: Arc<Quiescence>,
+    wal: Wal<D>,
+    state: RefCell<State<D>>,
+    /// Records were queued; the applier waits here.
+    queued: Signal,
+    /// Records were applied, merges ended, rows were flushed; writers wait here.
+    settled: Signal,
+    /// Views changed.
+    published: Signal,
+    /// There may be background work again.
+    background: Signal,
+}
+
+struct State<D: Device> {
+    shards: BTreeMap<ShardId, Rc<ShardCell<D>>>,
+    stamps: StampSource,
+    pending: VecDeque<Pending>,
+    busy: FxHashMap<(ShardId, ObjectId), Busy>,
+    applied_lsn: Lsn,
+    view_version: u64,
+    /// Events beside applied records that may have made background work.
+    background_events: u64,
+    /// The log failed; every write is refused.
+    failed: bool,
+    /// The shard that background work looked at last.
+    turn: ShardId,
+    /// Directories of logs that only shards without a new image still need.
+    old_logs: Vec<u32>,
+    memory: MemoryGauge,
+}
+
+/// Memory in use, measured again after some bytes of writes.
+#[derive(Clone, Copy, Default)]
+struct MemoryGauge {
+    total_bytes: u64,
+    written_since_bytes: u64,
+    measured: bool,
+}
+
+/// A shard and what the engine keeps beside it.
+struct ShardCell<D: Device> {
+    id: ShardId,
+    shard: RefCell<Shard<D>>,
+    book: RefCell<Book>,
+    /// Gone from the engine; whatever still runs for it stops.
+    dropped: Cell<bool>,
+}
+
+/// What the log and the image of a shard have in common.
+#[derive(Clone, Copy, Debug, Default)]
+struct Book {
+    /// The first applied record that no image holds; the log must keep it.
+    first_unimaged: Option<Lsn>,
+    /// While an image is written: the first record applied since it began.
+    first_since_begin: Option<Lsn>,
+    /// Log bytes applied since the last image began.
+    log_bytes: u64,
+    /// Generation of the last image; 0 before the first.
+    generation: u64,
+    /// Position that the last image covers.
+    covers: Lsn,
+    /// When the last image was committed, microseconds since the Unix epoch; 0 before the first.
+    imaged_us: u64,
+    /// An image is being written.
+    imaging: bool,
+    /// Records from another log than the own one were applied since the last image.
+    needs_image: bool,
+    /// A link failed for lack of memory; linking pauses until the next image.
+    link_failed: bool,
+    /// A durable record could not be applied; the shard refuses writes until it is opened again.
+    poisoned: bool,
+    /// Rows are being written to a segment.
+    flushing: bool,
+    /// Segments are being rewritten.
+    compacting: bool,
+    /// The last flush of rows met a full disk.
+    disk_full: bool,
+}
+
+impl<D: Device, C: Clock> Engine<D, C> {
+    fn cell(&self, shard: ShardId) -> Result<Rc<ShardCell<D>>, ApiError> {
+        let state = self.inner.state.borrow();
+        state.shards.get(&shard).cloned().ok_or_else(|| error::no_shard(shard))
+    }
+
+    fn cells(&self) -> Vec<Rc<ShardCell<D>>> {
+        self.inner.state.borrow().shards.values().cloned().collect()
+    }
+
+    /// What other cores see of a shard; `None` when it is not here.
+    #[must_use]
+    pub fn view(&self, shard: ShardId) -> Option<Arc<ShardView>> {
+        let state = self.inner.state.borrow();
+        let cell = state.shards.get(&shard)?;
+        Some(Arc::clone(cell.shard.borrow().view()))
+    }
+
+    /// The views of all shards, by shard.
+    #[must_use]
+    pub fn views(&self) -> Vec<Arc<ShardView>> {
+        let cells = self.cells();
+        cells.iter().map(|cell| Arc::clone(cell.shard.borrow().view())).collect()
+    }
+
+    /// Grows whenever some view changed: a shard came or went, or an arena moved.
+    #[must_use]
+    pub fn view_version(&self) -> u64 {
+        self.inner.state.borrow().view_version
+    }
+
+    /// Waits until the version is another than `seen`, and returns it.
+    pub async fn view_changed(&self, seen: u64) -> u64 {
+        self.inner.published.wait_until(|| self.view_version() != seen).await;
+        self.view_version()
+    }
+
+    fn views_changed(&self) {
+        self.inner.state.borrow_mut().view_version += 1;
+        self.inner.published.notify();
+    }
+
+    /// Publishes a shard again if one of its arenas moved.
+    fn republish(&self, shard: &mut Shard<D>) {
+        if shard.republish() {
+            self.views_changed();
+        }
+    }
+}

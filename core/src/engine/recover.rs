@@ -1,0 +1,267 @@
+//! Opening: images, then the log behind them.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use heddle_index::Quiescence;
+use heddle_types::{Clock, Device, DeviceError, Hlc, Lsn, ShardId, StampSource};
+use rustc_hash::FxHashMap;
+
+use super::config::{EngineConfig, OpenReport, Progress};
+use super::load::Loader;
+use super::{Engine, EngineError, Inner, MemoryGauge, ShardCell, State};
+use crate::objects::{ObjectConfig, ObjectError};
+use crate::shard::record::{decode_delete, decode_put};
+use crate::shard::{Applied, ShardSpec};
+use crate::wal::{Record, RecordKind, Recovery, Signal, Wal, WalError};
+
+/// Parent of all log directories.
+pub(super) const LOGS: &str = "logs";
+/// Records between two reports of progress.
+const PROGRESS_EVERY_RECORDS: u64 = 65_536;
+
+/// Directory of a log.
+pub(super) fn log_directory(log_index: u32) -> String {
+    format!("{LOGS}/{log_index:04}")
+}
+
+/// The directory above; the root for a name without one.
+pub(super) fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+pub(super) fn object_config(config: &EngineConfig) -> ObjectConfig {
+    ObjectConfig { memtable_bytes: config.memtable_bytes as u64 }
+}
+
+/// The log positions that an image speaks about.
+#[derive(Clone, Copy)]
+pub(super) struct Covered {
+    pub(super) log_index: u32,
+    pub(super) covers: Lsn,
+}
+
+/// A shard as its image has it.
+pub(super) struct Opened<D: Device> {
+    pub(super) cell: Rc<ShardCell<D>>,
+    pub(super) covered: Option<Covered>,
+}
+
+impl<D: Device, C: Clock> Engine<D, C> {
+    /// Loads the images of all shards and replays the logs.
+    ///
+    /// Errors: damage is named and nothing is changed; a shard without a directory is made new.
+    /// Memory: what the shards need, and one log window; rows are flushed on the way. Afterwards
+    /// run [`Engine::run_wal`].
+    pub async fn open(
+        device: D,
+        clock: C,
+        config: EngineConfig,
+        quiescence: Arc<Quiescence>,
+        shards: Vec<ShardSpec>,
+        progress: impl Fn(Progress),
+    ) -> Result<(Self, OpenReport), EngineError> {
+        let mut report = OpenReport::default();
+        let mut opened = BTreeMap::new();
+        let mut newest = Hlc::default();
+        for spec in shards {
+            let id = spec.id;
+            let loader = Loader { device: &device, config: &config, quiescence: &quiescence };
+            let shard = loader.load(spec, &mut report).await?;
+            newest = newest.max(shard.cell.shard.borrow().newest_hlc());
+            let objects = shard.cell.shard.borrow().live_count();
+            progress(Progress::ShardLoaded { shard: id, objects });
+            opened.insert(id, shard);
+        }
+        let replay = Replay { shards: &opened, progress: &progress };
+        let (own, old) = config.log_indexes.split_first().unwrap_or((&0, &[]));
+        for log_index in old {
+            let directory = log_directory(*log_index);
+            let recovery = Recovery::open(device.clone(), &directory, config.wal).await?;
+            replay.read(recovery, *log_index, IsOwn::No, &mut newest, &mut report).await?;
+        }
+        let directory = log_directory(*own);
+        let recovery = Recovery::open(device.clone(), &directory, config.wal).await?;
+        let recovery = replay.read(recovery, *own, IsOwn::Yes, &mut newest, &mut report).await?;
+        let (wal, found) = recovery.finish().await?;
+        check_covers(&opened, *own, found.first_lsn, found.next_lsn)?;
+        report.foreign_files.extend(found.foreign);
+        report.torn_at = found.cut;
+        let old_logs = old.to_vec();
+        let engine = Self::assemble(device, clock, config, quiescence, wal, opened, newest);
+        engine.inner.state.borrow_mut().old_logs = old_logs;
+        engine.note_old_logs();
+        report.objects = engine.cells().iter().map(|c| c.shard.borrow().live_count()).sum();
+        Ok((engine, report))
+    }
+
+    fn assemble(
+        device: D,
+        clock: C,
+        config: EngineConfig,
+        quiescence: Arc<Quiescence>,
+        wal: Wal<D>,
+        opened: BTreeMap<ShardId, Opened<D>>,
+        newest: Hlc,
+    ) -> Self {
+        let stamps = StampSource::new(config.node, config.boot, config.core, newest);
+        let shards = opened.into_iter().map(|(id, opened)| (id, opened.cell)).collect();
+        let state = State {
+            shards,
+            stamps,
+            pending: VecDeque::new(),
+            busy: FxHashMap::default(),
+            applied_lsn: Lsn(wal.next_lsn().0 - 1),
+            view_version: 1,
+            background_events: 0,
+            failed: false,
+            turn: ShardId(0),
+            old_logs: Vec::new(),
+            memory: MemoryGauge::default(),
+        };
+        let inner = Inner {
+            device,
+            clock,
+            config,
+            quiescence,
+            wal,
+            state: RefCell::new(state),
+            queued: Signal::default(),
+            settled: Signal::default(),
+            published: Signal::default(),
+            background: Signal::default(),
+        };
+        Self { inner: Rc::new(inner) }
+    }
+
+    /// Shards of a run with other logs need an image of their own before those logs may go.
+    fn note_old_logs(&self) {
+        if !self.inner.state.borrow().old_logs.is_empty() {
+            self.cells().iter().for_each(|cell| cell.book.borrow_mut().needs_image = true);
+        }
+    }
+}
+
+/// An image must not speak of records that the log never had: then the log is another one.
+fn check_covers<D: Device>(
+    opened: &BTreeMap<ShardId, Opened<D>>,
+    log_index: u32,
+    first: Lsn,
+    next: Lsn,
+) -> Result<(), WalError> {
+    let own = opened.values().filter_map(|opened| opened.covered);
+    let own = own.filter(|covered| covered.log_index == log_index);
+    match own.map(|covered| covered.covers).max() {
+        Some(needed) if needed >= next => Err(WalError::Missing { first, next, needed }),
+        _ => Ok(()),
+    }
+}
+
+/// Is this the log that the engine will append to?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum IsOwn {
+    Yes,
+    No,
+}
+
+struct Replay<'a, D: Device> {
+    shards: &'a BTreeMap<ShardId, Opened<D>>,
+    progress: &'a dyn Fn(Progress),
+}
+
+impl<D: Device> Replay<'_, D> {
+    /// Applies every record of a log that is not in an image, and flushes rows between batches.
+    async fn read(
+        &self,
+        mut recovery: Recovery<D>,
+        log_index: u32,
+        is_own: IsOwn,
+        newest: &mut Hlc,
+        report: &mut OpenReport,
+    ) -> Result<Recovery<D>, EngineError> {
+        let mut records = 0;
+        while let Some(batch) = recovery.next_batch().await? {
+            for record in batch.records() {
+                *newest = (*newest).max(record.stamp.hlc);
+                self.apply(&record, log_index, is_own, report)?;
+                records += 1;
+                if records % PROGRESS_EVERY_RECORDS == 0 {
+                    (self.progress)(Progress::LogReplayed { log_index, records });
+                }
+            }
+            self.flush_full().await?;
+        }
+        (self.progress)(Progress::LogReplayed { log_index, records });
+        Ok(recovery)
+    }
+
+    fn apply(
+        &self,
+        record: &Record<'_>,
+        log_index: u32,
+        is_own: IsOwn,
+        report: &mut OpenReport,
+    ) -> Result<(), EngineError> {
+        let Some(opened) = self.shards.get(&record.shard) else {
+            report.records_of_dropped_shards += 1;
+            return Ok(());
+        };
+        let is_covered = opened
+            .covered
+            .is_some_and(|covered| covered.log_index == log_index && record.lsn <= covered.covers);
+        if is_covered {
+            report.records_superseded += 1;
+            return Ok(());
+        }
+        let shard = record.shard;
+        let unreadable = |source| EngineError::Record { shard, source };
+        let mut target = opened.cell.shard.borrow_mut();
+        let applied = match record.kind {
+            RecordKind::Put => {
+                let put = decode_put(record.payload).map_err(unreadable)?;
+                target
+                    .apply_put(&record.stamp, put.id, put.created_us, &put.vectors, put.row)
+                    .map_err(|source| EngineError::Apply { shard, source })?
+            }
+            RecordKind::Delete => {
+                let id = decode_delete(record.payload).map_err(unreadable)?;
+                target.apply_delete(&record.stamp, id)
+            }
+        };
+        target.republish();
+        match applied {
+            Applied::Done { .. } => report.records_applied += 1,
+            Applied::Superseded => report.records_superseded += 1,
+        }
+        let mut book = opened.cell.book.borrow_mut();
+        match is_own {
+            IsOwn::Yes => book.note(record.lsn, record.payload.len() as u64),
+            IsOwn::No => book.needs_image = true,
+        }
+        Ok(())
+    }
+
+    async fn flush_full(&self) -> Result<(), EngineError> {
+        for opened in self.shards.values() {
+            let job = {
+                let mut shard = opened.cell.shard.borrow_mut();
+                if !shard.objects.needs_flush() {
+                    continue;
+                }
+                shard.objects.begin_flush()
+            };
+            let Some(job) = job else { continue };
+            let flushed = job.run().await;
+            let finished = opened.cell.shard.borrow_mut().objects.finish_flush(flushed);
+            let shard = opened.cell.id;
+            match finished {
+                // A full disk must not keep a node from starting; the rows stay in memory.
+                Ok(()) | Err(ObjectError::Device(DeviceError::NoSpace { .. })) => {}
+                Err(source) => return Err(EngineError::Objects { shard, source }),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+//! What an engine tells about itself.
+
+use heddle_types::{Clock, Device, ShardId};
+
+use super::Engine;
+use crate::objects::ObjectStats;
+use crate::shard::ShardMemory;
+use crate::wal::WalStats;
+
+/// State of one home core. Cost of taking it: a few hundred ns a shard.
+#[derive(Clone, Debug)]
+pub struct EngineStatus {
+    /// The home core.
+    pub core: u32,
+    /// Counters of the log.
+    pub wal: WalStats,
+    /// Last record that was applied.
+    pub applied_lsn: u64,
+    /// Writes that wait for the log or for being applied.
+    pub writes_in_flight: u64,
+    /// The log failed; no write is accepted.
+    pub failed: bool,
+    /// The shards, by id.
+    pub shards: Vec<ShardStatus>,
+}
+
+/// State of one shard.
+#[derive(Clone, Debug)]
+pub struct ShardStatus {
+    /// The shard.
+    pub id: ShardId,
+    /// Name of its collection.
+    pub collection: String,
+    /// Live objects.
+    pub objects: u64,
+    /// Deletions that are remembered.
+    pub tombstones: u64,
+    /// Dead slots that are not free yet.
+    pub dead_slots: u64,
+    /// Vectors that are scanned because they are not in a graph yet, over all vectors.
+    pub tail: u64,
+    /// Memory by use.
+    pub memory: ShardMemory,
+    /// Rows in memory and on disk.
+    pub rows: ObjectStats,
+    /// Log bytes applied since the last image began.
+    pub log_bytes: u64,
+    /// Position that the last image covers; 0 before the first.
+    pub image_covers: u64,
+    /// Age of the last image, microseconds; `None` before the first.
+    pub image_age_us: Option<u64>,
+    /// A durable write could not be applied; writes are refused until a restart.
+    pub poisoned: bool,
+}
+
+impl<D: Device, C: Clock> Engine<D, C> {
+    /// Takes the state.
+    #[must_use]
+    pub fn status(&self) -> EngineStatus {
+        let shards = self.cells().iter().map(|cell| self.shard_status(cell)).collect();
+        let state = self.inner.state.borrow();
+        EngineStatus {
+            core: self.inner.config.core,
+            wal: self.inner.wal.stats(),
+            applied_lsn: state.applied_lsn.0,
+            writes_in_flight: state.pending.len() as u64,
+            failed: state.failed,
+            shards,
+        }
+    }
+
+    fn shard_status(&self, cell: &super::ShardCell<D>) -> ShardStatus {
+        let shard = cell.shard.borrow();
+        let book = cell.book.borrow();
+        let tails = shard.vectors().map(|(_, vector)| u64::from(vector.view().stats().tail));
+        let now_us = self.inner.clock.unix_us();
+        let has_image = book.generation > 0;
+        ShardStatus {
+            id: cell.id,
+            collection: shard.spec.config.name.clone(),
+            objects: shard.live_count(),
+            tombstones: shard.tombstone_count(),
+            dead_slots: u64::from(shard.directory().dead_count()),
+            tail: tails.sum(),
+            memory: shard.memory(),
+            rows: shard.objects.stats(),
+            log_bytes: book.log_bytes,
+            image_covers: book.covers.0,
+            image_age_us: has_image.then(|| now_us.saturating_sub(book.imaged_us)),
+            poisoned: book.poisoned,
+        }
+    }
+}

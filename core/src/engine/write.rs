@@ -1,0 +1,414 @@
+//! From a request to log records: checking, resolving, stamping, appending.
+
+use std::rc::Rc;
+
+use heddle_types::row::{decode_row, encode_row};
+use heddle_types::{ApiError, Clock, Device, ErrorCode, Lsn, ObjectId, ShardId, Stamp};
+
+use super::error::append_refused;
+use super::pending::{Batch, Change, Outcome, Pending};
+use super::types::{ItemVector, PutItem, PutMode, Written};
+use super::yielding::yield_now;
+use super::{Engine, ShardCell};
+use crate::objects::ObjectError;
+use crate::shard::record::encode_put_head;
+use crate::shard::updated_us;
+use crate::validate::{check_batch, check_item};
+use crate::wal::{RecordKind, WalError};
+
+/// Objects that are appended before other tasks may run: about 100 us.
+const APPENDS_PER_TURN: usize = 16;
+/// Bytes of writes after which memory is measured again.
+const MEASURE_EVERY_BYTES: u64 = 1 << 20;
+/// A row that a compaction moves is looked up again; it cannot move faster than it is read.
+const READ_ATTEMPTS_MAX: usize = 8;
+
+/// A write that is resolved and not in the log yet.
+enum NewWrite {
+    Put { vectors: Vec<ItemVector>, row: Vec<u8> },
+    Delete,
+}
+
+/// What the log said about a write.
+struct Appended {
+    lsn: Lsn,
+    stamp: Stamp,
+    created_us: i64,
+    log_bytes: u64,
+}
+
+/// Which result of which call a write answers.
+struct Answer<'a> {
+    batch: &'a Rc<Batch>,
+    position: usize,
+}
+
+impl<D: Device, C: Clock> Engine<D, C> {
+    /// Puts objects; resolves when every accepted one is durable and visible to get and search.
+    ///
+    /// One result an item, in order. An error of an item: it was not applied, unless its code is
+    /// `Unknown`. An error of the call: nothing was applied. Items of one id take effect in order.
+    /// A merge reads the object from the device. Needs [`Engine::run_wal`] to be running; what was
+    /// appended takes effect also when the future is dropped.
+    pub async fn put(
+        &self,
+        shard: ShardId,
+        mode: PutMode,
+        items: Vec<PutItem>,
+    ) -> Result<Vec<Result<Written, ApiError>>, ApiError> {
+        check_batch(items.len())?;
+        let cell = self.cell(shard)?;
+        self.check_writable(&cell)?;
+        self.check_memory()?;
+        let batch = Batch::new(items.len());
+        for (position, item) in items.into_iter().enumerate() {
+            if position % APPENDS_PER_TURN == APPENDS_PER_TURN - 1 {
+                yield_now().await;
+            }
+            let answer = Answer { batch: &batch, position };
+            if let Err(error) = self.put_one(&cell, mode, item, &answer).await {
+                batch.resolve(position, Err(error));
+            }
+        }
+        let results = batch.wait().await.into_iter();
+        let written = results.map(|result| {
+            result.map(|Outcome { stamp, created_us, existed }| Written {
+                stamp,
+                created_us,
+                created: !existed,
+            })
+        });
+        Ok(written.collect())
+    }
+
+    /// Deletes objects; resolves when every deletion is durable. Did each exist?
+    ///
+    /// Errors as for [`Engine::put`]. An object that does not exist is not an error and costs no
+    /// log record.
+    pub async fn delete(
+        &self,
+        shard: ShardId,
+        ids: Vec<ObjectId>,
+    ) -> Result<Vec<Result<bool, ApiError>>, ApiError> {
+        check_batch(ids.len())?;
+        let cell = self.cell(shard)?;
+        self.check_writable(&cell)?;
+        let batch = Batch::new(ids.len());
+        for (position, id) in ids.into_iter().enumerate() {
+            if position % APPENDS_PER_TURN == APPENDS_PER_TURN - 1 {
+                yield_now().await;
+            }
+            let answer = Answer { batch: &batch, position };
+            if let Err(error) = self.delete_one(&cell, id, &answer).await {
+                batch.resolve(position, Err(error));
+            }
+        }
+        let results = batch.wait().await.into_iter();
+        Ok(results.map(|result| result.map(|outcome| outcome.existed)).collect())
+    }
+
+    async fn put_one(
+        &self,
+        cell: &Rc<ShardCell<D>>,
+        mode: PutMode,
+        item: PutItem,
+        answer: &Answer<'_>,
+    ) -> Result<(), ApiError> {
+        self.check_item(cell, &item, mode)?;
+        self.rows_fit(cell).await?;
+        if mode == PutMode::Merge {
+            return self.merge_one(cell, item, answer).await;
+        }
+        let write = NewWrite::Put { vectors: item.vectors, row: item.properties };
+        self.inner.settled.wait_until(|| !self.is_merging(cell.id, item.id)).await;
+        self.append(cell, item.id, write, answer, || !self.is_merging(cell.id, item.id)).await
+    }
+
+    async fn delete_one(
+        &self,
+        cell: &Rc<ShardCell<D>>,
+        id: ObjectId,
+        answer: &Answer<'_>,
+    ) -> Result<(), ApiError> {
+        self.inner.settled.wait_until(|| !self.is_merging(cell.id, id)).await;
+        let exists = cell.shard.borrow().slot_of(&id).is_some();
+        if !exists && self.in_flight(cell.id, id) == 0 {
+            let outcome = Outcome { stamp: Stamp::default(), created_us: 0, existed: false };
+            answer.batch.resolve(answer.position, Ok(outcome));
+            return Ok(());
+        }
+        self.append(cell, id, NewWrite::Delete, answer, || !self.is_merging(cell.id, id)).await
+    }
+
+    /// Reads what is there, lays the item over it and writes the whole. Other writes to the object
+    /// wait, so that no field of theirs is lost.
+    async fn merge_one(
+        &self,
+        cell: &Rc<ShardCell<D>>,
+        item: PutItem,
+        answer: &Answer<'_>,
+    ) -> Result<(), ApiError> {
+        let id = item.id;
+        self.inner.settled.wait_until(|| !self.is_merging(cell.id, id)).await;
+        let _merging = Merging::begin(self, cell.id, id);
+        let is_quiet = || self.in_flight(cell.id, id) == 0 || self.inner.state.borrow().failed;
+        self.inner.settled.wait_until(is_quiet).await;
+        let write = match self.read_whole(cell, id).await? {
+            Some((row, vectors)) => NewWrite::Put {
+                row: merge_rows(&row, &item.properties)?,
+                vectors: merge_vectors(vectors, item.vectors),
+            },
+            None => NewWrite::Put { vectors: item.vectors, row: item.properties },
+        };
+        self.append(cell, id, write, answer, || true).await
+    }
+
+    /// Appends once the log has room and `may_append` holds, and queues the record for applying.
+    async fn append(
+        &self,
+        cell: &Rc<ShardCell<D>>,
+        id: ObjectId,
+        write: NewWrite,
+        answer: &Answer<'_>,
+        may_append: impl Fn() -> bool,
+    ) -> Result<(), ApiError> {
+        loop {
+            self.inner.settled.wait_until(&may_append).await;
+            self.check_writable(cell)?;
+            match self.try_append(cell, id, &write) {
+                Ok(appended) => {
+                    self.enqueue(cell.id, id, appended, write, answer);
+                    return Ok(());
+                }
+                Err(WalError::Backlog { .. }) => self.inner.wal.room().await,
+                Err(error) => return Err(append_refused(&error)),
+            }
+        }
+    }
+
+    fn try_append(
+        &self,
+        cell: &ShardCell<D>,
+        id: ObjectId,
+        write: &NewWrite,
+    ) -> Result<Appended, WalError> {
+        let now_us = self.inner.clock.unix_us();
+        let stamp = self.inner.state.borrow_mut().stamps.next(now_us);
+        let created_us = match write {
+            NewWrite::Put { .. } => self.created_us(cell, id).unwrap_or(updated_us(&stamp)),
+            NewWrite::Delete => 0,
+        };
+        let wal = &self.inner.wal;
+        let (lsn, bytes) = match write {
+            NewWrite::Put { vectors, row } => {
+                let mut head = Vec::new();
+                encode_put_head(&id, created_us, vectors, row.len(), &mut head);
+                let lsn = wal.append(cell.id, RecordKind::Put, &stamp, &[&head, row])?;
+                (lsn, head.len() + row.len())
+            }
+            NewWrite::Delete => {
+                (wal.append(cell.id, RecordKind::Delete, &stamp, &[&id.0])?, id.0.len())
+            }
+        };
+        Ok(Appended { lsn, stamp, created_us, log_bytes: bytes as u64 })
+    }
+
+    /// When the object was created, as the next record will find it.
+    fn created_us(&self, cell: &ShardCell<D>, id: ObjectId) -> Option<i64> {
+        let busy = self.inner.state.borrow().busy.get(&(cell.id, id)).copied();
+        if let Some(busy) = busy.filter(|busy| busy.in_flight > 0) {
+            return busy.created_us;
+        }
+        let shard = cell.shard.borrow();
+        shard.slot_of(&id).map(|slot| shard.facts(slot).created_us)
+    }
+
+    fn enqueue(
+        &self,
+        shard: ShardId,
+        id: ObjectId,
+        appended: Appended,
+        write: NewWrite,
+        answer: &Answer<'_>,
+    ) {
+        let Appended { lsn, stamp, created_us, log_bytes } = appended;
+        let change = match write {
+            NewWrite::Put { vectors, row } => Change::Put { created_us, vectors, row },
+            NewWrite::Delete => Change::Delete,
+        };
+        let mut state = self.inner.state.borrow_mut();
+        let busy = state.busy.entry((shard, id)).or_default();
+        busy.in_flight += 1;
+        busy.created_us = matches!(change, Change::Put { .. }).then_some(created_us);
+        state.memory.written_since_bytes += log_bytes;
+        let (batch, position) = (Rc::clone(answer.batch), answer.position);
+        let pending = Pending { lsn, shard, id, stamp, change, log_bytes, batch, position };
+        assert!(
+            state.pending.back().is_none_or(|last| last.lsn < lsn),
+            "records are queued in the order of the log"
+        );
+        state.pending.push_back(pending);
+        drop(state);
+        self.inner.queued.notify();
+    }
+
+    /// The stored row and vectors of an object, for a merge.
+    async fn read_whole(
+        &self,
+        cell: &ShardCell<D>,
+        id: ObjectId,
+    ) -> Result<Option<(Vec<u8>, Vec<ItemVector>)>, ApiError> {
+        for _ in 0..READ_ATTEMPTS_MAX {
+            let (read, vectors) = {
+                let shard = cell.shard.borrow();
+                let Some(slot) = shard.slot_of(&id) else { return Ok(None) };
+                (shard.objects.read(shard.facts(slot).location), shard.vectors_of(slot))
+            };
+            match read.await {
+                Ok(object) => return Ok(Some((object.row, vectors))),
+                Err(ObjectError::NotThere { .. }) => {}
+                Err(error) => return Err(super::read::unreadable(id, &error)),
+            }
+        }
+        Err(ApiError::internal(format!("object {id} has no place that can be read")))
+    }
+
+    fn check_item(
+        &self,
+        cell: &ShardCell<D>,
+        item: &PutItem,
+        mode: PutMode,
+    ) -> Result<(), ApiError> {
+        let config = std::sync::Arc::clone(&cell.shard.borrow().spec.config);
+        check_item(&config, item, mode)?;
+        let unknown =
+            |vector: &&ItemVector| config.vectors[usize::from(vector.index)].dims.is_none();
+        match item.vectors.iter().find(unknown) {
+            None => Ok(()),
+            Some(vector) => Err(ApiError::transient(
+                ErrorCode::Unavailable,
+                format!("the dimension of vector number {} is not fixed yet", vector.index),
+            )),
+        }
+    }
+
+    fn check_writable(&self, cell: &ShardCell<D>) -> Result<(), ApiError> {
+        if cell.dropped.get() {
+            return Err(super::error::no_shard(cell.id));
+        }
+        let refuse = |why: &str| {
+            let message = format!("shard {} takes no writes: {why}", cell.id);
+            Err(ApiError::transient(ErrorCode::Unavailable, message))
+        };
+        if self.inner.state.borrow().failed {
+            return refuse("the log failed");
+        }
+        if cell.book.borrow().poisoned {
+            return refuse("a durable write could not be applied; restart the node");
+        }
+        Ok(())
+    }
+
+    /// Refuses puts while the budget is used up; deletes and reads go on.
+    fn check_memory(&self) -> Result<(), ApiError> {
+        let gauge = self.inner.state.borrow().memory;
+        if !gauge.measured || gauge.written_since_bytes >= MEASURE_EVERY_BYTES {
+            self.measure_memory();
+        }
+        let gauge = self.inner.state.borrow().memory;
+        let used = gauge.total_bytes + gauge.written_since_bytes;
+        let limit = self.inner.config.memory_bytes_max;
+        if used <= limit {
+            return Ok(());
+        }
+        let message = format!("core {} uses {used} bytes of {limit}", self.inner.config.core);
+        Err(ApiError::transient(ErrorCode::MemoryFull, message))
+    }
+
+    fn measure_memory(&self) {
+        let total = self.cells().into_iter().map(|cell| {
+            let shard = cell.shard.borrow();
+            shard.memory().total_bytes() + shard.objects.stats().memory_bytes
+        });
+        let total_bytes = total.sum();
+        let mut state = self.inner.state.borrow_mut();
+        state.memory.total_bytes = total_bytes;
+        state.memory.written_since_bytes = 0;
+        state.memory.measured = true;
+    }
+
+    /// Waits while too many rows wait for a flush.
+    async fn rows_fit(&self, cell: &ShardCell<D>) -> Result<(), ApiError> {
+        let is_over = || cell.shard.borrow().objects.is_over_limit();
+        let is_full = || cell.book.borrow().disk_full;
+        let stops = || cell.dropped.get() || self.inner.state.borrow().failed;
+        self.inner.settled.wait_until(|| !is_over() || is_full() || stops()).await;
+        if is_over() && is_full() {
+            let message = format!("rows of shard {} cannot be written: disk full", cell.id);
+            return Err(ApiError::transient(ErrorCode::DiskFull, message));
+        }
+        Ok(())
+    }
+
+    fn is_merging(&self, shard: ShardId, id: ObjectId) -> bool {
+        self.inner.state.borrow().busy.get(&(shard, id)).is_some_and(|busy| busy.merging)
+    }
+
+    fn in_flight(&self, shard: ShardId, id: ObjectId) -> u32 {
+        self.inner.state.borrow().busy.get(&(shard, id)).map_or(0, |busy| busy.in_flight)
+    }
+}
+
+/// Holds an object for a merge; lets go when dropped, also in the middle of an await.
+struct Merging<D: Device, C: Clock> {
+    engine: Engine<D, C>,
+    key: (ShardId, ObjectId),
+}
+
+impl<D: Device, C: Clock> Merging<D, C> {
+    fn begin(engine: &Engine<D, C>, shard: ShardId, id: ObjectId) -> Self {
+        let key = (shard, id);
+        let mut state = engine.inner.state.borrow_mut();
+        let busy = state.busy.entry(key).or_default();
+        assert!(!busy.merging, "merges of one object wait for each other");
+        busy.merging = true;
+        drop(state);
+        Self { engine: engine.clone(), key }
+    }
+}
+
+impl<D: Device, C: Clock> Drop for Merging<D, C> {
+    fn drop(&mut self) {
+        let mut state = self.engine.inner.state.borrow_mut();
+        let busy = state.busy.get_mut(&self.key).expect("a merging object is busy");
+        busy.merging = false;
+        if busy.in_flight == 0 {
+            state.busy.remove(&self.key);
+        }
+        drop(state);
+        self.engine.inner.settled.notify();
+    }
+}
+
+fn merge_rows(old: &[u8], new: &[u8]) -> Result<Vec<u8>, ApiError> {
+    let decode = |row: &[u8]| {
+        decode_row(row).map_err(|error| ApiError::internal(format!("stored row: {error}")))
+    };
+    let mut properties = decode(old)?;
+    properties.extend(decode(new)?);
+    let mut merged = Vec::new();
+    if !properties.is_empty() {
+        encode_row(&properties, &mut merged).map_err(|error| {
+            ApiError::new(ErrorCode::TooLarge, format!("merged object: {error}"), "fewer bytes")
+        })?;
+    }
+    Ok(merged)
+}
+
+fn merge_vectors(old: Vec<ItemVector>, new: Vec<ItemVector>) -> Vec<ItemVector> {
+    let replaced = |vector: &ItemVector| new.iter().any(|other| other.index == vector.index);
+    let mut merged: Vec<ItemVector> = old.into_iter().filter(|vector| !replaced(vector)).collect();
+    merged.extend(new);
+    merged.sort_by_key(|vector| vector.index);
+    merged
+}

@@ -1,0 +1,338 @@
+//! A shard's image: what it consists of, and how it becomes a shard again.
+//!
+//! Sections by number: directory parts from [`DIRECTORY`]; slot facts; tombstones; property chunks
+//! from [`PROPERTIES`] on; the parts of vector `i`'s index from [`VECTORS`]` + 256 i`. The meta is
+//! JSON ([`ImageMeta`]).
+//!
+//! The image is fuzzy: it covers the slots below a number fixed when it began. Puts go on and take
+//! higher slots; of lower slots only live bits change, and tombstones come and go. All of that is
+//! in log records that the image does not cover, so the replay settles it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use heddle_index::{DirectoryRestorer, DirectoryWriter, IndexError, Restorer, VectorWriter};
+use heddle_types::{CollectionId, DataType, Device, Hlc, ObjectId, ShardId, Slot};
+use roaring::RoaringBitmap;
+
+use super::slots::{ShortStamp, SlotFacts, Writer, WriterTable};
+use super::view::{ShardSpec, ShardView, index_params};
+use super::{Shard, Tombstones};
+use crate::objects::{Location, ObjectError, ObjectStore};
+use crate::property::PropertyIndex;
+
+/// First section of the directory.
+pub(crate) const DIRECTORY: u32 = 0x100;
+/// Section of the slot facts.
+pub(crate) const SLOTS: u32 = 0x200;
+/// Section of the tombstones.
+pub(crate) const TOMBSTONES: u32 = 0x300;
+/// First section of the vector indexes; each has 256 numbers.
+pub(crate) const VECTORS: u32 = 0x1_0000;
+/// First section of the property indexes.
+pub(crate) const PROPERTIES: u32 = 0x100_0000;
+
+/// Version of the sections and the meta.
+const FORMAT: u32 = 1;
+/// Bytes of one slot's facts.
+pub(crate) const FACTS_BYTES: usize = 8 + 4 + 8 + Location::ENCODED_BYTES;
+/// Bytes of one tombstone.
+pub(crate) const TOMBSTONE_BYTES: usize = 16 + 8 + 4;
+
+/// What an image says about itself.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ImageMeta {
+    pub(crate) format: u32,
+    pub(crate) shard: ShardId,
+    pub(crate) collection: CollectionId,
+    /// Slots at or above this number are not in the image.
+    pub(crate) slots: u32,
+    /// The log whose positions `covers` counts.
+    pub(crate) log_index: u32,
+    /// No stamp of the shard was newer when the image began.
+    pub(crate) newest: Hlc,
+    /// Writers by number.
+    pub(crate) writers: Vec<Writer>,
+    /// Indexed properties by number.
+    pub(crate) layout: Vec<(String, DataType)>,
+    /// Property sections.
+    pub(crate) property_sections: u32,
+    /// Vectors that have an index in the image.
+    pub(crate) vectors: Vec<u8>,
+    /// Object segments that the slot facts point into.
+    pub(crate) segments: Vec<u32>,
+    /// When the image began, microseconds since the Unix epoch.
+    pub(crate) taken_us: u64,
+}
+
+/// Everything that is fixed when an image begins.
+pub(crate) struct ImagePlan {
+    pub(crate) meta: ImageMeta,
+    /// Directory and vectors as they were; later views only add to them.
+    pub(crate) view: Arc<ShardView>,
+}
+
+/// The first section of a vector's index.
+pub(crate) fn vector_section(index: usize) -> u32 {
+    VECTORS + 256 * u32::try_from(index).expect("vectors of a collection are few")
+}
+
+impl<D: Device> Shard<D> {
+    /// Fixes what the image will hold: every slot so far. From now on nothing is linked, swept or
+    /// reused until [`Shard::end_image`].
+    ///
+    /// Every row of those slots must be on disk before the image is committed.
+    pub(crate) fn begin_image(&mut self, log_index: u32, taken_us: u64) -> ImagePlan {
+        assert!(self.imaging.is_none(), "one image at a time");
+        let slots = self.directory.view().published();
+        self.imaging = Some(slots);
+        let vectors = self.vectors().map(|(index, _)| u8::try_from(index).expect("few vectors"));
+        let meta = ImageMeta {
+            format: FORMAT,
+            shard: self.spec.id,
+            collection: self.spec.collection,
+            slots,
+            log_index,
+            newest: self.newest_hlc(),
+            writers: self.writers.writers().to_vec(),
+            layout: self.properties.layout(),
+            property_sections: 0,
+            vectors: vectors.collect(),
+            segments: Vec::new(),
+            taken_us,
+        };
+        ImagePlan { meta, view: Arc::clone(&self.view) }
+    }
+
+    /// Slots may be linked, swept and reused again.
+    pub(crate) fn end_image(&mut self) {
+        self.imaging = None;
+        for slot in std::mem::take(&mut self.kills_deferred) {
+            self.kill_vectors(slot);
+        }
+    }
+
+    /// Appends the facts of `slots`, [`FACTS_BYTES`] each. Facts of slots that were never used are
+    /// zeros; nobody reads them.
+    pub(crate) fn encode_facts(&self, slots: std::ops::Range<Slot>, out: &mut Vec<u8>) {
+        let known = self.slots.len();
+        for slot in slots {
+            if slot as usize >= known {
+                out.extend_from_slice(&[0; FACTS_BYTES]);
+                continue;
+            }
+            let SlotFacts { stamp, created_us, location } = self.slots.get(slot);
+            out.extend_from_slice(&stamp.hlc.0.to_le_bytes());
+            out.extend_from_slice(&stamp.writer.to_le_bytes());
+            out.extend_from_slice(&created_us.to_le_bytes());
+            out.extend_from_slice(&location.encode());
+        }
+    }
+
+    /// All tombstones by writers the image knows, [`TOMBSTONE_BYTES`] each.
+    pub(crate) fn encode_tombstones(&self, writers: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.tombstones.len() * TOMBSTONE_BYTES);
+        for (id, stamp) in &self.tombstones {
+            // A newer writer's record is not covered by the image; the replay brings it back.
+            if stamp.writer as usize >= writers {
+                continue;
+            }
+            out.extend_from_slice(&id.0);
+            out.extend_from_slice(&stamp.hlc.0.to_le_bytes());
+            out.extend_from_slice(&stamp.writer.to_le_bytes());
+        }
+        out
+    }
+
+    pub(crate) fn properties(&self) -> &PropertyIndex {
+        &self.properties
+    }
+}
+
+/// Why the parts of an image do not make a shard.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RestoreError {
+    /// A part is intact and does not fit the others.
+    #[error("{0}")]
+    Unfit(String),
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    #[error(transparent)]
+    Objects(#[from] ObjectError),
+}
+
+/// A shard that is being put together from an image.
+pub(crate) struct ShardRestorer<D: Device> {
+    spec: ShardSpec,
+    meta: ImageMeta,
+    objects: ObjectStore<D>,
+    directory: DirectoryWriter,
+    vectors: Vec<Option<VectorWriter>>,
+    properties: PropertyIndex,
+}
+
+impl ImageMeta {
+    /// Reads the meta of an image and checks that it belongs to the shard.
+    pub(crate) fn decode(bytes: &[u8], spec: &ShardSpec) -> Result<Self, RestoreError> {
+        let unfit = |problem: String| Err(RestoreError::Unfit(problem));
+        let meta: Self = match serde_json::from_slice(bytes) {
+            Ok(meta) => meta,
+            Err(error) => return unfit(format!("meta: {error}")),
+        };
+        if meta.format != FORMAT {
+            return unfit(format!("has format {}, this server reads {FORMAT}", meta.format));
+        }
+        if meta.shard != spec.id || meta.collection != spec.collection {
+            return unfit(format!("belongs to shard {} of {}", meta.shard, meta.collection));
+        }
+        Ok(meta)
+    }
+
+    /// Parameters of a vector's index, if the image has one.
+    pub(crate) fn restores_vector(&self, index: usize) -> bool {
+        self.vectors.iter().any(|vector| usize::from(*vector) == index)
+    }
+}
+
+/// Starts to restore the index of a vector.
+pub(crate) fn vector_restorer(
+    spec: &ShardSpec,
+    index: usize,
+    slots: u32,
+) -> Result<Option<Restorer>, IndexError> {
+    let Some(vector) = spec.config.vectors.get(index) else { return Ok(None) };
+    let params = index_params(vector, index, spec.seed);
+    params.map(|params| VectorWriter::restore(params, slots)).transpose()
+}
+
+/// An empty index for a vector.
+pub(crate) fn empty_vector(
+    spec: &ShardSpec,
+    index: usize,
+) -> Result<Option<VectorWriter>, IndexError> {
+    super::new_vector(spec, index)
+}
+
+impl<D: Device> ShardRestorer<D> {
+    /// Takes the parts that were read. `properties` is `None` when they have to be rebuilt.
+    pub(crate) fn new(
+        spec: ShardSpec,
+        meta: ImageMeta,
+        objects: ObjectStore<D>,
+        directory: DirectoryRestorer,
+        vectors: Vec<Option<VectorWriter>>,
+        properties: Option<PropertyIndex>,
+    ) -> Result<Self, RestoreError> {
+        let directory = directory.finish()?;
+        let properties = properties.unwrap_or_else(|| PropertyIndex::new(&spec.config));
+        Ok(Self { spec, meta, objects, directory, vectors, properties })
+    }
+
+    /// Joins the parts: ids of live slots, rows they own, deletions that came later.
+    pub(crate) fn finish(self, facts: &[u8], tombstones: &[u8]) -> Result<Shard<D>, RestoreError> {
+        let Self { spec, meta, objects, directory, vectors, properties } = self;
+        let writers = meta.writers.len();
+        let mut shard = Shard::assemble(spec, objects, directory, vectors, properties);
+        shard.writers = WriterTable::from_writers(meta.writers);
+        shard.newest = meta.newest;
+        let facts = decode_facts(facts, meta.slots)?;
+        let view = shard.directory.view();
+        let mut live = RoaringBitmap::new();
+        let mut ids = Vec::new();
+        for (slot, facts) in (0..meta.slots).zip(facts) {
+            shard.slots.set(slot, facts);
+            if !view.is_live(slot) {
+                continue;
+            }
+            if facts.stamp.writer as usize >= writers {
+                return Err(RestoreError::Unfit(format!("slot {slot} has an unknown writer")));
+            }
+            shard.objects.adopt(facts.location)?;
+            live.insert(slot);
+            ids.push((ObjectId(view.id(slot)), slot));
+        }
+        ids.sort_unstable();
+        if let Some(pair) = ids.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(RestoreError::Unfit(format!("object {} lives in two slots", pair[0].0)));
+        }
+        shard.ids = ids.into_iter().collect();
+        shard.properties.set_live(live);
+        shard.find_released();
+        for (id, stamp) in decode_tombstones(tombstones, writers)? {
+            shard.restore_tombstone(id, stamp);
+        }
+        Ok(shard)
+    }
+}
+
+impl<D: Device> Shard<D> {
+    /// A deletion that was written after the live bit of its object had been: it wins.
+    fn restore_tombstone(&mut self, id: ObjectId, stamp: ShortStamp) {
+        let deleted = self.writers.lengthen(stamp);
+        if let Some(slot) = self.slot_of(&id) {
+            if self.stamp(slot) > deleted {
+                return;
+            }
+            self.ids.remove(&id);
+            self.retire(slot);
+        }
+        self.tombstones.insert(id, stamp);
+    }
+
+    /// Live objects with their rows' places, for rebuilding the property indexes.
+    pub(crate) fn live_rows(&self) -> Vec<(ObjectId, Slot)> {
+        self.ids.iter().map(|(id, slot)| (*id, *slot)).collect()
+    }
+
+    /// Adds the values of a live object to the property indexes.
+    pub(crate) fn index_row(
+        &mut self,
+        slot: Slot,
+        row: &[u8],
+    ) -> Result<(), heddle_types::row::RowError> {
+        let properties = heddle_types::row::decode_row(row)?;
+        let updated_us = super::updated_us(&self.stamp(slot));
+        let created_us = self.slots.get(slot).created_us;
+        self.properties.insert_values(slot, &properties, created_us, updated_us);
+        Ok(())
+    }
+}
+
+fn decode_facts(bytes: &[u8], slots: u32) -> Result<Vec<SlotFacts>, RestoreError> {
+    if bytes.len() as u64 != u64::from(slots) * FACTS_BYTES as u64 {
+        return Err(RestoreError::Unfit(format!("has {} bytes of slot facts", bytes.len())));
+    }
+    let decode = |bytes: &[u8]| -> Option<SlotFacts> {
+        let (hlc, rest) = bytes.split_first_chunk::<8>()?;
+        let (writer, rest) = rest.split_first_chunk::<4>()?;
+        let (created_us, rest) = rest.split_first_chunk::<8>()?;
+        let location = rest.first_chunk::<{ Location::ENCODED_BYTES }>()?;
+        let hlc = Hlc(u64::from_le_bytes(*hlc));
+        Some(SlotFacts {
+            stamp: ShortStamp { hlc, writer: u32::from_le_bytes(*writer) },
+            created_us: i64::from_le_bytes(*created_us),
+            location: Location::decode(location),
+        })
+    };
+    Ok(bytes.chunks_exact(FACTS_BYTES).filter_map(decode).collect())
+}
+
+fn decode_tombstones(bytes: &[u8], writers: usize) -> Result<Tombstones, RestoreError> {
+    if !bytes.len().is_multiple_of(TOMBSTONE_BYTES) {
+        return Err(RestoreError::Unfit(format!("has {} bytes of tombstones", bytes.len())));
+    }
+    let mut tombstones = BTreeMap::new();
+    for bytes in bytes.chunks_exact(TOMBSTONE_BYTES) {
+        let (id, rest) = bytes.split_first_chunk::<16>().expect("28 bytes hold 16");
+        let (hlc, rest) = rest.split_first_chunk::<8>().expect("12 bytes hold 8");
+        let writer = rest.first_chunk::<4>().expect("4 bytes are left");
+        let writer = u32::from_le_bytes(*writer);
+        if writer as usize >= writers {
+            return Err(RestoreError::Unfit("a tombstone has an unknown writer".to_owned()));
+        }
+        let stamp = ShortStamp { hlc: Hlc(u64::from_le_bytes(*hlc)), writer };
+        tombstones.insert(ObjectId(*id), stamp);
+    }
+    Ok(tombstones)
+}

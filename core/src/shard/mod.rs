@@ -1,0 +1,430 @@
+//! One shard at its home core: directory, vectors, properties, ids and rows as one thing.
+//!
+//! [`Shard`] is plain state without IO. The engine applies durable records to it in log order, one
+//! at a time and uninterrupted, so get and search never see half an object. A put takes a new slot
+//! and kills the old one; a slot is never changed in place.
+//!
+//! Absent by intent: the log, stamps being issued, awaits.
+
+pub(crate) mod image;
+pub(crate) mod record;
+pub(crate) mod slots;
+mod sweep;
+mod view;
+
+pub use record::RecordError;
+pub use view::{ShardSpec, ShardView};
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use heddle_index::{
+    DirectoryWriter, IndexError, Quiescence, SlotBitmap, SlotDirectory, VectorWriter,
+};
+use heddle_types::row::{RowError, decode_row};
+use heddle_types::{CollectionConfig, Device, Filter, Hlc, ObjectId, Slot, Stamp};
+
+use crate::engine::{ItemVector, Lease};
+use crate::objects::{Location, NewObject, ObjectStore};
+use crate::property::{Bounds, PropertyIndex};
+use slots::{ShortStamp, SlotFacts, SlotTable, WriterTable};
+use sweep::SweepPhase;
+use view::index_params;
+
+/// Why a durable record could not be applied. The shard is as before the record.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplyError {
+    /// The index refused: no memory, no slot left, or a vector that does not fit.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The row does not decode.
+    #[error("property row: {0}")]
+    Row(#[from] RowError),
+    /// The object has a vector that the collection does not have, or whose dimension is unknown.
+    #[error("vector number {index} has no index")]
+    NoVector {
+        /// Its position in the definition.
+        index: u8,
+    },
+}
+
+/// What applying a record did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Applied {
+    /// The record took effect; did the object exist before?
+    Done { existed: bool },
+    /// A newer or the same write is there already.
+    Superseded,
+}
+
+/// A deletion that is remembered.
+type Tombstones = BTreeMap<ObjectId, ShortStamp>;
+
+/// One shard at its home core.
+pub(crate) struct Shard<D: Device> {
+    pub(crate) spec: ShardSpec,
+    pub(crate) objects: ObjectStore<D>,
+    directory: DirectoryWriter,
+    vectors: Vec<Option<VectorWriter>>,
+    properties: PropertyIndex,
+    ids: BTreeMap<ObjectId, Slot>,
+    tombstones: Tombstones,
+    slots: SlotTable,
+    writers: WriterTable,
+    newest: Hlc,
+    view: Arc<ShardView>,
+    versions: Vec<u64>,
+    phase: SweepPhase,
+    /// An index batch that is out; sweeping would take its slots away under it.
+    pub(crate) lease: Lease,
+    /// Slots below this number are being written to an image: they are neither linked, swept nor
+    /// handed out meanwhile.
+    imaging: Option<u32>,
+    /// Killed while their image was written; the vector indexes hear of it afterwards.
+    kills_deferred: Vec<Slot>,
+}
+
+impl<D: Device> Shard<D> {
+    /// An empty shard.
+    pub(crate) fn new(
+        spec: ShardSpec,
+        objects: ObjectStore<D>,
+        quiescence: Arc<Quiescence>,
+    ) -> Result<Self, IndexError> {
+        let directory = DirectoryWriter::new(0, quiescence)?;
+        let vectors = (0..spec.config.vectors.len())
+            .map(|position| new_vector(&spec, position))
+            .collect::<Result<_, _>>()?;
+        let properties = PropertyIndex::new(&spec.config);
+        Ok(Self::assemble(spec, objects, directory, vectors, properties))
+    }
+
+    fn assemble(
+        spec: ShardSpec,
+        objects: ObjectStore<D>,
+        directory: DirectoryWriter,
+        vectors: Vec<Option<VectorWriter>>,
+        properties: PropertyIndex,
+    ) -> Self {
+        let view = publish(&spec, &directory, &vectors);
+        let mut shard = Self {
+            spec,
+            objects,
+            directory,
+            vectors,
+            properties,
+            ids: BTreeMap::new(),
+            tombstones: BTreeMap::new(),
+            slots: SlotTable::default(),
+            writers: WriterTable::default(),
+            newest: Hlc::default(),
+            view,
+            versions: Vec::new(),
+            phase: SweepPhase::default(),
+            lease: Lease::default(),
+            imaging: None,
+            kills_deferred: Vec::new(),
+        };
+        shard.versions = shard.current_versions();
+        shard
+    }
+
+    /// What other cores see.
+    pub(crate) fn view(&self) -> &Arc<ShardView> {
+        &self.view
+    }
+
+    /// Makes a new view when an arena moved. True when it did.
+    pub(crate) fn republish(&mut self) -> bool {
+        let versions = self.current_versions();
+        if versions == self.versions {
+            return false;
+        }
+        self.versions = versions;
+        self.view = publish(&self.spec, &self.directory, &self.vectors);
+        true
+    }
+
+    fn current_versions(&self) -> Vec<u64> {
+        let vectors = self
+            .vectors
+            .iter()
+            .map(|vector| vector.as_ref().map_or(0, |vector| vector.view_version() + 1));
+        std::iter::once(self.directory.view_version()).chain(vectors).collect()
+    }
+
+    /// Makes the indexes of vectors whose dimension became known. The definition may differ from
+    /// the present one in nothing else.
+    pub(crate) fn fix_dims(&mut self, config: Arc<CollectionConfig>) -> Result<(), IndexError> {
+        self.spec.config = config;
+        for position in 0..self.vectors.len() {
+            if self.vectors[position].is_none() {
+                self.vectors[position] = new_vector(&self.spec, position)?;
+            }
+        }
+        self.versions.clear();
+        self.republish();
+        Ok(())
+    }
+
+    /// Applies a put: new slot, vectors, row, properties, then the switch from the old slot.
+    pub(crate) fn apply_put(
+        &mut self,
+        stamp: &Stamp,
+        id: ObjectId,
+        created_us: i64,
+        vectors: &[ItemVector],
+        row: &[u8],
+    ) -> Result<Applied, ApplyError> {
+        if self.newest(&id).is_some_and(|newest| newest >= *stamp) {
+            return Ok(Applied::Superseded);
+        }
+        let properties =
+            if self.properties.is_trivial() { Default::default() } else { decode_row(row)? };
+        let slot = self.take_slot(id)?;
+        if let Err(error) = self.store_vectors(slot, vectors) {
+            self.kill_slot(slot);
+            return Err(error);
+        }
+        let location = self.objects.put(&NewObject { slot, id: &id, created_us, stamp, row });
+        let short = self.writers.shorten(stamp);
+        self.newest = self.newest.max(stamp.hlc);
+        self.slots.set(slot, SlotFacts { stamp: short, created_us, location });
+        self.properties.insert(slot, &properties, created_us, updated_us(stamp));
+        self.directory.publish(slot);
+        self.tombstones.remove(&id);
+        let old = self.ids.insert(id, slot);
+        if let Some(old) = old {
+            self.retire(old);
+        }
+        Ok(Applied::Done { existed: old.is_some() })
+    }
+
+    /// Applies a deletion and remembers it.
+    pub(crate) fn apply_delete(&mut self, stamp: &Stamp, id: ObjectId) -> Applied {
+        if self.newest(&id).is_some_and(|newest| newest >= *stamp) {
+            return Applied::Superseded;
+        }
+        let short = self.writers.shorten(stamp);
+        self.newest = self.newest.max(stamp.hlc);
+        self.tombstones.insert(id, short);
+        let old = self.ids.remove(&id);
+        if let Some(old) = old {
+            self.retire(old);
+        }
+        Applied::Done { existed: old.is_some() }
+    }
+
+    /// The newest stamp known of an id, live or deleted.
+    fn newest(&self, id: &ObjectId) -> Option<Stamp> {
+        let live = self.ids.get(id).map(|slot| self.slots.get(*slot).stamp);
+        let short = live.or_else(|| self.tombstones.get(id).copied())?;
+        Some(self.writers.lengthen(short))
+    }
+
+    fn take_slot(&mut self, id: ObjectId) -> Result<Slot, IndexError> {
+        if self.imaging.is_none() {
+            return self.directory.push(id.0);
+        }
+        // A freed slot below the image's end would change under it.
+        let slot = self.directory.view().published();
+        self.directory.push_at(slot, id.0)?;
+        Ok(slot)
+    }
+
+    fn store_vectors(&mut self, slot: Slot, vectors: &[ItemVector]) -> Result<(), ApplyError> {
+        for vector in vectors {
+            let index = self.vectors.get_mut(usize::from(vector.index)).and_then(Option::as_mut);
+            let index = index.ok_or(ApplyError::NoVector { index: vector.index })?;
+            index.store(slot, &vector.values)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a published object out of everything.
+    fn retire(&mut self, slot: Slot) {
+        self.objects.forget(self.slots.get(slot).location);
+        self.properties.kill(slot);
+        self.kill_slot(slot);
+    }
+
+    fn kill_slot(&mut self, slot: Slot) {
+        self.directory.kill(slot);
+        if self.imaging.is_some_and(|end| slot < end) {
+            self.kills_deferred.push(slot);
+        } else {
+            self.kill_vectors(slot);
+        }
+    }
+
+    fn kill_vectors(&mut self, slot: Slot) {
+        self.vectors.iter_mut().flatten().for_each(|vector| vector.kill(slot));
+        if !self.is_held(slot) {
+            self.phase.released.insert(slot);
+        }
+    }
+
+    /// Does some vector index hold the slot?
+    fn is_held(&self, slot: Slot) -> bool {
+        self.vectors.iter().flatten().any(|vector| vector.view().holds(slot))
+    }
+
+    /// The live slot of an object.
+    pub(crate) fn slot_of(&self, id: &ObjectId) -> Option<Slot> {
+        self.ids.get(id).copied()
+    }
+
+    /// Live ids after `after`, ascending, with their slots.
+    pub(crate) fn ids_after(
+        &self,
+        after: Option<ObjectId>,
+    ) -> impl Iterator<Item = (ObjectId, Slot)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let start = after.map_or(Unbounded, Excluded);
+        self.ids.range((start, Unbounded)).map(|(id, slot)| (*id, *slot))
+    }
+
+    /// Facts of a live slot.
+    pub(crate) fn facts(&self, slot: Slot) -> &SlotFacts {
+        self.slots.get(slot)
+    }
+
+    /// Gives the row of a live slot its new place.
+    pub(crate) fn set_location(&mut self, slot: Slot, location: Location) {
+        self.slots.get_mut(slot).location = location;
+    }
+
+    /// The whole stamp of a live slot.
+    pub(crate) fn stamp(&self, slot: Slot) -> Stamp {
+        self.writers.lengthen(self.slots.get(slot).stamp)
+    }
+
+    /// Copies of all vectors of a live slot; under cosine with their length.
+    pub(crate) fn vectors_of(&self, slot: Slot) -> Vec<ItemVector> {
+        let held = self.vectors.iter().zip(0u8..).filter_map(|(vector, index)| {
+            let view = vector.as_ref()?.view();
+            if !view.holds(slot) {
+                return None;
+            }
+            let norm = view.norm(slot);
+            let values = view.vector(slot).iter().map(|value| value * norm).collect();
+            Some(ItemVector { index, values })
+        });
+        held.collect()
+    }
+
+    /// The live slots that pass a checked filter, and those to be settled by their rows.
+    pub(crate) fn evaluate(&self, filter: &Filter) -> Bounds {
+        self.properties.evaluate(filter, &|id| self.slot_of(id))
+    }
+
+    pub(crate) fn live_count(&self) -> u64 {
+        self.ids.len() as u64
+    }
+
+    pub(crate) fn tombstone_count(&self) -> u64 {
+        self.tombstones.len() as u64
+    }
+
+    pub(crate) fn directory(&self) -> Arc<SlotDirectory> {
+        self.directory.view()
+    }
+
+    pub(crate) fn vector_mut(&mut self, index: usize) -> Option<&mut VectorWriter> {
+        self.vectors.get_mut(index)?.as_mut()
+    }
+
+    pub(crate) fn vectors(&self) -> impl Iterator<Item = (usize, &VectorWriter)> {
+        self.vectors
+            .iter()
+            .enumerate()
+            .filter_map(|(index, vector)| Some((index, vector.as_ref()?)))
+    }
+
+    /// Is an image being written?
+    pub(crate) fn is_imaging(&self) -> bool {
+        self.imaging.is_some()
+    }
+
+    /// No stamp applied so far is newer.
+    pub(crate) fn newest_hlc(&self) -> Hlc {
+        self.newest
+    }
+
+    /// Bytes by use.
+    pub(crate) fn memory(&self) -> ShardMemory {
+        let mut memory = ShardMemory {
+            directory_bytes: self.directory.view().committed_bytes() as u64,
+            property_bytes: self.properties.memory_bytes() as u64,
+            // 20 bytes of key and slot, and about as much again for half-filled tree nodes.
+            id_bytes: 40 * (self.ids.len() + self.tombstones.len()) as u64
+                + self.slots.memory_bytes() as u64,
+            ..ShardMemory::default()
+        };
+        for (_, vector) in self.vectors() {
+            let stats = vector.view().stats();
+            memory.vector_bytes += stats.vector_bytes as u64;
+            memory.link_bytes += (stats.link_bytes + stats.upper_bytes + stats.set_bytes) as u64;
+        }
+        memory
+    }
+}
+
+/// Memory of one shard by use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct ShardMemory {
+    /// Vectors and their lengths.
+    pub vector_bytes: u64,
+    /// Graphs and the sets beside them.
+    pub link_bytes: u64,
+    /// Slot directory.
+    pub directory_bytes: u64,
+    /// Property indexes.
+    pub property_bytes: u64,
+    /// Ids, stamps, times and places of rows.
+    pub id_bytes: u64,
+}
+
+impl ShardMemory {
+    /// All of it.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        let Self { vector_bytes, link_bytes, directory_bytes, property_bytes, id_bytes } = self;
+        vector_bytes + link_bytes + directory_bytes + property_bytes + id_bytes
+    }
+}
+
+/// When an object with this stamp was last written, microseconds since the Unix epoch.
+pub(crate) fn updated_us(stamp: &Stamp) -> i64 {
+    i64::try_from(stamp.hlc.unix_us()).expect("56 bits fit")
+}
+
+/// The set in the form the index takes.
+pub(crate) fn slot_bitmap(slots: &roaring::RoaringBitmap) -> SlotBitmap {
+    let Some(last) = slots.max() else { return SlotBitmap::new() };
+    let mut words = vec![0u64; last as usize / 64 + 1];
+    for slot in slots {
+        words[slot as usize / 64] |= 1 << (slot % 64);
+    }
+    SlotBitmap::from_words(words)
+}
+
+fn new_vector(spec: &ShardSpec, position: usize) -> Result<Option<VectorWriter>, IndexError> {
+    let params = index_params(&spec.config.vectors[position], position, spec.seed);
+    params.map(VectorWriter::new).transpose()
+}
+
+fn publish(
+    spec: &ShardSpec,
+    directory: &DirectoryWriter,
+    vectors: &[Option<VectorWriter>],
+) -> Arc<ShardView> {
+    Arc::new(ShardView {
+        id: spec.id,
+        collection: spec.collection,
+        config: Arc::clone(&spec.config),
+        directory: directory.view(),
+        vectors: vectors.iter().map(|vector| vector.as_ref().map(VectorWriter::view)).collect(),
+    })
+}
