@@ -27,8 +27,6 @@ const IO_MEMORY_BYTES_MIN: usize = 64 << 10;
 const RINGS_PER_CORE: usize = 3;
 /// Places in each submission ring of a core.
 const RING_DEPTH: usize = 256;
-/// How long a task runs before others of the same core are looked at, without a latency goal.
-const PREEMPT: Duration = Duration::from_millis(10);
 /// Threads a core keeps for system calls that block.
 const BLOCKING_THREADS: usize = 1;
 /// Nice value of a meta core that shares its CPU with a data core: a quarter of it under load.
@@ -158,7 +156,6 @@ pub fn run_single<T>(future: impl Future<Output = T>) -> Result<T, NodeError> {
     let executor = LocalExecutorBuilder::new(Placement::Unbound)
         .io_memory(fitting_io_memory(IO_MEMORY_BYTES_DEFAULT, 1))
         .ring_depth(RING_DEPTH)
-        .preempt_timer(PREEMPT)
         .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
         .make()
         .map_err(|error| NodeError::Start { core: 0, source: error.into() })?;
@@ -182,7 +179,6 @@ fn executor_builder(
         .name(&plan.thread_name(core))
         .io_memory(io_memory_bytes)
         .ring_depth(RING_DEPTH)
-        .preempt_timer(PREEMPT)
         .spin_before_park(spin)
         .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
 }

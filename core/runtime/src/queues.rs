@@ -10,19 +10,22 @@ use std::future::Future;
 use std::time::Duration;
 
 use glommio::{Latency, Shares, TaskQueueHandle};
+use heddle_types::Clock;
+
+use crate::clock::RealClock;
 
 /// A kind of work.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Queue {
-    /// Queries, connections and replies: shares 1000, latency goal 1 ms.
+    /// Queries, connections and replies: shares 1000.
     Search,
-    /// Log appends and group commit: shares 500, latency goal 5 ms.
+    /// Log appends and group commit: shares 500.
     Wal,
     /// Inserts into indexes: shares 200.
     Insert,
     /// Checkpoints, index builds, repair, rebalance: shares 50.
     Background,
-    /// Catalog, gossip, admin, metrics: shares 100, latency goal 10 ms.
+    /// Catalog, gossip, admin, metrics: shares 100.
     Control,
 }
 
@@ -55,15 +58,6 @@ impl Queue {
         }
     }
 
-    fn latency(self) -> Latency {
-        match self {
-            Self::Search => Latency::Matters(Duration::from_millis(1)),
-            Self::Wal => Latency::Matters(Duration::from_millis(5)),
-            Self::Control => Latency::Matters(Duration::from_millis(10)),
-            Self::Insert | Self::Background => Latency::NotImportant,
-        }
-    }
-
     pub(crate) fn position(self) -> usize {
         self as usize
     }
@@ -80,20 +74,54 @@ thread_local! {
     static HANDLES: Cell<Option<Handles>> = const { Cell::new(None) };
 }
 
+/// How long tasks run before the core looks for new events and for other queues.
+///
+/// It is the same for every queue: the events of a search that comes in while only an index build
+/// runs are seen at the end of the build's turn, not the search's.
+const TURN: Duration = Duration::from_millis(1);
+/// Time between two beats of a core: the longest that a lost turn lasts.
+const BEAT: Duration = Duration::from_millis(5);
+/// Beats that are armed ahead, each a task and a timer of its own.
+const BEATS_AHEAD: u32 = 8;
+
+/// Keeps the executor from sleeping on tasks that are ready.
+///
+/// When the preemption timer fires before the first task of a turn (the thread lost its CPU for as
+/// long as the latency goal), the runtime takes the turn for idle and sleeps until the next event,
+/// with tasks ready to run. A timer is such an event. One alone would not do, because the task that
+/// sets it again can be lost in the same way; so several are armed at once, in fixed phases.
+fn start_beats(handle: TaskQueueHandle) {
+    let start = RealClock.monotonic_ns();
+    for phase in 1..=BEATS_AHEAD {
+        let beat = async move {
+            let period = u64::try_from((BEAT * BEATS_AHEAD).as_nanos()).unwrap_or(u64::MAX);
+            let offset = u64::try_from((BEAT * phase).as_nanos()).unwrap_or(u64::MAX);
+            loop {
+                let since = (RealClock.monotonic_ns() - start) % period;
+                let wait = (offset + period - since) % period;
+                // A beat that comes a moment early must not beat twice.
+                let wait = if wait < period / 16 { wait + period } else { wait };
+                sleep(Duration::from_nanos(wait)).await;
+            }
+        };
+        glommio::spawn_local_into(beat, handle)
+            .expect("the mesh queue was created by the caller")
+            .detach();
+    }
+}
+
 /// Creates the queues of the executor that runs on this thread.
 pub(crate) fn install() -> Handles {
     let executor = glommio::executor();
+    let latency = Latency::Matters(TURN);
     let queues = Queue::ALL.map(|queue| {
-        executor.create_task_queue(Shares::Static(queue.shares()), queue.latency(), queue.name())
+        executor.create_task_queue(Shares::Static(queue.shares()), latency, queue.name())
     });
     // A message is only handed on here, never worked on, so the mesh may go first.
-    let mesh = executor.create_task_queue(
-        Shares::Static(1000),
-        Latency::Matters(Duration::from_millis(1)),
-        "mesh",
-    );
+    let mesh = executor.create_task_queue(Shares::Static(1000), latency, "mesh");
     let handles = Handles { queues, mesh };
     HANDLES.set(Some(handles));
+    start_beats(mesh);
     handles
 }
 

@@ -216,6 +216,40 @@ fn a_blocking_job_whose_future_was_dropped_ends_before_its_core() {
     assert_eq!(receiver.try_recv(), Ok(5));
 }
 
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "threads that take the CPU from the cores under test"
+)]
+fn cores_that_keep_losing_their_cpu_still_run_what_is_ready() {
+    let finished = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let rivals: Vec<_> = (0..2 * heddle_runtime::cores::online_cpus().len())
+        .map(|_| {
+            let finished = Arc::clone(&finished);
+            std::thread::spawn(move || while !finished.load(Ordering::Relaxed) {})
+        })
+        .collect();
+    let mut config = config(2);
+    config.plan.meta = heddle_runtime::MetaPlacement::Own(config.plan.data_cores[0]);
+    config.spin_before_park = Duration::from_micros(100);
+    run_node(&config, |context: Context| async move {
+        serve(&context, &Rc::new(Cell::new(0)));
+        if context.core == 0 {
+            for value in 0..600 {
+                let replied = context.link.call(1, Ask::Double(value)).await;
+                assert_eq!(replied, Ok(2 * value));
+            }
+            context.shutdown.request();
+        }
+        context.shutdown.requested().await;
+    })
+    .unwrap();
+    finished.store(true, Ordering::Relaxed);
+    for rival in rivals {
+        rival.join().unwrap();
+    }
+}
+
 // The two ends of a process are seen from outside: the test runs itself in a child process.
 const CHILD: &str = "HEDDLE_RUNTIME_TEST_CHILD";
 
