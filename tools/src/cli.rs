@@ -1,0 +1,516 @@
+//! The command line: every command, flag and example.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueEnum};
+use heddle_types::Distance;
+
+use crate::config::keys::{self, KEYS, Key};
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 no server answered, 4 not found,
+5 a write whose outcome is unknown; `heddle serve` adds 64 to 74 (docs/operations.md).";
+
+/// Heddle: a vector database, and the command that runs and talks to it.
+#[derive(Parser, Debug)]
+#[command(name = "heddle", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Action,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Action {
+    /// Run a node
+    #[command(after_help = "\
+Settings come from heddle.toml, then HEDDLE_* variables, then flags; the later wins.
+
+Examples:
+  heddle serve --data-dir /var/lib/heddle
+  HEDDLE_CORES=2 heddle serve --config node1.toml --http-port 9090
+  heddle serve --print-config")]
+    Serve(Box<Serve>),
+    /// Show a node at work: real data, searches, a kill and a restart
+    #[command(after_help = "\
+Examples:
+  heddle demo
+  heddle demo --keep        leave the node running and print its addresses")]
+    Demo(Demo),
+    /// Check whether this machine can run a node
+    #[command(after_help = "\
+Examples:
+  heddle doctor --data-dir /var/lib/heddle
+  heddle doctor --json | jq '.checks[] | select(.state != \"ok\")'")]
+    Doctor(Doctor),
+    /// Create, list, show and drop collections
+    #[command(subcommand)]
+    Collection(Collection),
+    /// Write the rows of a vector file into a collection
+    #[command(after_help = "\
+Row i gets the UUID whose last 8 bytes are i, big endian, unless its properties hold an `id` that is
+a UUID. A collection that does not exist is created; the types of its properties are inferred.
+
+Examples:
+  heddle import Docs --vectors base.npy --properties base.jsonl.gz
+  heddle import Sift --vectors base.fvecs --distance l2-squared --connections 8
+  heddle import Docs --vectors base.npy --resume      go on after the last acknowledged row")]
+    Import(Import),
+    /// Read one object
+    #[command(after_help = "\
+Examples:
+  heddle get Docs 00000000-0000-0000-0000-00000000002a
+  heddle get Docs 42 --vector           a plain number means that row of an import")]
+    Get(Get),
+    /// Find the nearest neighbours of a vector
+    #[command(after_help = "\
+Filters: = != < <= > >= like, in [..], contains any|all [..], is [not] null; and, or, not, ( ).
+
+Examples:
+  heddle search Docs --like 42 --k 5
+  heddle search Docs --row queries.npy:0 --filter 'year >= 2020 and source = \"pep\"'
+  heddle search Tiny --vector '[0.1, 0.2, 0.3]' --json")]
+    Search(Search),
+    /// Count objects
+    #[command(after_help = "\
+Examples:
+  heddle count Docs
+  heddle count Docs --filter 'section is null or year < 2000'")]
+    Count(Count),
+    /// Measure a running node
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Show what a node is doing
+    Status(Status),
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Example:
+  heddle completions bash > ~/.local/share/bash-completion/completions/heddle")]
+    Completions {
+        /// Shell to complete for
+        shell: clap_complete::Shell,
+    },
+    /// Kill a node at random moments while it imports, and check what it acknowledged
+    #[command(hide = true)]
+    CrashTest(CrashTest),
+}
+
+/// How to reach a node.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Connection {
+    /// Native addresses of the node, separated by commas
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        env = "HEDDLE_ADDRESS",
+        default_value = "127.0.0.1:7700"
+    )]
+    pub(crate) address: Vec<String>,
+    /// Longest time one request may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
+    pub(crate) timeout: f64,
+}
+
+impl Connection {
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.timeout.clamp(0.001, 86_400.0))
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Serve {
+    /// Configuration file [default: heddle.toml, when there is one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print the configuration and where each value comes from, then exit
+    #[arg(long)]
+    pub(crate) print_config: bool,
+    /// With --print-config: as JSON
+    #[arg(long, requires = "print_config")]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) settings: SettingFlags,
+}
+
+/// One flag for each setting of [`KEYS`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SettingFlags(pub(crate) Vec<(&'static Key, String)>);
+
+impl Args for SettingFlags {
+    fn augment_args(command: Command) -> Command {
+        KEYS.iter().fold(command, |command, key| {
+            command.arg(
+                clap::Arg::new(key.name)
+                    .long(key.flag())
+                    .value_name(key.placeholder)
+                    .help(key.help)
+                    .help_heading("Settings"),
+            )
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SettingFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let value = |key: &'static Key| {
+            matches.get_one::<String>(key.name).map(|value| (key, value.clone()))
+        };
+        Ok(Self(keys::KEYS.iter().filter_map(value).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Demo {
+    /// Leave the node running at the end
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Folder for the node's data [default: a temporary one]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Data cores; 0 takes every CPU
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) cores: usize,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Doctor {
+    /// Folder that the node will use; its file system is tried out
+    #[arg(long, value_name = "DIR", default_value = "heddle-data")]
+    pub(crate) data_dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Collection {
+    /// Create a collection
+    #[command(after_help = "\
+Examples:
+  heddle collection create Docs --dims 384 --distance cosine \\
+      --property text:text --property year:int --property tags:text[]
+  heddle collection create --file schema.json")]
+    Create(CollectionCreate),
+    /// List collections
+    List {
+        #[command(flatten)]
+        connection: Connection,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the definition of a collection
+    Show {
+        /// Name of the collection
+        name: String,
+        #[command(flatten)]
+        connection: Connection,
+        /// Print the definition as JSON, as `create --file` reads it
+        #[arg(long)]
+        json: bool,
+    },
+    /// Drop a collection and its data
+    Drop {
+        /// Name of the collection
+        name: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        connection: Connection,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CollectionCreate {
+    /// Name of the collection
+    #[arg(required_unless_present = "file")]
+    pub(crate) name: Option<String>,
+    /// Whole definition as JSON; `-` reads standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Components of the vector [default: those of the first one written]
+    #[arg(long, value_name = "N", conflicts_with = "file")]
+    pub(crate) dims: Option<u32>,
+    /// cosine, dot, l2-squared, manhattan or hamming
+    #[arg(long, default_value = "cosine", value_parser = distance, conflicts_with = "file")]
+    pub(crate) distance: Distance,
+    /// A property and its type; `NAME:TYPE:nofilter` keeps no index for it
+    #[arg(long = "property", value_name = "NAME:TYPE", conflicts_with = "file")]
+    pub(crate) properties: Vec<String>,
+    /// Physical shards; 0 takes one a node
+    #[arg(long, value_name = "N", conflicts_with = "file")]
+    pub(crate) shards: Option<u32>,
+    /// Links per node of the graph
+    #[arg(long, value_name = "N", conflicts_with = "file")]
+    pub(crate) m: Option<u16>,
+    /// Candidates kept while inserting
+    #[arg(long, value_name = "N", conflicts_with = "file")]
+    pub(crate) ef_construction: Option<u16>,
+    /// Candidates kept while searching, when a search does not say
+    #[arg(long, value_name = "N", conflicts_with = "file")]
+    pub(crate) ef: Option<u32>,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// Print the definition as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The distance of a name, with the names in the error.
+fn distance(text: &str) -> Result<Distance, String> {
+    let text = if text == "l2" { "l2-squared" } else { text };
+    Distance::from_name(text).ok_or_else(|| {
+        let names: Vec<&str> = Distance::ALL.iter().map(|distance| distance.name()).collect();
+        format!("expected one of {}", names.join(", "))
+    })
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Import {
+    /// Name of the collection; created when it does not exist
+    pub(crate) name: String,
+    /// Vectors: .npy (f32, f16, u8, i8), .fvecs or .bvecs
+    #[arg(long, value_name = "FILE")]
+    pub(crate) vectors: PathBuf,
+    /// Properties: one JSON object a line and row, .jsonl or .jsonl.gz
+    #[arg(long, value_name = "FILE")]
+    pub(crate) properties: Option<PathBuf>,
+    /// Distance of a collection that is created [default: cosine]
+    #[arg(long, value_parser = distance)]
+    pub(crate) distance: Option<Distance>,
+    /// Rows of one request
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) batch: usize,
+    /// Connections that write at the same time
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) connections: usize,
+    /// Rows to import [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+    /// Go on after the last row that an earlier import of these files had acknowledged
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Where progress is kept [default: in the user's state folder]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) state: Option<PathBuf>,
+    /// Do not wait until the graph holds every row
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// Print a report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Get {
+    /// Name of the collection
+    pub(crate) name: String,
+    /// UUID of the object, or the number of an imported row
+    pub(crate) id: String,
+    /// Show the vectors too
+    #[arg(long)]
+    pub(crate) vector: bool,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+#[group(id = "what", required = true, multiple = false, args = ["vector", "like", "row"])]
+pub(crate) struct Search {
+    /// Name of the collection
+    pub(crate) name: String,
+    /// Vector to search for, a JSON array; `-` reads standard input
+    #[arg(long, value_name = "JSON", allow_hyphen_values = true)]
+    pub(crate) vector: Option<String>,
+    /// Search for the vector of this object: a UUID, or the number of an imported row
+    #[arg(long, value_name = "ID")]
+    pub(crate) like: Option<String>,
+    /// Search for row N of a vector file
+    #[arg(long, value_name = "FILE:N")]
+    pub(crate) row: Option<String>,
+    /// Neighbours to find
+    #[arg(short, long, value_name = "N", default_value_t = 10)]
+    pub(crate) k: u32,
+    /// Candidates to keep: more is more exact and slower; 0 takes the collection's default
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) ef: u32,
+    /// Only objects that pass, such as 'year >= 2020 and source = "pep"'
+    #[arg(long, value_name = "EXPRESSION")]
+    pub(crate) filter: Option<String>,
+    /// The filter as JSON: {"and": [..]}, {"property": .., "operator": .., "value": ..}
+    #[arg(long, value_name = "JSON", conflicts_with = "filter")]
+    pub(crate) filter_json: Option<String>,
+    /// Name of the vector to search [default: the collection's unnamed one]
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub(crate) vector_name: String,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Count {
+    /// Name of the collection
+    pub(crate) name: String,
+    /// Only objects that pass, such as 'year >= 2020'
+    #[arg(long, value_name = "EXPRESSION")]
+    pub(crate) filter: Option<String>,
+    /// The filter as JSON
+    #[arg(long, value_name = "JSON", conflicts_with = "filter")]
+    pub(crate) filter_json: Option<String>,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Bench {
+    /// Searches: recall, throughput and latency for each ef
+    #[command(after_help = "\
+Without --rate each connection sends its next query when the last one is answered (closed loop).
+With --rate queries are due at fixed times and latency counts from then, so that a stall is charged
+to every query it delayed.
+
+Examples:
+  heddle bench search Docs --queries query.npy --truth gt.npy --ef 10,20,40,80 --connections 8
+  heddle bench search Docs --queries query.npy --truth gt.npy --ef 64 --rate 2000 --json out.json")]
+    Search(BenchSearch),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchSearch {
+    /// Name of the collection
+    pub(crate) name: String,
+    /// Queries: .npy, .fvecs or .bvecs
+    #[arg(long, value_name = "FILE")]
+    pub(crate) queries: PathBuf,
+    /// Row numbers of the true neighbours, nearest first: i32 .npy or .ivecs
+    #[arg(long, value_name = "FILE")]
+    pub(crate) truth: PathBuf,
+    /// Neighbours to find and to compare
+    #[arg(short, long, value_name = "N", default_value_t = 10)]
+    pub(crate) k: u32,
+    /// Candidates to keep, one measurement each
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "10,20,40,80,160")]
+    pub(crate) ef: Vec<u32>,
+    /// Connections, each with one query on its way
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) connections: usize,
+    /// Queries a second, over all connections [default: as fast as they are answered]
+    #[arg(long, value_name = "QPS")]
+    pub(crate) rate: Option<f64>,
+    /// Shortest time of each measurement; every query runs at least once
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
+    pub(crate) seconds: f64,
+    /// Connect to: any = the shared port, core = each data core's own port in turn
+    #[arg(long, value_enum, default_value_t = Spread::Core)]
+    pub(crate) spread: Spread,
+    /// Only objects that pass; the truth must be under the same filter
+    #[arg(long, value_name = "EXPRESSION")]
+    pub(crate) filter: Option<String>,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// Write the rows as JSON to this file; `-` is standard output
+    #[arg(long, value_name = "OUT")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// Where benchmark connections go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Spread {
+    /// The shared port; the kernel picks the core.
+    Any,
+    /// The ports of the data cores in turn.
+    Core,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CrashTest {
+    /// Rounds of import, kill and check
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(crate) rounds: u32,
+    /// Vectors to import [default: the demo data]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) vectors: Option<PathBuf>,
+    /// Their properties
+    #[arg(long, value_name = "FILE", requires = "vectors")]
+    pub(crate) properties: Option<PathBuf>,
+    /// Seed of the moments and rows [default: from the clock, printed]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Connections that write at the same time
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) connections: usize,
+    /// Data cores; 0 takes every CPU
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) cores: usize,
+    /// Longest life of a node in one round
+    #[arg(long, value_name = "MS", default_value_t = 1500)]
+    pub(crate) life_ms: u64,
+    /// Folder for the node's data [default: a temporary one]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn settings_are_flags_of_serve() {
+        let cli = Cli::try_parse_from(["heddle", "serve", "--http-port", "0", "--cores=2"]).unwrap();
+        let Action::Serve(serve) = cli.command else { panic!("serve was asked for") };
+        let given: Vec<(&str, &str)> =
+            serve.settings.0.iter().map(|(key, value)| (key.name, value.as_str())).collect();
+        assert_eq!(given, [("http_port", "0"), ("cores", "2")]);
+    }
+
+    #[test]
+    fn a_search_needs_exactly_one_query() {
+        let parse = |rest: &[&str]| {
+            Cli::try_parse_from([&["heddle", "search", "Docs"], rest].concat()).is_ok()
+        };
+        assert!(!parse(&[]));
+        assert!(!parse(&["--like", "1", "--row", "a.npy:0"]));
+        assert!(parse(&["--vector", "[-0.5]"]));
+    }
+}

@@ -1,0 +1,116 @@
+//! `heddle bench search`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use heddle_bench::vectors::VectorFile;
+use heddle_client::Topology;
+
+use crate::bench::{Load, QuerySet, Row, measure};
+use crate::cli::{BenchSearch, Spread};
+use crate::failure::Failure;
+use crate::output::{Style, Table};
+use crate::session;
+
+pub(crate) async fn search(arguments: &BenchSearch) -> Result<(), Failure> {
+    check(arguments)?;
+    let queries = read_queries(&arguments.queries, &arguments.truth, arguments.k)?;
+    let client = session::connect(&arguments.connection).await?;
+    let config = client.collection_config(&arguments.name).await?;
+    let filter = session::read_filter(arguments.filter.as_deref(), None, &config)?;
+    let encoded = filter.map(|filter| filter.encode()).transpose();
+    let load = Load {
+        collection: arguments.name.clone(),
+        filter: encoded.map_err(|error| Failure::usage(error.to_string()))?.unwrap_or_default(),
+        k: arguments.k,
+        addresses: addresses(&client.topology(), arguments.spread, arguments.connections)?,
+        rate: arguments.rate,
+        time: Duration::from_secs_f64(arguments.seconds.clamp(0.01, 86_400.0)),
+        timeout: arguments.connection.timeout(),
+    };
+    let is_json_output = arguments.json.as_deref() == Some(Path::new("-"));
+    let mut rows = Vec::new();
+    for ef in &arguments.ef {
+        let row = measure(&load, &queries, *ef).await?;
+        if !is_json_output {
+            eprintln!("ef {ef}: recall {:.4}, {:.0} queries/s", row.recall, row.qps);
+        }
+        rows.push(row);
+    }
+    if let Some(path) = &arguments.json {
+        let text = serde_json::to_string_pretty(&rows)?;
+        if is_json_output {
+            println!("{text}");
+            return Ok(());
+        }
+        std::fs::write(path, text + "\n").map_err(|error| Failure::file(path, error))?;
+    }
+    print!("{}", table(&rows).render(Style::of_stdout()));
+    Ok(())
+}
+
+fn check(arguments: &BenchSearch) -> Result<(), Failure> {
+    if arguments.connections == 0 || arguments.connections > 10_000 {
+        return Err(Failure::usage("--connections must be 1 to 10000"));
+    }
+    match arguments.rate {
+        Some(rate) if !(rate.is_finite() && rate > 0.0) => {
+            Err(Failure::usage("--rate must be above 0"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads queries and their true neighbours, and checks that they belong together.
+pub(crate) fn read_queries(queries: &Path, truth: &Path, k: u32) -> Result<QuerySet, Failure> {
+    let (query_file, truth_file) = (VectorFile::open(queries)?, VectorFile::open(truth)?);
+    let (rows, width) = (query_file.rows(), truth_file.dims());
+    if rows == 0 || rows != truth_file.rows() {
+        let problem = format!("{rows} queries, but true neighbours of {}", truth_file.rows());
+        return Err(Failure::usage(problem));
+    }
+    if k == 0 || k as usize > width {
+        let problem = format!("--k {k}: the truth lists {width} neighbours of each query");
+        return Err(Failure::usage(problem));
+    }
+    Ok(QuerySet {
+        values: query_file.read_all()?,
+        dims: query_file.dims(),
+        truth: truth_file.read_integers()?,
+        width,
+    })
+}
+
+/// One address for each connection.
+pub(crate) fn addresses(
+    topology: &Topology,
+    spread: Spread,
+    count: usize,
+) -> Result<Vec<String>, Failure> {
+    let all: Vec<String> = match spread {
+        Spread::Any => topology.nodes.iter().map(|node| node.native_address.clone()).collect(),
+        Spread::Core => {
+            topology.nodes.iter().flat_map(|node| node.core_addresses.iter().cloned()).collect()
+        }
+    };
+    if all.is_empty() {
+        return Err(Failure::failed("the node names no address to connect to"));
+    }
+    Ok(all.into_iter().cycle().take(count).collect())
+}
+
+fn table(rows: &[Row]) -> Table {
+    let mut table = Table::new(&[
+        "ef", "recall", "qps", "p50 us", "p90 us", "p99 us", "p99.9 us", "max us", "connections",
+        "errors",
+    ]);
+    for row in rows {
+        let us = [row.p50_us, row.p90_us, row.p99_us, row.p999_us, row.max_us];
+        let mut cells = vec![row.ef.to_string(), format!("{:.4}", row.recall)];
+        cells.push(format!("{:.0}", row.qps));
+        cells.extend(us.iter().map(|us| format!("{us:.0}")));
+        cells.extend([row.connections.to_string(), row.errors.to_string()]);
+        table.row(cells);
+    }
+    table
+}

@@ -1,0 +1,192 @@
+//! `heddle collection`: create, list, show and drop.
+
+use std::io::{IsTerminal, Read, Write};
+use std::path::Path;
+
+use heddle_types::schema::{CollectionConfig, DataType, PropertyConfig, VectorConfig};
+
+use crate::cli::{Collection, CollectionCreate, Connection};
+use crate::failure::Failure;
+use crate::output::{Style, Table, grouped, print_json};
+use crate::session;
+
+pub(crate) async fn run(action: &Collection) -> Result<(), Failure> {
+    match action {
+        Collection::Create(arguments) => create(arguments).await,
+        Collection::List { connection, json } => list(connection, *json).await,
+        Collection::Show { name, connection, json } => show(name, connection, *json).await,
+        Collection::Drop { name, yes, connection } => drop_one(name, *yes, connection).await,
+    }
+}
+
+async fn create(arguments: &CollectionCreate) -> Result<(), Failure> {
+    let mut config = match &arguments.file {
+        Some(path) => read_definition(path)?,
+        None => definition(arguments)?,
+    };
+    if let Some(name) = &arguments.name {
+        config.name.clone_from(name);
+    }
+    config.fill_defaults();
+    config.validate().map_err(|error| Failure::usage(error.to_string()))?;
+    let client = session::connect(&arguments.connection).await?;
+    let created = client.create_collection(&config).await?;
+    if arguments.json {
+        return print_json(&created);
+    }
+    println!("created collection {}", created.name);
+    Ok(())
+}
+
+fn read_definition(path: &Path) -> Result<CollectionConfig, Failure> {
+    let mut text = String::new();
+    if path == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text)?;
+    } else {
+        text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
+    }
+    serde_json::from_str(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+}
+
+fn definition(arguments: &CollectionCreate) -> Result<CollectionConfig, Failure> {
+    let mut config = CollectionConfig::default();
+    for text in &arguments.properties {
+        config.properties.push(property(text)?);
+    }
+    let mut vector = VectorConfig {
+        dims: arguments.dims,
+        distance: arguments.distance,
+        ..VectorConfig::default()
+    };
+    vector.index.m = arguments.m.unwrap_or(vector.index.m);
+    let ef_construction = arguments.ef_construction;
+    vector.index.ef_construction = ef_construction.unwrap_or(vector.index.ef_construction);
+    vector.index.ef = arguments.ef.unwrap_or(vector.index.ef);
+    config.vectors.push(vector);
+    config.sharding.count = arguments.shards.unwrap_or(config.sharding.count);
+    Ok(config)
+}
+
+/// Reads `NAME:TYPE` or `NAME:TYPE:nofilter`.
+fn property(text: &str) -> Result<PropertyConfig, Failure> {
+    let refuse = |problem: String| Err(Failure::usage(format!("--property {text}: {problem}")));
+    let mut parts = text.split(':');
+    let name = parts.next().unwrap_or_default().to_owned();
+    let Some(type_name) = parts.next() else {
+        return refuse("expected NAME:TYPE, such as year:int".to_owned());
+    };
+    let Some(data_type) = DataType::from_name(type_name) else {
+        let names: Vec<&str> = DataType::ALL.iter().map(|known| known.name()).collect();
+        return refuse(format!("unknown type {type_name}, expected one of {}", names.join(", ")));
+    };
+    let filterable = match parts.next() {
+        None => data_type.is_filterable(),
+        Some("nofilter") => false,
+        Some(other) => return refuse(format!("unknown option {other}, expected nofilter")),
+    };
+    Ok(PropertyConfig { name, data_type, filterable, searchable: false, properties: Vec::new() })
+}
+
+async fn list(connection: &Connection, json: bool) -> Result<(), Failure> {
+    let client = session::connect(connection).await?;
+    let collections = client.collections().await?;
+    let mut counts = Vec::new();
+    for config in &collections {
+        counts.push(client.collection(&config.name).count(None).await?);
+    }
+    if json {
+        let entry = |(config, count): (&CollectionConfig, &u64)| {
+            serde_json::json!({ "name": config.name, "objects": count, "definition": config })
+        };
+        let entries: Vec<_> = collections.iter().zip(&counts).map(entry).collect();
+        return print_json(&entries);
+    }
+    if collections.is_empty() {
+        println!("no collections");
+        return Ok(());
+    }
+    let mut table = Table::new(&["name", "objects", "vectors", "properties"]);
+    for (config, count) in collections.iter().zip(&counts) {
+        let vectors: Vec<String> = config.vectors.iter().map(vector_text).collect();
+        table.row(vec![
+            config.name.clone(),
+            grouped(*count),
+            vectors.join(", "),
+            config.properties.len().to_string(),
+        ]);
+    }
+    print!("{}", table.render(Style::of_stdout()));
+    Ok(())
+}
+
+/// `384 cosine`, with the name in front when there is one.
+fn vector_text(vector: &VectorConfig) -> String {
+    let dims = vector.dims.map_or_else(|| "?".to_owned(), |dims| dims.to_string());
+    let name = if vector.name.is_empty() { String::new() } else { format!("{}: ", vector.name) };
+    format!("{name}{dims} {}", vector.distance.name())
+}
+
+async fn show(name: &str, connection: &Connection, json: bool) -> Result<(), Failure> {
+    let client = session::connect(connection).await?;
+    let config = client.collection_config(name).await?;
+    if json {
+        return print_json(&config);
+    }
+    let style = Style::of_stdout();
+    let count = client.collection(name).count(None).await?;
+    println!("{}  {} objects", style.bold(&config.name), grouped(count));
+    for vector in &config.vectors {
+        let index = &vector.index;
+        println!(
+            "  vector    {}, index {:?}, m {}, ef_construction {}, ef {}",
+            vector_text(vector),
+            index.kind,
+            index.m,
+            index.ef_construction,
+            index.ef
+        );
+    }
+    println!("  shards    {}", config.sharding.count.max(1));
+    for property in &config.properties {
+        let kept = if property.filterable { "" } else { "  (no filters)" };
+        println!("  property  {}: {}{kept}", property.name, property.data_type.name());
+    }
+    Ok(())
+}
+
+async fn drop_one(name: &str, is_sure: bool, connection: &Connection) -> Result<(), Failure> {
+    let client = session::connect(connection).await?;
+    let count = client.collection(name).count(None).await?;
+    if !is_sure && !confirm(name, count)? {
+        return Err(Failure::failed("nothing was dropped"));
+    }
+    client.drop_collection(name).await?;
+    println!("dropped collection {name} with {} objects", grouped(count));
+    Ok(())
+}
+
+fn confirm(name: &str, count: u64) -> Result<bool, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage("say --yes to drop a collection without being asked"));
+    }
+    print!("Drop {name} and its {} objects? Type its name: ", grouped(count));
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(answer.trim() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_are_read_with_type_and_option() {
+        let read = property("tags:text[]").unwrap();
+        assert_eq!((read.name.as_str(), read.data_type), ("tags", DataType::TextArray));
+        assert!(read.filterable && !property("raw:text:nofilter").unwrap().filterable);
+        for bad in ["year", "year:integer", "year:int:fast"] {
+            assert!(property(bad).unwrap_err().message.contains(bad));
+        }
+    }
+}

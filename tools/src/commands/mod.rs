@@ -1,0 +1,10 @@
+//! One file a command, or a few that belong together: read arguments, do one thing, report.
+
+pub(crate) mod bench;
+pub(crate) mod collection;
+pub(crate) mod completions;
+pub(crate) mod doctor;
+pub(crate) mod import;
+pub(crate) mod read;
+pub(crate) mod serve;
+pub(crate) mod status;

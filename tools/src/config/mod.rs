@@ -1,0 +1,375 @@
+//! The configuration of a node: `heddle.toml`, then the environment, then flags; later wins.
+//!
+//! A key that nobody knows is refused by its name, wherever it stands: a misspelt setting must not
+//! silently become a default.
+
+pub(crate) mod keys;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use heddle_net::NodeConfig;
+use serde_json::{Map, Value as Json};
+
+use keys::{KEYS, Key};
+
+/// File that is read when none is named and it exists.
+const DEFAULT_FILE: &str = "heddle.toml";
+/// Variables of this family that are no settings of a node.
+const OTHER_VARIABLES: [&str; 2] = ["HEDDLE_CONFIG", "HEDDLE_ADDRESS"];
+
+/// Where a value came from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Origin {
+    Default,
+    File(PathBuf),
+    Environment,
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment => f.write_str("environment"),
+            Self::Flag => f.write_str("flag"),
+        }
+    }
+}
+
+/// Why there is no configuration. Nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("{} cannot be read: {source}", path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("{} is not TOML: {source}", path.display())]
+    Syntax { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("unknown key {key} ({origin}){hint}")]
+    UnknownKey { key: String, origin: Origin, hint: String },
+    #[error("{key} is {found} ({origin}), expected {expected}")]
+    Value { key: &'static str, found: String, origin: Origin, expected: String },
+    #[error(transparent)]
+    Rule(#[from] heddle_net::ConfigError),
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// A whole configuration, and where each value came from.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) node: NodeConfig,
+    pub(crate) log_format: LogFormat,
+    /// Print the ready report on standard output.
+    pub(crate) ready_line: bool,
+    values: BTreeMap<&'static str, (Json, Origin)>,
+}
+
+/// What stands outside the file.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    /// The file that a flag names.
+    pub(crate) file: Option<PathBuf>,
+    /// Environment variables; others than `HEDDLE_*` are ignored.
+    pub(crate) environment: Vec<(String, String)>,
+    /// Values of flags, by key.
+    pub(crate) flags: Vec<(&'static Key, String)>,
+}
+
+impl Settings {
+    /// Reads and checks the configuration.
+    pub(crate) fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        let mut values = default_values();
+        if let Some(path) = file_of(sources) {
+            read_file(&path, &mut values)?;
+        }
+        for (variable, text) in &sources.environment {
+            if let Some(name) = variable.strip_prefix("HEDDLE_") {
+                read_variable(variable, name, text, &mut values)?;
+            }
+        }
+        for (key, text) in &sources.flags {
+            set(key, key.read_text(text), text, Origin::Flag, &mut values)?;
+        }
+        Self::from_values(values)
+    }
+
+    fn from_values(values: BTreeMap<&'static str, (Json, Origin)>) -> Result<Self, ConfigError> {
+        let mut node = json_of(&NodeConfig::default());
+        for (key, (json, origin)) in &values {
+            if OWN_KEYS.contains(key) || *origin == Origin::Default {
+                continue;
+            }
+            let previous = node.insert((*key).to_owned(), json.clone());
+            // One key at a time, so that a refusal names its key.
+            if let Err(error) = serde_json::from_value::<NodeConfig>(Json::Object(node.clone())) {
+                return Err(ConfigError::Value {
+                    key,
+                    found: json.to_string(),
+                    origin: origin.clone(),
+                    expected: format!(
+                        "something like {}: {error}",
+                        previous.unwrap_or(Json::from("a text"))
+                    ),
+                });
+            }
+        }
+        let config: NodeConfig = serde_json::from_value(Json::Object(node))
+            .expect("every value was accepted one by one");
+        config.validate()?;
+        let log_format = one_of(&values, "log_format", LOG_FORMATS)?;
+        let ready_line = one_of(&values, "ready_line", READY_LINES)?;
+        Ok(Self { node: config, log_format, ready_line, values })
+    }
+
+    /// The configuration as a `heddle.toml`, each line with its origin.
+    pub(crate) fn to_toml(&self) -> String {
+        let mut text = String::new();
+        for key in &KEYS {
+            let (json, origin) = &self.values[key.name];
+            let line = match json {
+                // TOML has no null; a key without value stays out.
+                Json::Null => format!("# {key} ="),
+                json => format!("{key} = {json}"),
+            };
+            text.push_str(&format!("{line:<40}  # {origin}\n"));
+        }
+        text
+    }
+
+    /// The configuration as one JSON object, with origins.
+    pub(crate) fn to_json(&self) -> Json {
+        let entry = |(key, (json, origin)): (&&str, &(Json, Origin))| {
+            let value = serde_json::json!({ "value": json, "origin": origin.to_string() });
+            ((*key).to_owned(), value)
+        };
+        Json::Object(self.values.iter().map(entry).collect())
+    }
+}
+
+/// Settings that the command keeps for itself.
+const OWN_KEYS: [&str; 2] = ["log_format", "ready_line"];
+const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+const READY_LINES: &[(&str, bool)] = &[("never", false), ("always", true)];
+
+fn json_of(config: &NodeConfig) -> Map<String, Json> {
+    match serde_json::to_value(config) {
+        Ok(Json::Object(object)) => object,
+        _ => unreachable!("a configuration is an object of plain values"),
+    }
+}
+
+fn default_values() -> BTreeMap<&'static str, (Json, Origin)> {
+    let node = json_of(&NodeConfig::default());
+    let value = |key: &Key| match key.name {
+        "log_format" => Json::from("text"),
+        "ready_line" => Json::from("never"),
+        name => node.get(name).cloned().unwrap_or(Json::Null),
+    };
+    KEYS.iter().map(|key| (key.name, (value(key), Origin::Default))).collect()
+}
+
+fn one_of<T: Copy>(
+    values: &BTreeMap<&'static str, (Json, Origin)>,
+    key: &'static str,
+    choices: &[(&str, T)],
+) -> Result<T, ConfigError> {
+    let (json, origin) = &values[key];
+    let chosen = choices.iter().find(|(word, _)| json.as_str() == Some(word));
+    chosen.map(|(_, value)| *value).ok_or_else(|| {
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        ConfigError::Value {
+            key,
+            found: json.to_string(),
+            origin: origin.clone(),
+            expected: words.join(" or "),
+        }
+    })
+}
+
+fn file_of(sources: &Sources) -> Option<PathBuf> {
+    let from_environment = || {
+        let named = sources.environment.iter().find(|(name, _)| name == "HEDDLE_CONFIG");
+        named.map(|(_, path)| PathBuf::from(path))
+    };
+    let present = || Path::new(DEFAULT_FILE).exists().then(|| PathBuf::from(DEFAULT_FILE));
+    sources.file.clone().or_else(from_environment).or_else(present)
+}
+
+fn read_file(
+    path: &Path,
+    values: &mut BTreeMap<&'static str, (Json, Origin)>,
+) -> Result<(), ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
+    let table: toml::Table = text.parse().map_err(|source| ConfigError::Syntax {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })?;
+    for (name, value) in &table {
+        let origin = Origin::File(path.to_owned());
+        let Some(key) = keys::find(name) else { return Err(unknown_key(name, name, origin)) };
+        let shown = serde_json::to_string(value).unwrap_or_default();
+        set(key, key.read_toml(value), &shown, origin, values)?;
+    }
+    Ok(())
+}
+
+fn read_variable(
+    variable: &str,
+    name: &str,
+    text: &str,
+    values: &mut BTreeMap<&'static str, (Json, Origin)>,
+) -> Result<(), ConfigError> {
+    if OTHER_VARIABLES.contains(&variable) {
+        return Ok(());
+    }
+    match KEYS.iter().find(|key| key.variable() == variable) {
+        Some(key) => set(key, key.read_text(text), text, Origin::Environment, values),
+        None => Err(unknown_key(variable, &name.to_ascii_lowercase(), Origin::Environment)),
+    }
+}
+
+fn set(
+    key: &'static Key,
+    json: Option<Json>,
+    text: &str,
+    origin: Origin,
+    values: &mut BTreeMap<&'static str, (Json, Origin)>,
+) -> Result<(), ConfigError> {
+    let Some(json) = json else {
+        let expected = key.expected().to_owned();
+        let found = text.to_owned();
+        return Err(ConfigError::Value { key: key.name, found, origin, expected });
+    };
+    values.insert(key.name, (json, origin));
+    Ok(())
+}
+
+fn unknown_key(shown: &str, name: &str, origin: Origin) -> ConfigError {
+    let nearest = KEYS.iter().min_by_key(|key| edit_distance(key.name, name));
+    let hint = match nearest.filter(|key| edit_distance(key.name, name) <= 3) {
+        Some(key) => format!("; did you mean {key}?"),
+        None => "; see `heddle serve --help`".to_owned(),
+    };
+    ConfigError::UnknownKey { key: shown.to_owned(), origin, hint }
+}
+
+/// Insertions, deletions and replacements that turn one text into the other.
+fn edit_distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (index, a) in left.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = index + 1;
+        for (column, b) in right.iter().enumerate() {
+            let replaced = diagonal + usize::from(a != *b);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(file: Option<PathBuf>, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Sources {
+        Sources {
+            file,
+            environment: environment
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            flags: flags
+                .iter()
+                .map(|(name, value)| (keys::find(name).unwrap(), (*value).to_owned()))
+                .collect(),
+        }
+    }
+
+    fn file(name: &str, text: &str) -> PathBuf {
+        let folder = &Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tmp/config");
+        std::fs::create_dir_all(folder).unwrap();
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn error(sources: &Sources) -> String {
+        Settings::load(sources).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_that_over_the_file() {
+        let path = file("layers.toml", "cores = 1\nhttp_port = 1001\nmemory_bytes = \"1GiB\"\n");
+        let environment = [("HEDDLE_CORES", "2"), ("HEDDLE_HTTP_PORT", "1002"), ("PATH", "x")];
+        let settings =
+            Settings::load(&sources(Some(path.clone()), &environment, &[("cores", "3")])).unwrap();
+        assert_eq!(settings.node.cores, 3);
+        assert_eq!(settings.node.http_port, 1002);
+        assert_eq!(settings.node.memory_bytes, 1 << 30);
+        assert_eq!(settings.node.native_port, NodeConfig::default().native_port);
+        let printed = settings.to_toml();
+        for (line, origin) in [("cores = 3", "flag"), ("http_port = 1002", "environment")] {
+            let found = printed.lines().find(|found| found.starts_with(line)).unwrap();
+            assert!(found.ends_with(origin), "{found}");
+        }
+    }
+
+    #[test]
+    fn what_is_printed_reads_back_as_the_same_configuration() {
+        let flags = [("listen", "0.0.0.0"), ("roles", "data,meta"), ("log_format", "json")];
+        let first = Settings::load(&sources(None, &[], &flags)).unwrap();
+        let path = file("printed.toml", &first.to_toml());
+        let second = Settings::load(&sources(Some(path), &[], &[])).unwrap();
+        assert_eq!(first.node, second.node);
+        assert_eq!(second.log_format, LogFormat::Json);
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_by_name_wherever_they_stand() {
+        let path = file("unknown.toml", "nativ_port = 1\n");
+        let text = error(&sources(Some(path), &[], &[]));
+        assert!(text.contains("nativ_port") && text.contains("did you mean native_port"), "{text}");
+        let text = error(&sources(None, &[("HEDDLE_CORE", "1")], &[]));
+        assert!(text.contains("HEDDLE_CORE") && text.contains("did you mean cores"), "{text}");
+        let path = file("table.toml", "[server]\nport = 1\n");
+        assert!(error(&sources(Some(path), &[], &[])).contains("unknown key server"));
+    }
+
+    #[test]
+    fn bad_values_name_their_key_and_origin() {
+        for (key, value) in
+            [("cores", "many"), ("listen", "nowhere"), ("log_level", "loud"), ("http_port", "70000")]
+        {
+            let text = error(&sources(None, &[], &[(key, value)]));
+            assert!(text.contains(key) && text.contains("flag"), "{text}");
+        }
+        assert!(error(&sources(None, &[], &[("log_format", "xml")])).contains("text or json"));
+        assert!(error(&sources(None, &[], &[("wal_segment_bytes", "4KiB")])).contains("wal_segment"));
+        assert!(error(&sources(Some("missing.toml".into()), &[], &[])).contains("missing.toml"));
+    }
+
+    #[test]
+    fn the_table_has_every_setting_of_a_node() {
+        let full = NodeConfig {
+            advertise: Some("x".to_owned()),
+            ready_file: Some("y".into()),
+            ..NodeConfig::default()
+        };
+        let mut names: Vec<String> = json_of(&full).keys().cloned().collect();
+        names.extend(OWN_KEYS.map(str::to_owned));
+        names.sort();
+        let mut table: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+        table.sort_unstable();
+        assert_eq!(names, table);
+    }
+}

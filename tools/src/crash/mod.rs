@@ -1,0 +1,379 @@
+//! `heddle crash-test`: kills a node with SIGKILL at random moments, while it starts, imports and
+//! checkpoints, and checks after each restart that every acknowledged row is there with the vector
+//! and the properties it was acknowledged with, bit for bit.
+//!
+//! Rows are written through the native protocol from several connections with default durability.
+//! Once every row was written they are written again with another vector, so that a lost update
+//! shows as well as a lost row. A write without an answer may have happened or not; after the
+//! restart it must stay what it then is.
+
+mod ledger;
+
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures::future::{Either, join_all, select};
+use heddle_bench::vectors::VectorFile;
+use heddle_client::{Client, ClientOptions, Object, PutMode, Want};
+use heddle_types::json::properties_from_json;
+use heddle_types::schema::{DataType, PropertyConfig, VectorConfig};
+use heddle_types::{CollectionConfig, Distance, ErrorCode, ObjectId};
+use serde::Serialize;
+
+use crate::cli::CrashTest;
+use crate::demo::data::DemoData;
+use crate::failure::Failure;
+use crate::import::infer::Inferred;
+use crate::import::rows::{PropertyLines, take_id};
+use crate::node_process::{NodeOptions, NodeProcess, native_address};
+use crate::output::{duration, grouped, print_json};
+use crate::scratch::Scratch;
+use crate::session::block_on;
+use ledger::{Finding, Ledger, Material};
+
+const COLLECTION: &str = "Crash";
+/// Rows of one request.
+const BATCH: usize = 64;
+/// Ids of one read.
+const READ_BATCH: usize = 1_000;
+/// Findings that are printed.
+const FINDINGS_SHOWN: usize = 20;
+/// One kill in so many falls into the start.
+const START_KILL_RATIO: u64 = 4;
+/// The node checkpoints all the time, so that kills fall into checkpoints too.
+const NODE_FLAGS: [&str; 4] = ["--checkpoint-log-bytes", "1MiB", "--checkpoint-interval-s", "1"];
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What the test found.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Report {
+    seed: u64,
+    rounds: u32,
+    kills_during_start: u32,
+    kills_while_writing: u32,
+    acknowledged: u64,
+    rows: u64,
+    rows_checked: u64,
+    lost: u64,
+    wrong: u64,
+    failed_starts: u32,
+    start_ms_max: u64,
+}
+
+/// SplitMix64: a seed gives the same moments again.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound.max(1)
+    }
+}
+
+struct Test {
+    material: Material,
+    config: CollectionConfig,
+    ledger: RefCell<Ledger>,
+    /// Position in the endless sequence of rows.
+    next: Cell<usize>,
+    options: NodeOptions,
+    connections: usize,
+    random: Random,
+    start: Duration,
+    report: Report,
+    findings: Vec<Finding>,
+}
+
+pub(crate) fn run(arguments: &CrashTest) -> Result<(), Failure> {
+    let scratch = Scratch::new("heddle-crash", arguments.data_dir.as_deref())?;
+    let seed = arguments.seed.unwrap_or_else(seed_of_the_clock);
+    println!("seed {seed}, data in {}", scratch.path().display());
+    let (material, config) = read_material(arguments, scratch.path())?;
+    let rows = material.rows();
+    let mut test = Test {
+        ledger: RefCell::new(Ledger::new(rows)),
+        material,
+        config,
+        next: Cell::new(0),
+        options: NodeOptions {
+            data_dir: scratch.path().join("node"),
+            cores: arguments.cores,
+            flags: NODE_FLAGS.to_vec(),
+        },
+        connections: arguments.connections.clamp(1, 256),
+        random: Random(seed),
+        start: Duration::from_millis(200),
+        report: Report { seed, ..Report::default() },
+        findings: Vec::new(),
+    };
+    let result = test.run_rounds(arguments.rounds, arguments.life_ms);
+    test.show(arguments.json)?;
+    result?;
+    let Report { lost, wrong, failed_starts, .. } = test.report;
+    if lost + wrong + u64::from(failed_starts) > 0 {
+        return Err(Failure::failed(format!(
+            "{lost} rows lost, {wrong} wrong, {failed_starts} starts failed (seed {seed})"
+        )));
+    }
+    Ok(())
+}
+
+fn seed_of_the_clock() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_secs() ^ u64::from(now.subsec_nanos())
+}
+
+/// Reads the rows that are written, the demo's or the user's.
+fn read_material(
+    arguments: &CrashTest,
+    folder: &Path,
+) -> Result<(Material, CollectionConfig), Failure> {
+    let (vectors, lines) = match &arguments.vectors {
+        Some(path) => (path.clone(), arguments.properties.clone()),
+        None => {
+            let demo = DemoData::unpack(&folder.join("input"))?;
+            (demo.vectors(), Some(demo.properties()))
+        }
+    };
+    let file = VectorFile::open(&vectors)?;
+    let mut properties = Vec::new();
+    let mut definitions = Vec::new();
+    if let Some(path) = lines {
+        let objects = read_objects(&path, file.rows())?;
+        let mut inferred = Inferred::default();
+        for (row, object) in objects.iter().enumerate() {
+            let added = inferred.add(object, row as u64);
+            added.map_err(|error| Failure::usage(error.to_string()))?;
+        }
+        definitions = inferred.into_definitions();
+        for object in &objects {
+            properties.push(properties_from_json(&definitions, object)?);
+        }
+    }
+    for name in ["crash_row", "crash_version"] {
+        definitions.push(PropertyConfig {
+            name: name.to_owned(),
+            data_type: DataType::Int,
+            filterable: true,
+            searchable: false,
+            properties: Vec::new(),
+        });
+    }
+    let vector = VectorConfig {
+        dims: u32::try_from(file.dims()).ok(),
+        // Stored as given: cosine would store unit vectors, which are not bit-equal.
+        distance: Distance::L2Squared,
+        ..VectorConfig::default()
+    };
+    let config = CollectionConfig {
+        name: COLLECTION.to_owned(),
+        properties: definitions,
+        vectors: vec![vector],
+        ..CollectionConfig::default()
+    };
+    let material = Material { values: file.read_all()?, dims: file.dims(), properties };
+    Ok((material, config))
+}
+
+fn read_objects(
+    path: &Path,
+    rows: usize,
+) -> Result<Vec<serde_json::Map<String, serde_json::Value>>, Failure> {
+    let mut lines = PropertyLines::open(path)?;
+    let mut objects = Vec::new();
+    while objects.len() < rows {
+        let Some(mut object) = lines.next_object()? else { break };
+        take_id(objects.len() as u64, &mut object);
+        objects.push(object);
+    }
+    Ok(objects)
+}
+
+impl Test {
+    fn run_rounds(&mut self, rounds: u32, life_ms: u64) -> Result<(), Failure> {
+        for round in 1..=rounds {
+            let is_start_kill = self.random.below(START_KILL_RATIO) == 0;
+            let mut node = NodeProcess::spawn(&self.options)?;
+            if is_start_kill {
+                let start_us = u64::try_from(self.start.as_micros()).unwrap_or(u64::MAX);
+                let moment = Duration::from_micros(self.random.below(start_us));
+                std::thread::sleep(moment);
+                node.kill()?;
+                self.report.kills_during_start += 1;
+                println!("round {round}: killed {} into its start", duration(moment));
+            } else {
+                let life = Duration::from_millis(50 + self.random.below(life_ms));
+                self.live(&mut node, round, life)?;
+                self.report.kills_while_writing += 1;
+            }
+            self.report.rounds = round;
+            if self.report.lost + self.report.wrong > 0 {
+                return Ok(());
+            }
+        }
+        let mut node = NodeProcess::spawn(&self.options)?;
+        let address = self.wait_ready(&mut node)?;
+        block_on(self.check_all(&address))?;
+        let status = node.stop()?;
+        if !status.success() {
+            return Err(Failure::failed(format!("the last stop did not end well: {status}")));
+        }
+        Ok(())
+    }
+
+    /// One life of a node: check what is there, write, be killed.
+    fn live(&mut self, node: &mut NodeProcess, round: u32, life: Duration) -> Result<(), Failure> {
+        let address = self.wait_ready(node)?;
+        let before = self.ledger.borrow().acknowledged;
+        block_on(async {
+            self.check_all(&address).await?;
+            self.write_until_killed(&address, node, life).await
+        })?;
+        let acknowledged = self.ledger.borrow().acknowledged - before;
+        println!(
+            "round {round}: start {}, checked {} rows, killed after {} and {} acknowledged rows",
+            duration(self.start),
+            grouped(self.ledger.borrow().certain_count()),
+            duration(life),
+            grouped(acknowledged)
+        );
+        Ok(())
+    }
+
+    fn wait_ready(&mut self, node: &mut NodeProcess) -> Result<String, Failure> {
+        let ready = node.wait_ready();
+        let (report, time) = ready.inspect_err(|_| self.report.failed_starts += 1)?;
+        self.start = time;
+        let start_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.report.start_ms_max = self.report.start_ms_max.max(start_ms);
+        Ok(native_address(&report))
+    }
+
+    async fn connect(&self, address: &str) -> Result<Client, Failure> {
+        let options = ClientOptions { deadline: CALL_TIMEOUT, retry_writes: false };
+        Ok(Client::connect_with([address], options).await?)
+    }
+
+    /// Reads every row that was ever sent and compares it with the ledger.
+    async fn check_all(&mut self, address: &str) -> Result<(), Failure> {
+        let client = self.connect(address).await?;
+        match client.create_collection(&self.config).await {
+            Ok(_) if self.ledger.borrow().certain_count() > 0 => {
+                return Err(Failure::failed("the collection was lost"));
+            }
+            Ok(_) => {}
+            Err(error) if error.code() == Some(ErrorCode::CollectionExists) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let collection = client.collection(COLLECTION);
+        let touched = self.ledger.borrow().touched();
+        for rows in touched.chunks(READ_BATCH) {
+            let ids: Vec<ObjectId> = rows.iter().map(|row| ObjectId::from_row(*row as u64)).collect();
+            let found = collection.get_batch(&ids, Want::ALL).await?;
+            for (row, object) in rows.iter().zip(&found) {
+                let mut ledger = self.ledger.borrow_mut();
+                let finding = ledger.check(&self.material, *row, object.as_ref());
+                drop(ledger);
+                self.note(finding);
+                self.report.rows_checked += 1;
+            }
+        }
+        let count = collection.count(None).await?;
+        let expected = self.ledger.borrow().certain_count();
+        if count != expected {
+            self.note(Some(Finding::Wrong(format!("{count} objects counted, {expected} read"))));
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, finding: Option<Finding>) {
+        match &finding {
+            Some(Finding::Lost(_)) => self.report.lost += 1,
+            Some(Finding::Wrong(_)) => self.report.wrong += 1,
+            None => {}
+        }
+        self.findings.extend(finding);
+    }
+
+    /// Writes from every connection until the moment comes.
+    async fn write_until_killed(
+        &self,
+        address: &str,
+        node: &mut NodeProcess,
+        life: Duration,
+    ) -> Result<(), Failure> {
+        let mut clients = Vec::new();
+        for _ in 0..self.connections {
+            clients.push(self.connect(address).await?);
+        }
+        let end = Instant::now() + life;
+        let writers = std::pin::pin!(join_all(clients.iter().map(|client| self.write(client))));
+        let moment = std::pin::pin!(tokio::time::sleep_until(end.into()));
+        let refused = match select(writers, moment).await {
+            Either::Left((results, _)) => results.into_iter().collect::<Result<(), Failure>>().err(),
+            Either::Right(_) => None,
+        };
+        node.kill()?;
+        // Writers end by themselves only when the server refuses what it must take.
+        refused.map_or(Ok(()), Err)
+    }
+
+    async fn write(&self, client: &Client) -> Result<(), Failure> {
+        let collection = client.collection(COLLECTION);
+        loop {
+            let first = self.next.get();
+            self.next.set(first + BATCH);
+            let rows = self.material.rows();
+            let places: Vec<(usize, u32)> =
+                (first..first + BATCH).map(|place| (place % rows, (place / rows) as u32)).collect();
+            let object = |(row, version): &(usize, u32)| {
+                Object::new(ObjectId::from_row(*row as u64))
+                    .with_properties(self.material.properties(*row, *version))
+                    .with_vector(self.material.vector(*row, *version).to_vec())
+            };
+            let objects: Vec<Object> = places.iter().map(object).collect();
+            for (row, version) in &places {
+                self.ledger.borrow_mut().sending(*row, *version);
+            }
+            let outcomes = collection.put_batch(PutMode::Replace, &objects).await?;
+            for (outcome, (row, version)) in outcomes.into_iter().zip(places) {
+                outcome.map_err(|error| Failure::failed(format!("row {row}: {error}")))?;
+                self.ledger.borrow_mut().acknowledge(row, version);
+            }
+        }
+    }
+
+    fn show(&mut self, json: bool) -> Result<(), Failure> {
+        self.report.acknowledged = self.ledger.borrow().acknowledged;
+        self.report.rows = self.ledger.borrow().certain_count();
+        for finding in self.findings.iter().take(FINDINGS_SHOWN) {
+            println!("{finding:?}");
+        }
+        let report = &self.report;
+        if json {
+            return print_json(report);
+        }
+        println!(
+            "\n{} rounds ({} killed while writing, {} during the start), slowest start {} ms",
+            report.rounds,
+            report.kills_while_writing,
+            report.kills_during_start,
+            report.start_ms_max
+        );
+        println!(
+            "{} writes acknowledged over {} rows, {} rows checked",
+            grouped(report.acknowledged),
+            grouped(report.rows),
+            grouped(report.rows_checked)
+        );
+        println!(
+            "lost {}, wrong {}, failed starts {}",
+            report.lost, report.wrong, report.failed_starts
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,105 @@
+//! The parts of a node's status report that this command shows or waits for. A newer node may say
+//! more; what is missing counts as zero.
+
+use heddle_client::Client;
+use serde::Deserialize;
+
+use crate::failure::Failure;
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct NodeStatus {
+    pub(crate) version: String,
+    pub(crate) name: String,
+    pub(crate) phase: String,
+    pub(crate) uptime_s: f64,
+    pub(crate) data_cores: usize,
+    pub(crate) connections: usize,
+    pub(crate) memory: Memory,
+    pub(crate) disk: Disk,
+    pub(crate) cores: Vec<Core>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Memory {
+    pub(crate) resident_bytes: u64,
+    pub(crate) budget_bytes: u64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Disk {
+    pub(crate) data_dir: String,
+    pub(crate) total_bytes: u64,
+    pub(crate) free_bytes: u64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Core {
+    pub(crate) core: usize,
+    pub(crate) role: String,
+    pub(crate) engine: Option<Engine>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Engine {
+    pub(crate) failed: bool,
+    pub(crate) shards: Vec<Shard>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Shard {
+    pub(crate) id: u64,
+    pub(crate) collection: String,
+    pub(crate) objects: u64,
+    pub(crate) tombstones: u64,
+    /// Vectors that are not in a graph yet and are scanned.
+    pub(crate) tail: u64,
+    pub(crate) log_bytes: u64,
+    pub(crate) image_age_us: Option<u64>,
+    pub(crate) poisoned: bool,
+}
+
+impl NodeStatus {
+    pub(crate) async fn fetch(client: &Client) -> Result<Self, Failure> {
+        Ok(serde_json::from_value(client.status().await?)?)
+    }
+
+    /// Every shard with its home core.
+    pub(crate) fn shards(&self) -> impl Iterator<Item = (usize, &Shard)> {
+        self.cores.iter().flat_map(|core| {
+            let shards = core.engine.iter().flat_map(|engine| &engine.shards);
+            shards.map(move |shard| (core.core, shard))
+        })
+    }
+
+    /// Vectors of a collection that wait for their place in a graph.
+    pub(crate) fn backlog(&self, collection: &str) -> u64 {
+        let shards = self.shards().filter(|(_, shard)| shard.collection == collection);
+        shards.map(|(_, shard)| shard.tail).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_and_missing_keys_do_no_harm() {
+        let json = serde_json::json!({
+            "version": "9", "new_key": [1], "cores": [
+                {"core": 0, "engine": {"shards": [{"collection": "A", "tail": 3}, {"id": 2}]}},
+                {"core": 1, "engine": {"shards": [{"collection": "A", "tail": 4}]}},
+                {"core": 2, "role": "meta", "engine": null},
+            ],
+        });
+        let status: NodeStatus = serde_json::from_value(json).unwrap();
+        assert_eq!(status.backlog("A"), 7);
+        assert_eq!(status.backlog("B"), 0);
+        assert_eq!(status.shards().count(), 3);
+    }
+}
