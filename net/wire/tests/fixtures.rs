@@ -26,6 +26,8 @@ fn split(frame: &[u8]) -> (Header, AlignedVec<16>) {
     (header, body)
 }
 
+const VALID: &str = "a fixture is valid and fits into a frame";
+
 /// Decodes a frame into an owned message and encodes that again.
 fn again(frame: &[u8]) -> Vec<u8> {
     let (header, body) = split(frame);
@@ -35,14 +37,16 @@ fn again(frame: &[u8]) -> Vec<u8> {
             match header.kind() {
                 $(
                     FrameKind::Request(MessageType::$kind) => {
-                        encode_request(id, deadline, &decode::<$request>(&body).expect("a fixture is valid")).expect("a fixture is valid")
+                        let message = decode::<$request>(&body).expect(VALID);
+                        encode_request(id, deadline, &message).expect(VALID)
                     }
                     FrameKind::Reply(MessageType::$kind) => {
-                        encode_reply(id, &decode::<$reply>(&body).expect("a fixture is valid")).expect("a fixture is valid")
+                        let message = decode::<$reply>(&body).expect(VALID);
+                        encode_reply(id, &message).expect(VALID)
                     }
                 )*
                 FrameKind::Error => {
-                    encode_error(id, &decode::<ErrorReply>(&body).expect("a fixture is valid").into())
+                    encode_error(id, &decode::<ErrorReply>(&body).expect(VALID).into())
                 }
                 FrameKind::Unknown(number) => panic!("a fixture of unknown type {number}"),
             }

@@ -15,8 +15,8 @@
 //! client.create_collection(&config).await?;
 //! let docs = client.collection("Docs");
 //! let properties = Properties::from([("title".to_owned(), Value::Text("Looms".to_owned()))]);
-//! docs.put(Object::new(ObjectId::random()).with_properties(properties).with_vector(vec![0.1, 0.9]))
-//!     .await?;
+//! let object = Object::new(ObjectId::random()).with_properties(properties);
+//! docs.put(object.with_vector(vec![0.1, 0.9])).await?;
 //! for hit in docs.search(&Search::near(vec![0.1, 0.8]).k(3)).await?.hits {
 //!     println!("{} at {}", hit.id, hit.distance);
 //! }

@@ -22,8 +22,11 @@ pub const WRITE_FRAMES_MAX: usize = 32;
 pub const READS_PER_TURN_MAX: usize = 16;
 /// A reply that is this much later than its caller's deadline shows that the connection is dead.
 pub const OVERDUE: Duration = Duration::from_secs(5);
-/// How often a connection looks for overdue replies.
-pub const OVERDUE_CHECK: Duration = Duration::from_secs(1);
+/// A connection without requests is closed by the client after this, well before the server would
+/// do it (300 s): a write never meets a connection that is just being closed.
+pub const IDLE_CLOSE: Duration = Duration::from_secs(120);
+/// How often a connection looks for overdue replies and idleness.
+pub const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Most times that a call is sent.
 pub const ATTEMPTS_MAX: u32 = 10;
 /// Pause before the second attempt; it doubles up to [`BACKOFF_MAX`].

@@ -72,7 +72,8 @@ impl Search {
         Self { k, ..self }
     }
 
-    /// Candidates to keep while searching: more = better recall, slower. 0 = as the collection says.
+    /// Candidates to keep while searching: more = better recall, slower; 0 = as the collection
+    /// says.
     #[must_use]
     pub fn ef(self, ef: u32) -> Self {
         Self { ef, ..self }

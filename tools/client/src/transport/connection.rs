@@ -20,8 +20,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use super::frames::FrameReader;
 use crate::error::ClientError;
 use crate::limits::{
-    BYTES_IN_FLIGHT_MAX, BYTES_IN_FLIGHT_UNIT, CONNECT_TIMEOUT, OVERDUE, OVERDUE_CHECK,
-    READS_PER_TURN_MAX, REQUESTS_IN_FLIGHT_MAX, WRITE_FRAMES_MAX,
+    BYTES_IN_FLIGHT_MAX, BYTES_IN_FLIGHT_UNIT, CONNECT_TIMEOUT, IDLE_CLOSE, OVERDUE,
+    READS_PER_TURN_MAX, REQUESTS_IN_FLIGHT_MAX, WATCH_INTERVAL, WRITE_FRAMES_MAX,
 };
 
 /// A reply as it arrived; its body checksum is checked.
@@ -229,7 +229,8 @@ impl Connection {
     }
 }
 
-/// Takes away the permits that the server does not grant; at least one stays. Returns how many exist from now on.
+/// Takes away the permits that the server does not grant; at least one stays. Returns how many exist
+/// from now on.
 fn lower(permits: &Semaphore, granted: usize, server_max: u32) -> usize {
     let allowed = (server_max as usize).clamp(1, granted);
     permits.forget_permits(granted - allowed);
@@ -256,6 +257,8 @@ struct Driver {
     /// Bytes of the first frame of the outbox that are written.
     written: usize,
     waiting: BTreeMap<u64, Waiting>,
+    /// When a request was last taken or seen waiting.
+    used_at: Instant,
 }
 
 impl Driver {
@@ -267,6 +270,7 @@ impl Driver {
             outbox: VecDeque::new(),
             written: 0,
             waiting: BTreeMap::new(),
+            used_at: Instant::now(),
         }
     }
 
@@ -294,8 +298,8 @@ impl Driver {
 
     /// Moves frames both ways until the connection ends, and says why it ended.
     async fn serve(&mut self, queue: &mut mpsc::Receiver<Call>) -> ClientError {
-        let mut overdue = interval(OVERDUE_CHECK);
-        overdue.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = interval(WATCH_INTERVAL);
+        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             while let Ok(call) = queue.try_recv() {
                 self.accept(call);
@@ -314,7 +318,7 @@ impl Driver {
                 },
                 _ = self.stream.readable() => {}
                 _ = self.stream.writable(), if !self.outbox.is_empty() => {}
-                _ = overdue.tick() => if let Some(error) = self.find_overdue() {
+                _ = watch.tick() => if let Some(error) = self.find_silence() {
                     return ClientError::connection(&self.address, error);
                 },
             }
@@ -326,6 +330,7 @@ impl Driver {
             return;
         }
         let Call { outgoing, deadline, answer, permits, .. } = call;
+        self.used_at = Instant::now();
         let waiting = Waiting { deadline, answer, _permits: permits };
         self.waiting.insert(outgoing.request_id, waiting);
         self.outbox.push_back(outgoing);
@@ -396,10 +401,16 @@ impl Driver {
         Err(io::Error::other(format!("reply to request {request_id}, which was never made")))
     }
 
-    fn find_overdue(&self) -> Option<io::Error> {
+    /// Why the connection should end: its server does not answer, or nobody uses it.
+    fn find_silence(&mut self) -> Option<io::Error> {
         let now = Instant::now();
+        if self.waiting.is_empty() {
+            let is_idle = now.duration_since(self.used_at) > IDLE_CLOSE;
+            return is_idle.then(|| io::Error::other("idle"));
+        }
+        self.used_at = now;
         let is_overdue = |waiting: &Waiting| waiting.deadline + OVERDUE < now;
-        let silent = self.waiting.values().any(is_overdue);
-        silent.then(|| io::Error::from(io::ErrorKind::TimedOut))
+        let is_silent = self.waiting.values().any(is_overdue);
+        is_silent.then(|| io::Error::from(io::ErrorKind::TimedOut))
     }
 }

@@ -18,7 +18,8 @@ impl Partial {
         self.filled == self.header.body_length as usize
     }
 
-    /// Where the next bytes go; the buffer grows with what has arrived, not with what was announced.
+    /// Where the next bytes go; the buffer grows with what has arrived, not with what was
+    /// announced.
     fn space(&mut self) -> &mut [u8] {
         if self.filled == self.body.len() {
             let missing = self.header.body_length as usize - self.filled;
