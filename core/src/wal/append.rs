@@ -172,11 +172,10 @@ impl<D: Device> Inner<D> {
         if state.backlog_bytes >= self.config.backlog_bytes_max {
             return false;
         }
-        let largest =
-            page_rounded(BATCH_HEADER_BYTES + RECORD_HEADER_BYTES + payload_bytes_max(self.config))
-                as u64;
+        // Room for the largest record, so that whoever waited here can append.
+        let largest = BATCH_HEADER_BYTES + RECORD_HEADER_BYTES + payload_bytes_max(self.config);
         let pending = state.open.as_ref().map_or(0, |batch| page_rounded(batch.buffer.len()));
         let room = state.tail.as_ref().map_or(0, Tail::room).saturating_sub(pending as u64);
-        state.spare.is_some() || room >= largest.min(self.config.segment_bytes / 4)
+        state.spare.is_some() || room >= page_rounded(largest) as u64
     }
 }
