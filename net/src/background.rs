@@ -1,0 +1,125 @@
+//! Work of a home core that nobody waits for: linking vectors, sweeping, checkpoints.
+//!
+//! Each is a task in a low queue that works in short steps and yields between them.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use heddle_core::engine::{IndexedBatch, LinkProgress};
+use heddle_runtime::{Queue, sleep, spawn, yield_if_needed, yield_now};
+use heddle_types::{Clock, ShardId};
+
+use crate::core::{Core, HomeEngine};
+use crate::message::{CoreRequest, expect_reply};
+
+/// Vectors searched against one state of the graph, by all data cores together.
+const BATCH_SLOTS_PER_CORE: usize = 32;
+/// Vectors linked between two offers to yield: one takes 10 to 50 us.
+const LINK_SLOTS: usize = 4;
+/// Pause while a checkpoint keeps the graph still.
+const PAUSE: Duration = Duration::from_millis(5);
+/// How often checkpoints and maintenance are looked at.
+const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(200);
+/// Pause after a checkpoint failed, so that a full disk is not filled further at full speed.
+const FAILURE_PAUSE: Duration = Duration::from_secs(5);
+
+/// Starts the background tasks of a data core.
+pub(crate) fn start(core: &Rc<Core>, engine: &HomeEngine) {
+    spawn(Queue::Insert, index(Rc::clone(core), engine.clone()));
+    spawn(Queue::Background, maintain(Rc::clone(core), engine.clone()));
+}
+
+/// Links vectors into graphs as they come; sweeps dead ones when nothing is to be linked.
+async fn index(core: Rc<Core>, engine: HomeEngine) {
+    loop {
+        let seen = engine.background_version();
+        // Held until the batch is linked: what its searches found stays walkable.
+        let pin = core.reader.pin();
+        if let Some(batch) = engine.index_batch(BATCH_SLOTS_PER_CORE * core.data_cores) {
+            let count = batch.len();
+            // Every core takes a part, this one the first.
+            let parts = batch.split(core.data_cores).into_iter().enumerate();
+            let searches = parts.map(|(place, part)| {
+                let target = (core.index + place) % core.data_cores;
+                let core = Rc::clone(&core);
+                async move {
+                    let reply = core.call(target, CoreRequest::SearchBatch(Box::new(part))).await?;
+                    expect_reply!(reply, Indexed)
+                }
+            });
+            match futures::future::try_join_all(searches).await {
+                Ok(parts) => {
+                    for part in parts.into_iter().flatten() {
+                        link(&engine, part).await;
+                    }
+                    core.metrics.slots_indexed.add(count as u64);
+                }
+                // A core is gone: the node is going down.
+                Err(error) => return tracing::debug!(%error, "indexing ends"),
+            }
+        } else {
+            drop(pin);
+            if !engine.sweep_step() {
+                engine.background_work(seen).await;
+            }
+        }
+        yield_now().await;
+    }
+}
+
+async fn link(engine: &HomeEngine, mut batch: IndexedBatch) {
+    loop {
+        match engine.link_batch(batch, LINK_SLOTS) {
+            LinkProgress::Done => return,
+            LinkProgress::More(rest) => {
+                batch = rest;
+                yield_if_needed().await;
+            }
+            LinkProgress::Paused(rest) => {
+                batch = rest;
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Writes checkpoints when they are due, and what else keeps files small.
+async fn maintain(core: Rc<Core>, engine: HomeEngine) {
+    loop {
+        match engine.maintain().await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(core = core.index, %error, "maintenance failed; it is tried again");
+                sleep(FAILURE_PAUSE).await;
+            }
+        }
+        for shard in due(&core, &engine) {
+            match engine.checkpoint(shard).await {
+                Ok(()) => {
+                    core.metrics.checkpoints.add(1);
+                    tracing::info!(core = core.index, %shard, "checkpoint written");
+                }
+                Err(error) => {
+                    core.metrics.checkpoint_failures.add(1);
+                    tracing::warn!(core = core.index, %shard, %error, "checkpoint failed");
+                    sleep(FAILURE_PAUSE).await;
+                }
+            }
+        }
+        sleep(MAINTENANCE_INTERVAL).await;
+    }
+}
+
+/// Shards whose log has grown too long, and those whose image has grown too old.
+fn due(core: &Core, engine: &HomeEngine) -> BTreeSet<ShardId> {
+    let interval_us = core.node.config.checkpoint_interval_s * 1_000_000;
+    let old = engine.status().shards.into_iter().filter(|shard| {
+        // A shard without an image is as old as the node's start.
+        let uptime_us = (core.clock.monotonic_ns() - core.node.started_ns) / 1_000;
+        let age_us = shard.image_age_us.unwrap_or(uptime_us).min(uptime_us);
+        shard.log_bytes > 0 && age_us >= interval_us
+    });
+    old.map(|shard| shard.id).chain(engine.checkpoint_due()).collect()
+}

@@ -1,0 +1,250 @@
+//! The start of a node, as the meta core conducts it, and its orderly end.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use heddle_core::shard::ShardSpec;
+use heddle_meta::{Catalog, CatalogStore, Command, StoreError};
+use heddle_runtime::net::Listener;
+use heddle_runtime::{GlommioDevice, Queue, SignalEvent, Signals, fatal, spawn};
+use heddle_types::{ApiError, Clock, CoreIndex, Device, DeviceError, FatalReason, ShardId};
+
+use crate::core::Core;
+use crate::http;
+use crate::identity::replace_file;
+use crate::message::{CoreReply, CoreRequest, ListenOrder, OpenOrder, Publication, unexpected};
+use crate::meta::{Meta, specs_by_home};
+use crate::registry::CollectionRoute;
+use crate::shared::{Phase, ReadyReport};
+
+const LOGS: &str = "logs";
+
+/// Brings the node up: catalog, engines, views, and last the listeners.
+///
+/// Whatever fails here ends the process with its exit code.
+pub(crate) async fn start(core: &Rc<Core>) {
+    let data_dir = &core.node.config.data_dir;
+    let device = GlommioDevice::new(data_dir)
+        .unwrap_or_else(|error| fatal(FatalReason::DataDirectory, error));
+    let opened = match CatalogStore::open(device.clone()).await {
+        Ok(opened) => opened,
+        Err(error @ StoreError::Version { .. }) => fatal(FatalReason::FormatVersion, error),
+        Err(error @ StoreError::Corrupt { .. }) => fatal(FatalReason::Corruption, error),
+        Err(error) => fatal(FatalReason::DataDirectory, error),
+    };
+    if let Some(damage) = &opened.damage {
+        tracing::warn!(%damage, "one copy of the catalog is damaged; the other is used");
+    }
+    let logs = log_indexes(&device).await;
+    if opened.catalog.is_none() && !logs.is_empty() {
+        let found = data_dir.join(LOGS);
+        fatal(FatalReason::Corruption, format_args!("{} but no catalog", found.display()));
+    }
+    let catalog = opened.catalog.unwrap_or_default();
+    let meta = Meta::new(core, catalog, opened.store);
+    let handler = Rc::clone(&meta);
+    core.link.serve(move |source, request| Rc::clone(&handler).handle(source, request));
+    let started = bring_up(core, &meta, &logs).await;
+    started.unwrap_or_else(|error| fatal(FatalReason::CoreLost, error));
+}
+
+async fn bring_up(core: &Rc<Core>, meta: &Rc<Meta>, logs: &[u32]) -> Result<(), ApiError> {
+    let moved = rehome(&meta.catalog(), core.data_cores);
+    let catalog = with_homes(meta.catalog(), &moved);
+    open_engines(core, &catalog, logs).await?;
+    let foreign_log = logs.iter().any(|log| *log as usize >= core.data_cores);
+    if !moved.is_empty() || foreign_log {
+        // The homes are written down only when no log of the old order is needed any more, and
+        // nothing is accepted before: a crash in between starts from the old order again.
+        tracing::info!(moved = moved.len(), "the number of data cores changed: checkpoint of all");
+        core.call_all(0..core.data_cores, |_| CoreRequest::CheckpointAll).await?;
+        meta.apply(&moved).await?;
+    }
+    for entry in meta.catalog().collections() {
+        let route = Arc::new(CollectionRoute::of(entry));
+        let publication = Publication::Collection(meta.catalog().epoch(), route);
+        let request = |_| CoreRequest::Publish(publication.clone());
+        core.call_all(0..core.data_cores, request).await?;
+    }
+    let report = open_listeners(core).await?;
+    announce(core, report);
+    Ok(())
+}
+
+/// The moves that give every shard a home among `data_cores` cores.
+fn rehome(catalog: &Catalog, data_cores: usize) -> Vec<Command> {
+    let foreign = catalog.shards().filter(|(_, shard)| shard.home as usize >= data_cores);
+    foreign.map(|(_, shard)| move_home(shard.id, shard.home as usize % data_cores)).collect()
+}
+
+fn move_home(shard: ShardId, home: CoreIndex) -> Command {
+    Command::MoveHome { shard, home: home as u32 }
+}
+
+fn with_homes(mut catalog: Catalog, moves: &[Command]) -> Catalog {
+    for command in moves {
+        catalog.apply(command).expect("a move of a shard that was just listed is valid");
+    }
+    catalog
+}
+
+/// Numbers of the logs in the data directory.
+async fn log_indexes(device: &GlommioDevice) -> Vec<u32> {
+    let names = match device.list(LOGS).await {
+        Ok(names) => names,
+        Err(DeviceError::NotFound { .. }) => Vec::new(),
+        Err(error) => fatal(FatalReason::DataDirectory, error),
+    };
+    let mut indexes: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    indexes.sort_unstable();
+    indexes
+}
+
+async fn open_engines(core: &Rc<Core>, catalog: &Catalog, logs: &[u32]) -> Result<(), ApiError> {
+    let mut specs = specs_by_home(catalog.collections());
+    let replies = core
+        .call_all(0..core.data_cores, |home| {
+            let shards: Vec<ShardSpec> = specs.remove(&home).unwrap_or_default();
+            let log_indexes = logs_of(home, core.data_cores, logs);
+            CoreRequest::Open(Box::new(OpenOrder { shards, log_indexes }))
+        })
+        .await?;
+    for (home, reply) in replies.into_iter().enumerate() {
+        let CoreReply::Opened(report, views) = reply else { return Err(unexpected(&reply)) };
+        tracing::info!(
+            core = home,
+            objects = report.objects,
+            records = report.records_applied,
+            "core recovered"
+        );
+        if let Some(place) = &report.torn_at {
+            tracing::info!(
+                core = home,
+                ?place,
+                "the log ended in a torn write, never acknowledged"
+            );
+        }
+        for file in &report.foreign_files {
+            tracing::warn!(file, "unknown file in the data directory is ignored");
+        }
+        let request = |_| CoreRequest::Publish(Publication::Views(views.clone()));
+        core.call_all(0..core.data_cores, request).await?;
+    }
+    Ok(())
+}
+
+/// The logs that a home core recovers, its own first.
+fn logs_of(home: CoreIndex, data_cores: usize, logs: &[u32]) -> Vec<u32> {
+    let own = home as u32;
+    let others = logs.iter().copied();
+    let others = others.filter(|log| *log != own && *log as usize % data_cores == home);
+    std::iter::once(own).chain(others).collect()
+}
+
+async fn open_listeners(core: &Rc<Core>) -> Result<ReadyReport, ApiError> {
+    let config = &core.node.config;
+    let mut native_port = config.native_port;
+    let mut core_ports = Vec::new();
+    for index in 0..core.data_cores {
+        let core_port = match config.core_port_base {
+            0 => 0,
+            base => base + index as u16,
+        };
+        let order = ListenOrder { native_port, core_port };
+        match core.call(index, CoreRequest::Listen(order)).await? {
+            CoreReply::Listening { native_port: shared, core_port } => {
+                native_port = shared;
+                core_ports.push(core_port);
+            }
+            other => return Err(unexpected(&other)),
+        }
+    }
+    let address = (config.listen, config.http_port).into();
+    let listener = Listener::bind(address)
+        .unwrap_or_else(|error| fatal(FatalReason::Listen, format_args!("{address}: {error}")));
+    let http_port = listener.local_address().port();
+    spawn(Queue::Control, http::accept(Rc::clone(core), listener));
+    Ok(ReadyReport {
+        pid: std::process::id(),
+        node: core.node.identity.node,
+        listen: config.listen,
+        native_port,
+        core_ports,
+        http_port,
+        start_ms: core.clock.monotonic_ns().saturating_sub(core.node.started_ns) / 1_000_000,
+    })
+}
+
+/// Says that the node serves: to its cores, to the log, and to whoever waits for the ready file.
+fn announce(core: &Rc<Core>, report: ReadyReport) {
+    core.node.set_ready(report.clone());
+    core.node.enter(Phase::Serving);
+    tracing::info!(
+        node = %report.node,
+        native_port = report.native_port,
+        core_ports = ?report.core_ports,
+        http_port = report.http_port,
+        start_ms = report.start_ms,
+        "ready"
+    );
+    if let Some(path) = &core.node.config.ready_file {
+        let text = serde_json::to_vec_pretty(&report).expect("a report has text keys only");
+        let temporary = path.with_extension("tmp");
+        if let Err(error) = replace_file(&temporary, path, &text) {
+            tracing::warn!(path = %path.display(), %error, "the ready file was not written");
+        }
+    }
+    core.node.send_ready(report);
+}
+
+/// Waits until the operator wants the node to stop.
+pub(crate) async fn until_stopped(signals: &Signals) {
+    loop {
+        match signals.next().await {
+            Ok(SignalEvent::Terminate) => return,
+            Ok(SignalEvent::Reload) => tracing::info!("settings are read at the start only"),
+            Err(error) => {
+                tracing::error!(%error, "signals cannot be read: stopping");
+                return;
+            }
+        }
+    }
+}
+
+/// Ends a node that is told to stop before it serves: nothing was accepted, nothing is lost.
+pub(crate) fn abandon() -> ! {
+    tracing::info!("stopped while starting");
+    std::process::exit(0)
+}
+
+/// Drains, checkpoints and syncs every core.
+pub(crate) async fn stop(core: &Rc<Core>) {
+    tracing::info!("draining");
+    core.node.enter(Phase::Draining);
+    let drained = core.call_all(0..core.data_cores, |_| CoreRequest::Drain).await;
+    let written = core.call_all(0..core.data_cores, |_| CoreRequest::CheckpointAll).await;
+    // Without the checkpoint nothing is lost, the next start replays the log.
+    for error in [drained.err(), written.err()].into_iter().flatten() {
+        tracing::warn!(%error, "the stop is not complete");
+    }
+    tracing::info!("stopped");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_log_has_exactly_one_reader() {
+        let logs = [0, 1, 2, 3, 4];
+        for cores in 1..=6 {
+            let mut read: Vec<u32> =
+                (0..cores).flat_map(|home| logs_of(home, cores, &logs)).collect();
+            read.sort_unstable();
+            let expected: Vec<u32> = (0..5.max(cores as u32)).collect();
+            assert_eq!(read, expected, "{cores} cores");
+        }
+        assert_eq!(logs_of(1, 2, &logs), [1, 3]);
+        assert_eq!(logs_of(1, 2, &[]), [1]);
+    }
+}

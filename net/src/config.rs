@@ -1,0 +1,197 @@
+//! What a node needs to know before it starts.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use heddle_types::limits::{CORES_MAX, NAME_LENGTH_BYTES_MAX, WAL_SEGMENT_BYTES};
+use serde::{Deserialize, Serialize};
+
+/// Smallest log segment: two of the largest records (32 MiB).
+const WAL_SEGMENT_BYTES_MIN: u64 = 32 << 20;
+/// Smallest memory budget a node starts with (64 MiB).
+const MEMORY_BYTES_MIN: u64 = 64 << 20;
+
+const _: () = assert!(WAL_SEGMENT_BYTES_MIN <= WAL_SEGMENT_BYTES);
+
+/// What a node does. Today every node does both.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Holds shards and serves clients.
+    Data,
+    /// Keeps the catalog.
+    Meta,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Only what ends or damages the node.
+    Error,
+    /// And what an operator should look at.
+    Warn,
+    /// And what happens seldom: starts, checkpoints, schema changes.
+    #[default]
+    Info,
+    /// And each connection.
+    Debug,
+    /// And each request.
+    Trace,
+}
+
+/// Settings of a node. Every field has a default; unknown keys are refused.
+///
+/// Port 0 takes a free port; the chosen ones are in the [`crate::ReadyReport`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeConfig {
+    /// Folder that holds everything the node keeps; made when it is missing.
+    pub data_dir: PathBuf,
+    /// Name of the node for people; the identity is the uuid in the data directory.
+    pub name: String,
+    /// Address to listen on.
+    pub listen: IpAddr,
+    /// Address that clients are told to connect to; the listen address when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<String>,
+    /// Native protocol, any core.
+    pub native_port: u16,
+    /// Native protocol of data core `i`: this plus `i`; 0 takes a free port for each.
+    pub core_port_base: u16,
+    /// HTTP: metrics and health.
+    pub http_port: u16,
+    /// Data cores; 0 takes all CPUs of the process, less one for the meta core from four on.
+    pub cores: usize,
+    /// Memory the node may use, bytes; 0 takes four fifths of the machine or container.
+    pub memory_bytes: u64,
+    /// Bytes of a log segment.
+    pub wal_segment_bytes: u64,
+    /// Log bytes of a core after which its shards are checkpointed.
+    pub checkpoint_log_bytes: u64,
+    /// Seconds after which a shard that has changed is checkpointed anyway.
+    pub checkpoint_interval_s: u64,
+    /// Seconds that a stop may take to answer what is in flight, before it goes on without.
+    pub drain_timeout_s: u64,
+    /// Microseconds an idle core looks for work before it sleeps.
+    pub spin_us: u64,
+    /// How much is logged.
+    pub log_level: LogLevel,
+    /// What the node does.
+    pub roles: Vec<Role>,
+    /// File that is written, whole, once the node serves: the ready report as JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready_file: Option<PathBuf>,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("heddle-data"),
+            name: "heddle".to_owned(),
+            listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            advertise: None,
+            native_port: 7700,
+            core_port_base: 7701,
+            http_port: 8080,
+            cores: 0,
+            memory_bytes: 0,
+            wal_segment_bytes: WAL_SEGMENT_BYTES,
+            checkpoint_log_bytes: 512 << 20,
+            checkpoint_interval_s: 600,
+            drain_timeout_s: 10,
+            spin_us: 0,
+            log_level: LogLevel::Info,
+            roles: vec![Role::Data, Role::Meta],
+            ready_file: None,
+        }
+    }
+}
+
+/// A setting is out of range. Nothing was started.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{key} is {found}, expected {expected}")]
+pub struct ConfigError {
+    /// The setting.
+    pub key: &'static str,
+    /// Its value.
+    pub found: String,
+    /// What would be right.
+    pub expected: String,
+}
+
+impl NodeConfig {
+    /// Checks every rule that needs no look at the machine.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let refuse = |key, found: &dyn std::fmt::Debug, expected: String| {
+            Err(ConfigError { key, found: format!("{found:?}"), expected })
+        };
+        let at_least = |key, found: u64, low: u64| {
+            if found >= low { Ok(()) } else { refuse(key, &found, format!("at least {low}")) }
+        };
+        if self.name.is_empty() || self.name.len() > NAME_LENGTH_BYTES_MAX {
+            return refuse("name", &self.name, format!("1 to {NAME_LENGTH_BYTES_MAX} bytes"));
+        }
+        if self.cores > CORES_MAX {
+            return refuse("cores", &self.cores, format!("at most {CORES_MAX}"));
+        }
+        if self.memory_bytes != 0 {
+            at_least("memory_bytes", self.memory_bytes, MEMORY_BYTES_MIN)?;
+        }
+        at_least("wal_segment_bytes", self.wal_segment_bytes, WAL_SEGMENT_BYTES_MIN)?;
+        at_least("checkpoint_log_bytes", self.checkpoint_log_bytes, 1 << 20)?;
+        at_least("checkpoint_interval_s", self.checkpoint_interval_s, 1)?;
+        at_least("drain_timeout_s", self.drain_timeout_s, 1)?;
+        for role in [Role::Data, Role::Meta] {
+            if !self.roles.contains(&role) {
+                return refuse("roles", &self.roles, "both data and meta".to_owned());
+            }
+        }
+        let ports = [self.native_port, self.core_port_base, self.http_port];
+        for (index, port) in ports.iter().enumerate() {
+            if *port != 0 && ports[..index].contains(port) {
+                return refuse(
+                    "native_port, core_port_base, http_port",
+                    &ports,
+                    "three ports".into(),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid_and_round_trip() {
+        let config = NodeConfig::default();
+        assert_eq!(config.validate(), Ok(()));
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<NodeConfig>(&text).unwrap(), config);
+    }
+
+    #[test]
+    fn each_rule_names_its_key() {
+        let key = |change: fn(&mut NodeConfig)| {
+            let mut config = NodeConfig::default();
+            change(&mut config);
+            config.validate().unwrap_err().key
+        };
+        assert_eq!(key(|config| config.name.clear()), "name");
+        assert_eq!(key(|config| config.cores = CORES_MAX + 1), "cores");
+        assert_eq!(key(|config| config.memory_bytes = 1), "memory_bytes");
+        assert_eq!(key(|config| config.wal_segment_bytes = 4096), "wal_segment_bytes");
+        assert_eq!(key(|config| config.roles = vec![Role::Data]), "roles");
+        let ports = "native_port, core_port_base, http_port";
+        assert_eq!(key(|config| config.http_port = config.native_port), ports);
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_by_name() {
+        let error = serde_json::from_str::<NodeConfig>(r#"{"nativ_port":1}"#).unwrap_err();
+        assert!(error.to_string().contains("nativ_port"), "{error}");
+    }
+}

@@ -1,0 +1,140 @@
+//! What the tasks of one core share: its mesh link, its engine, what it knows of the node.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use heddle_core::engine::Engine;
+use heddle_index::{Reader, Scratch};
+use heddle_runtime::{CoreContext, CoreLink, GlommioDevice, RealClock};
+use heddle_types::{ApiError, CoreIndex, ErrorCode};
+
+use crate::message::{CoreAnswer, CoreReply, CoreRequest};
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use crate::server::Server;
+use crate::shared::{NodeShared, Phase};
+
+/// The engine of a home core.
+pub(crate) type HomeEngine = Engine<GlommioDevice, RealClock>;
+/// The mesh of a node.
+pub(crate) type Link = CoreLink<CoreRequest, CoreAnswer>;
+
+/// One core and what its tasks share. Stays on its thread.
+pub(crate) struct Core {
+    /// Position on the node: data cores first, the meta core last.
+    pub(crate) index: CoreIndex,
+    pub(crate) data_cores: usize,
+    pub(crate) node: Arc<NodeShared>,
+    pub(crate) link: Link,
+    pub(crate) clock: RealClock,
+    pub(crate) registry: Registry,
+    pub(crate) server: Server,
+    pub(crate) metrics: Metrics,
+    /// Pins of the searches that run here.
+    pub(crate) reader: Reader,
+    scratches: RefCell<Vec<Box<Scratch>>>,
+    engine: RefCell<Option<HomeEngine>>,
+    // Views of this version are known to every data core.
+    published_version: Cell<u64>,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Core({} of {})", self.index, self.data_cores)
+    }
+}
+
+impl Core {
+    pub(crate) fn new(
+        context: &CoreContext<CoreRequest, CoreAnswer>,
+        node: &Arc<NodeShared>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            index: context.core,
+            data_cores: context.data_core_count,
+            node: Arc::clone(node),
+            link: context.link.clone(),
+            clock: context.clock,
+            registry: Registry::default(),
+            server: Server::new(),
+            metrics: Metrics::new(),
+            reader: node.quiescence.reader(context.core),
+            scratches: RefCell::default(),
+            engine: RefCell::default(),
+            published_version: Cell::new(0),
+        })
+    }
+
+    /// Position of the meta core.
+    pub(crate) fn meta_index(&self) -> CoreIndex {
+        self.data_cores
+    }
+
+    pub(crate) fn is_data(&self) -> bool {
+        self.index < self.data_cores
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.node.phase()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.phase() == Phase::Draining
+    }
+
+    /// The engine of this core; `Unavailable` before it is open.
+    pub(crate) fn engine(&self) -> Result<HomeEngine, ApiError> {
+        self.engine
+            .borrow()
+            .clone()
+            .ok_or_else(|| ApiError::transient(ErrorCode::Unavailable, "the node is starting"))
+    }
+
+    pub(crate) fn set_engine(&self, engine: HomeEngine) {
+        self.engine.replace(Some(engine));
+    }
+
+    pub(crate) fn published_version(&self) -> u64 {
+        self.published_version.get()
+    }
+
+    pub(crate) fn set_published_version(&self, version: u64) {
+        self.published_version.set(self.published_version.get().max(version));
+    }
+
+    /// Asks a core. Errors: the core's own, or `Unavailable` when it has stopped.
+    pub(crate) async fn call(&self, target: CoreIndex, request: CoreRequest) -> CoreAnswer {
+        match self.link.call(target, request).await {
+            Ok(answer) => answer,
+            Err(error) => Err(ApiError::transient(ErrorCode::Unavailable, error.to_string())),
+        }
+    }
+
+    /// Asks a core to write; when the core is lost meanwhile, nobody knows how far it came.
+    pub(crate) async fn call_write(&self, target: CoreIndex, request: CoreRequest) -> CoreAnswer {
+        match self.link.call(target, request).await {
+            Ok(answer) => answer,
+            Err(error) => Err(ApiError::unknown(error.to_string())),
+        }
+    }
+
+    /// Asks every core, this one too, and waits for all.
+    pub(crate) async fn call_all(
+        &self,
+        targets: std::ops::Range<CoreIndex>,
+        mut request: impl FnMut(CoreIndex) -> CoreRequest,
+    ) -> Result<Vec<CoreReply>, ApiError> {
+        let calls = targets.map(|target| self.call(target, request(target)));
+        futures::future::try_join_all(calls).await
+    }
+
+    /// A scratch for one search; give it back with [`Core::give_scratch`].
+    pub(crate) fn take_scratch(&self) -> Box<Scratch> {
+        self.scratches.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give_scratch(&self, scratch: Box<Scratch>) {
+        self.scratches.borrow_mut().push(scratch);
+    }
+}

@@ -1,0 +1,121 @@
+//! From a request frame to its reply frame: one file a message family.
+
+mod chunks;
+mod collection;
+mod delete;
+mod get;
+mod hello;
+mod put;
+mod scan;
+mod search;
+mod topology;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use heddle_core::validate;
+use heddle_runtime::RealClock;
+use heddle_types::{ApiError, Clock, CollectionConfig, ErrorCode, Filter};
+use heddle_wire::{Body, Frame, MessageType, encode_error, encode_reply};
+
+use crate::core::Core;
+use crate::registry::CollectionRoute;
+use crate::server::connection::RequestFrame;
+use crate::status;
+
+/// When a request stops being worth its work.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    clock: RealClock,
+    at_ns: Option<u64>,
+}
+
+impl Deadline {
+    fn of(core: &Core, request: &RequestFrame) -> Self {
+        let budget_ns = u64::from(request.header.deadline_us) * 1_000;
+        let at_ns = (budget_ns > 0).then(|| request.arrived_ns.saturating_add(budget_ns));
+        Self { clock: core.clock, at_ns }
+    }
+
+    /// Errors: `DeadlineExceeded` once it has passed.
+    pub(crate) fn check(&self) -> Result<(), ApiError> {
+        match self.at_ns {
+            Some(at_ns) if self.clock.monotonic_ns() >= at_ns => Err(ApiError::transient(
+                ErrorCode::DeadlineExceeded,
+                "the deadline passed before the work was done",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Works on a request and says what to send back.
+pub(crate) async fn answer(core: &Rc<Core>, request: RequestFrame) -> Frame {
+    let deadline = Deadline::of(core, &request);
+    let outcome = match deadline.check() {
+        Ok(()) => work(core, &request, deadline).await,
+        Err(error) => Err(error),
+    };
+    let (frame, code) = match outcome {
+        Ok(frame) => (frame, None),
+        Err(error) => {
+            tracing::trace!(message = request.kind.name(), %error, "refused");
+            (encode_error(request.header.request_id, &error), Some(error.code))
+        }
+    };
+    let latency_us = core.clock.monotonic_ns().saturating_sub(request.arrived_ns) / 1_000;
+    core.metrics.answered(request.kind, latency_us, code);
+    frame
+}
+
+async fn work(
+    core: &Rc<Core>,
+    request: &RequestFrame,
+    deadline: Deadline,
+) -> Result<Frame, ApiError> {
+    match request.kind {
+        MessageType::Hello => hello::answer(core, request),
+        MessageType::Topology => topology::answer(core, request),
+        MessageType::CollectionCreate => collection::create(core, request).await,
+        MessageType::CollectionList => collection::list(core, request),
+        MessageType::CollectionShow => collection::show(core, request),
+        MessageType::CollectionDrop => collection::drop(core, request).await,
+        MessageType::Put => Box::pin(put::answer(core, request)).await,
+        MessageType::Get => Box::pin(get::answer(core, request, deadline)).await,
+        MessageType::Delete => delete::answer(core, request).await,
+        MessageType::Search => Box::pin(search::answer(core, request, deadline)).await,
+        MessageType::Scan => Box::pin(scan::answer(core, request, deadline)).await,
+        MessageType::Count => scan::count(core, request).await,
+        MessageType::NodeStatus => status::answer(core, request).await,
+    }
+}
+
+/// Encodes a reply to a request.
+pub(crate) fn reply<M: Body>(request: &RequestFrame, message: &M) -> Result<Frame, ApiError> {
+    Ok(encode_reply(request.header.request_id, message)?)
+}
+
+/// The route of the collection that a request names.
+fn route(core: &Core, collection: &str, tenant: &str) -> Result<Arc<CollectionRoute>, ApiError> {
+    let route = core.registry.route(collection)?;
+    if !tenant.is_empty() {
+        return Err(ApiError::new(
+            ErrorCode::InvalidArgument,
+            format!("collection {collection} has no tenants, the request names {tenant:?}"),
+            "no tenant",
+        ));
+    }
+    Ok(route)
+}
+
+/// Decodes and checks the filter of a request; empty bytes are none.
+fn decode_filter(config: &CollectionConfig, bytes: &[u8]) -> Result<Option<Arc<Filter>>, ApiError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let filter = Filter::decode(bytes).map_err(|error| {
+        ApiError::new(ErrorCode::InvalidFilter, error.to_string(), "an encoded filter")
+    })?;
+    validate::check_filter(config, &filter)?;
+    Ok(Some(Arc::new(filter)))
+}

@@ -1,0 +1,170 @@
+//! What a core does when another asks it: the engine's work on the shards that are at home here, and
+//! its part in the life of the node.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use futures::future::LocalBoxFuture;
+use heddle_core::engine::IndexBatch;
+use heddle_core::shard::ShardSpec;
+use heddle_runtime::{fatal, yield_if_needed};
+use heddle_types::{ApiError, CoreIndex, FatalReason, ShardId};
+
+use crate::core::{Core, HomeEngine};
+use crate::message::{
+    CoreAnswer, CoreReply, CoreRequest, ListenOrder, Publication, ViewSet, unexpected,
+};
+use crate::{lifecycle, report, server};
+
+/// Works on a request of another core (or of this one).
+pub(crate) fn handle(
+    core: Rc<Core>,
+    _source: CoreIndex,
+    request: CoreRequest,
+) -> LocalBoxFuture<'static, CoreAnswer> {
+    match request {
+        CoreRequest::Put { .. }
+        | CoreRequest::Delete { .. }
+        | CoreRequest::Get { .. }
+        | CoreRequest::FetchSlots { .. }
+        | CoreRequest::Scan { .. }
+        | CoreRequest::Count { .. }
+        | CoreRequest::FilterBitmap { .. } => Box::pin(handle_data(core, request)),
+        CoreRequest::SearchBatch(batch) => Box::pin(search_batch(core, *batch)),
+        other => Box::pin(handle_node(core, other)),
+    }
+}
+
+async fn handle_data(core: Rc<Core>, request: CoreRequest) -> CoreAnswer {
+    let engine = core.engine()?;
+    match request {
+        CoreRequest::Put { shard, mode, items } => {
+            let written = engine.put(shard, mode, items).await?;
+            publish_views(&core).await?;
+            Ok(CoreReply::Written(written))
+        }
+        CoreRequest::Delete { shard, ids } => {
+            let deleted = engine.delete(shard, ids).await?;
+            publish_views(&core).await?;
+            Ok(CoreReply::Deleted(deleted))
+        }
+        CoreRequest::Get { shard, ids, want } => {
+            Ok(CoreReply::Found(engine.get(shard, &ids, want).await?))
+        }
+        CoreRequest::FetchSlots { shard, hits, want } => {
+            Ok(CoreReply::Found(engine.fetch_slots(shard, &hits, want).await?))
+        }
+        CoreRequest::Scan { shard, page } => {
+            let filter = page.filter.as_deref();
+            let objects = engine.scan(shard, page.after, page.limit, filter, page.want).await?;
+            Ok(CoreReply::Page(objects))
+        }
+        CoreRequest::Count { shard, filter } => {
+            Ok(CoreReply::Count(engine.count(shard, filter.as_deref()).await?))
+        }
+        CoreRequest::FilterBitmap { shard, filter } => {
+            Ok(CoreReply::Bitmap(engine.filter_bitmap(shard, &filter).await?))
+        }
+        _ => Err(ApiError::internal("no request to a home core")),
+    }
+}
+
+async fn handle_node(core: Rc<Core>, request: CoreRequest) -> CoreAnswer {
+    match request {
+        CoreRequest::Open(order) => lifecycle::open(&core, *order).await,
+        CoreRequest::Listen(order) => listen(&core, order),
+        CoreRequest::CheckpointAll => {
+            lifecycle::checkpoint_all(&core).await.map(|()| CoreReply::Done)
+        }
+        CoreRequest::Drain => {
+            lifecycle::drain(&core).await;
+            Ok(CoreReply::Done)
+        }
+        CoreRequest::Report => Ok(CoreReply::Report(Box::new(report::of_core(&core)))),
+        CoreRequest::CreateShards(specs) => create_shards(&core, specs).await,
+        CoreRequest::DropShards(shards) => drop_shards(&core, shards).await,
+        CoreRequest::FixShardDims { shards, config } => {
+            let engine = core.engine()?;
+            for shard in shards {
+                engine.fix_dims(shard, std::sync::Arc::clone(&config))?;
+            }
+            publish_views(&core).await.map(|()| CoreReply::Done)
+        }
+        CoreRequest::Publish(publication) => {
+            core.registry.install(publication);
+            Ok(CoreReply::Done)
+        }
+        _ => Err(ApiError::internal("no request to a data core")),
+    }
+}
+
+async fn create_shards(core: &Rc<Core>, specs: Vec<ShardSpec>) -> CoreAnswer {
+    let engine = core.engine()?;
+    for spec in specs {
+        engine.create_shard(spec).await?;
+    }
+    publish_views(core).await.map(|()| CoreReply::Done)
+}
+
+async fn drop_shards(core: &Rc<Core>, shards: Vec<ShardId>) -> CoreAnswer {
+    let engine = core.engine()?;
+    for shard in shards {
+        engine.drop_shard(shard).await?;
+    }
+    Ok(CoreReply::Done)
+}
+
+fn listen(core: &Rc<Core>, order: ListenOrder) -> CoreAnswer {
+    let open = |port| {
+        let address = SocketAddr::new(core.node.config.listen, port);
+        match server::listen(core, address) {
+            Ok(local) => local.port(),
+            Err(error) => fatal(FatalReason::Listen, format_args!("{address}: {error}")),
+        }
+    };
+    let (native_port, core_port) = (open(order.native_port), open(order.core_port));
+    Ok(CoreReply::Listening { native_port, core_port })
+}
+
+/// The views of this core's shards as they are now.
+pub(crate) fn views_of(engine: &HomeEngine) -> ViewSet {
+    // The version first: views that are newer than it are only published once more.
+    let version = engine.view_version();
+    ViewSet { version, views: engine.views() }
+}
+
+/// Tells every data core when an arena of a shard has moved, and waits until all of them know.
+///
+/// Before a write is acknowledged, so that any core finds what was written. Cost when nothing has
+/// moved: a comparison.
+pub(crate) fn publish_views(core: &Rc<Core>) -> impl Future<Output = Result<(), ApiError>> + '_ {
+    async move {
+        let engine = core.engine()?;
+        if core.published_version() >= engine.view_version() {
+            return Ok(());
+        }
+        let set = views_of(&engine);
+        let version = set.version;
+        let request = |_| CoreRequest::Publish(Publication::Views(set.clone()));
+        for reply in core.call_all(0..core.data_cores, request).await? {
+            let CoreReply::Done = reply else { return Err(unexpected(&reply)) };
+        }
+        core.set_published_version(version);
+        Ok(())
+    }
+}
+
+/// Finds neighbours for vectors of some shard of the node, one vector a step.
+async fn search_batch(core: Rc<Core>, batch: IndexBatch) -> CoreAnswer {
+    let _pin = core.reader.pin();
+    let mut scratch = core.take_scratch();
+    let count = batch.len();
+    let mut indexed = Vec::with_capacity(count);
+    for single in batch.split(count) {
+        indexed.push(single.search(&mut scratch));
+        yield_if_needed().await;
+    }
+    core.give_scratch(scratch);
+    Ok(CoreReply::Indexed(indexed))
+}

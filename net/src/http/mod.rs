@@ -1,0 +1,125 @@
+//! HTTP on the meta core: metrics and health.
+
+mod io;
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use futures::future::{Either, select};
+use heddle_runtime::net::{Accepted, Listener, Socket, SocketStream};
+use heddle_runtime::{Queue, sleep, spawn};
+use heddle_types::Clock;
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+
+use crate::core::Core;
+use crate::limits::{ACCEPT_PAUSE, HTTP_BUFFER_BYTES, HTTP_CONNECTIONS_MAX, HTTP_STALL_TIMEOUT};
+use crate::metrics;
+use crate::shared::Phase;
+use crate::status;
+use io::HyperIo;
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4");
+
+/// A body that is all there.
+struct Whole(Option<Bytes>);
+
+impl Body for Whole {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+}
+
+/// Accepts HTTP connections for as long as the core runs.
+pub(crate) async fn accept(core: Rc<Core>, listener: Listener) {
+    let open = Rc::new(Cell::new(0));
+    loop {
+        let accepted = listener.accept().await.and_then(Accepted::into_socket);
+        let socket = match accepted {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "http: accept failed");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if open.get() >= HTTP_CONNECTIONS_MAX {
+            continue;
+        }
+        open.set(open.get() + 1);
+        let (core, open) = (Rc::clone(&core), Rc::clone(&open));
+        spawn(Queue::Control, async move {
+            serve(core, socket).await;
+            open.set(open.get() - 1);
+        });
+    }
+}
+
+async fn serve(core: Rc<Core>, socket: Socket) {
+    let stream = SocketStream { socket: Rc::new(socket) };
+    let clock = core.clock;
+    let moved_ns = Rc::new(Cell::new(clock.monotonic_ns()));
+    let io = HyperIo { stream, moved_ns: Rc::clone(&moved_ns) };
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let core = Rc::clone(&core);
+        async move { Ok::<_, Infallible>(answer(&core, &request).await) }
+    });
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.header_read_timeout(None).max_buf_size(HTTP_BUFFER_BYTES);
+    let served = std::pin::pin!(builder.serve_connection(io, service));
+    let stalled = std::pin::pin!(async {
+        let limit_ns = HTTP_STALL_TIMEOUT.as_nanos() as u64;
+        while clock.monotonic_ns().saturating_sub(moved_ns.get()) < limit_ns {
+            sleep(HTTP_STALL_TIMEOUT / 4).await;
+        }
+    });
+    match select(served, stalled).await {
+        Either::Left((Err(error), _)) => tracing::debug!(%error, "http: connection ended"),
+        Either::Left((Ok(()), _)) => {}
+        Either::Right(((), _)) => tracing::debug!("http: connection stalled"),
+    }
+}
+
+async fn answer(core: &Rc<Core>, request: &Request<Incoming>) -> Response<Whole> {
+    if *request.method() != Method::GET && *request.method() != Method::HEAD {
+        return whole(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
+    }
+    match request.uri().path() {
+        "/metrics" => match status::collect(core).await {
+            Ok(report) => whole(StatusCode::OK, PROMETHEUS, metrics::render(&report)),
+            Err(error) => whole(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{error}\n")),
+        },
+        "/v1/.well-known/live" => whole(StatusCode::OK, TEXT, "live\n".to_owned()),
+        "/v1/.well-known/ready" => match core.phase() {
+            Phase::Serving => whole(StatusCode::OK, TEXT, "ready\n".to_owned()),
+            phase => whole(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{}\n", phase.name())),
+        },
+        path => whole(StatusCode::NOT_FOUND, TEXT, format!("no page at {path}\n")),
+    }
+}
+
+fn whole(status: StatusCode, content_type: HeaderValue, text: String) -> Response<Whole> {
+    let mut response = Response::new(Whole(Some(Bytes::from(text))));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}

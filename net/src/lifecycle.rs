@@ -1,0 +1,111 @@
+//! Opening, checkpointing and draining a data core.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use heddle_core::engine::{Engine, EngineConfig, EngineError, Progress};
+use heddle_core::wal::{WalConfig, WalError};
+use heddle_runtime::{GlommioDevice, Queue, fatal, sleep, spawn};
+use heddle_types::limits::WAL_BACKLOG_BYTES_MAX;
+use heddle_types::{ApiError, Clock, FatalReason};
+
+use crate::background;
+use crate::core::Core;
+use crate::home::views_of;
+use crate::message::{CoreAnswer, CoreReply, OpenOrder};
+use crate::server::watch_connections;
+
+/// Row bytes that a shard keeps in memory before they go to a segment file (16 MiB).
+const MEMTABLE_BYTES: usize = 16 << 20;
+/// A log may hold this many times the bytes that make a single shard due for a checkpoint.
+const LOG_BYTES_FACTOR: u64 = 4;
+/// How often a draining core looks whether its connections are gone.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Recovers the shards of this core and starts its drivers. Ends the process when that is
+/// impossible: a node that serves half of its data looks healthy and is not.
+pub(crate) async fn open(core: &Rc<Core>, order: OpenOrder) -> CoreAnswer {
+    let node = &core.node;
+    let device = GlommioDevice::new(&node.config.data_dir)
+        .unwrap_or_else(|error| fatal(FatalReason::DataDirectory, error));
+    let config = EngineConfig {
+        core: core.index as u32,
+        node: node.identity.node,
+        boot: node.identity.boot,
+        wal: WalConfig {
+            segment_bytes: node.config.wal_segment_bytes,
+            backlog_bytes_max: WAL_BACKLOG_BYTES_MAX,
+        },
+        log_indexes: order.log_indexes,
+        memory_bytes_max: node.memory_bytes / core.data_cores as u64,
+        checkpoint_log_bytes: node.config.checkpoint_log_bytes,
+        log_bytes_max: node.config.checkpoint_log_bytes * LOG_BYTES_FACTOR,
+        memtable_bytes: MEMTABLE_BYTES,
+    };
+    let index = core.index;
+    let progress = |step| log_progress(index, step);
+    let quiescence = std::sync::Arc::clone(&node.quiescence);
+    let opened = Engine::open(device, core.clock, config, quiescence, order.shards, progress).await;
+    let (engine, report) = match opened {
+        Ok(opened) => opened,
+        Err(error) => fatal(reason_of(&error), format_args!("core {index}: {error}")),
+    };
+    core.set_engine(engine.clone());
+    let views = views_of(&engine);
+    let log = engine.clone();
+    spawn(Queue::Wal, async move {
+        let error = log.run_wal().await;
+        fatal(FatalReason::WalWrite, error)
+    });
+    background::start(core, &engine);
+    spawn(Queue::Control, watch_connections(Rc::clone(core)));
+    Ok(CoreReply::Opened(Box::new(report), views))
+}
+
+fn log_progress(core: usize, step: Progress) {
+    match step {
+        Progress::ShardLoaded { shard, objects } => {
+            tracing::info!(core, %shard, objects, "shard loaded");
+        }
+        Progress::LogReplayed { log_index, records } => {
+            tracing::info!(core, log_index, records, "log replayed");
+        }
+    }
+}
+
+/// The exit code that tells an operator what to do about an engine that does not open.
+fn reason_of(error: &EngineError) -> FatalReason {
+    match error {
+        EngineError::Wal(WalError::Version { .. }) => FatalReason::FormatVersion,
+        EngineError::Device(_) | EngineError::Wal(WalError::Device(_) | WalError::Full) => {
+            FatalReason::DataDirectory
+        }
+        EngineError::Wal(WalError::SegmentSize { .. }) => FatalReason::Config,
+        _ => FatalReason::Corruption,
+    }
+}
+
+/// Checkpoints every shard that has changed, so that the next start replays nothing.
+pub(crate) async fn checkpoint_all(core: &Rc<Core>) -> Result<(), ApiError> {
+    let engine = core.engine()?;
+    for shard in engine.changed_shards() {
+        engine.checkpoint(shard).await?;
+        core.metrics.checkpoints.add(1);
+    }
+    Ok(())
+}
+
+/// Answers what is in flight and closes every connection, within the drain limit.
+pub(crate) async fn drain(core: &Rc<Core>) {
+    core.server.stop_reading();
+    let limit = Duration::from_secs(core.node.config.drain_timeout_s);
+    let begun_ns = core.clock.monotonic_ns();
+    while core.server.open_connections() > 0 {
+        if core.clock.monotonic_ns() - begun_ns > limit.as_nanos() as u64 {
+            let open = core.server.open_connections();
+            tracing::warn!(core = core.index, open, "connections did not end in time");
+            return;
+        }
+        sleep(DRAIN_INTERVAL).await;
+    }
+}

@@ -1,0 +1,46 @@
+//! Bounds of the server that no other part of Heddle needs; the rest are `heddle_types::limits`.
+
+use std::time::Duration;
+
+use heddle_types::limits::{
+    BODY_GROWTH_BYTES, CLIENT_BODY_BYTES_MAX, CONNECTION_BYTES_IN_FLIGHT_MAX,
+};
+
+/// Bytes that one read takes off a socket into the core's common buffer (64 KiB).
+pub(crate) const READ_CHUNK_BYTES: usize = 64 << 10;
+/// Missing body bytes from which on a socket is read straight into the body.
+pub(crate) const DIRECT_READ_BYTES_MIN: usize = READ_CHUNK_BYTES;
+/// Frames handed to one vectored write.
+pub(crate) const WRITE_SLICES_MAX: usize = 64;
+/// Request bytes that one core holds for all of its connections; above it requests are refused as
+/// `Overloaded` and their bodies skipped (256 MiB).
+pub(crate) const CORE_REQUEST_BYTES_MAX: usize = 256 << 20;
+/// Input thrown away after an error before the connection is cut (1 MiB): closing with unread input
+/// would reset the connection and lose the error frame.
+pub(crate) const LINGER_BYTES_MAX: usize = 1 << 20;
+
+/// A connection that has sent nothing is closed after this.
+pub(crate) const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection without requests is closed after this.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// A frame or reply of which no byte moves for this long closes its connection.
+pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Slowest body: beyond the stall timeout it must arrive at this rate on average.
+pub(crate) const BODY_BYTES_PER_SECOND_MIN: u64 = 1 << 10;
+/// Time a peer has to read an error and close.
+pub(crate) const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often connections are looked at for the timeouts above.
+pub(crate) const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause of the accept loop after the system refused a connection (no descriptors, no memory).
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// HTTP connections of a node.
+pub(crate) const HTTP_CONNECTIONS_MAX: usize = 64;
+/// Bytes of an HTTP request's head that are buffered at most.
+pub(crate) const HTTP_BUFFER_BYTES: usize = 16 << 10;
+/// An HTTP connection on which nothing moves for this long is closed.
+pub(crate) const HTTP_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+const _: () = assert!(DIRECT_READ_BYTES_MIN <= BODY_GROWTH_BYTES);
+const _: () = assert!(CLIENT_BODY_BYTES_MAX * 2 <= CONNECTION_BYTES_IN_FLIGHT_MAX);
+const _: () = assert!(CONNECTION_BYTES_IN_FLIGHT_MAX < CORE_REQUEST_BYTES_MAX);

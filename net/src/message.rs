@@ -1,0 +1,209 @@
+//! What the cores of a node say to each other.
+
+use std::sync::Arc;
+
+use heddle_core::engine::{
+    IndexBatch, IndexedBatch, Object, OpenReport, PutItem, PutMode, Want, Written,
+};
+use heddle_core::shard::{ShardSpec, ShardView};
+use heddle_index::SlotBitmap;
+use heddle_runtime::{Queue, Routed};
+use heddle_types::{
+    ApiError, CollectionConfig, CollectionId, Epoch, Filter, ObjectId, ShardId, Slot,
+};
+
+use crate::metrics::CoreReport;
+use crate::registry::CollectionRoute;
+
+/// Answer of a core.
+pub(crate) type CoreAnswer = Result<CoreReply, ApiError>;
+
+/// A request from one core to another.
+#[derive(Debug)]
+pub(crate) enum CoreRequest {
+    // From the meta core, over the life of the node.
+    /// Open the engine and recover these shards.
+    Open(Box<OpenOrder>),
+    /// Checkpoint every shard.
+    CheckpointAll,
+    /// Open the listeners.
+    Listen(ListenOrder),
+    /// Take nothing new, answer what is in flight.
+    Drain,
+    /// Count what this core did.
+    Report,
+
+    // From the meta core, after the catalog has changed.
+    CreateShards(Vec<ShardSpec>),
+    DropShards(Vec<ShardId>),
+    FixShardDims {
+        shards: Vec<ShardId>,
+        config: Arc<CollectionConfig>,
+    },
+    Publish(Publication),
+
+    // To the meta core.
+    CreateCollection(Box<CollectionConfig>),
+    DropCollection(String),
+    /// Fix dimensions that were not declared, by vector name.
+    FixDims {
+        collection: CollectionId,
+        dims: Vec<(String, u32)>,
+    },
+
+    // To the home core of a shard.
+    Put {
+        shard: ShardId,
+        mode: PutMode,
+        items: Vec<PutItem>,
+    },
+    Delete {
+        shard: ShardId,
+        ids: Vec<ObjectId>,
+    },
+    Get {
+        shard: ShardId,
+        ids: Vec<ObjectId>,
+        want: Want,
+    },
+    FetchSlots {
+        shard: ShardId,
+        hits: Vec<(Slot, ObjectId)>,
+        want: Want,
+    },
+    Scan {
+        shard: ShardId,
+        page: ScanPage,
+    },
+    Count {
+        shard: ShardId,
+        filter: Option<Arc<Filter>>,
+    },
+    FilterBitmap {
+        shard: ShardId,
+        filter: Arc<Filter>,
+    },
+
+    // To any data core.
+    /// Find the neighbours of vectors that are to be linked.
+    SearchBatch(Box<IndexBatch>),
+}
+
+/// What the engine of a core is opened with.
+#[derive(Debug)]
+pub(crate) struct OpenOrder {
+    pub(crate) shards: Vec<ShardSpec>,
+    /// Logs to recover; the first is appended to from now on.
+    pub(crate) log_indexes: Vec<u32>,
+}
+
+/// Which listeners a core opens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ListenOrder {
+    /// The port that all data cores share; 0 = pick one.
+    pub(crate) native_port: u16,
+    /// The core's own port; 0 = pick one.
+    pub(crate) core_port: u16,
+}
+
+/// One page of a shard.
+#[derive(Clone, Debug)]
+pub(crate) struct ScanPage {
+    pub(crate) after: Option<ObjectId>,
+    pub(crate) limit: usize,
+    pub(crate) filter: Option<Arc<Filter>>,
+    pub(crate) want: Want,
+}
+
+/// A change that every data core must know before it is acknowledged.
+#[derive(Clone, Debug)]
+pub(crate) enum Publication {
+    /// A collection is new or has changed.
+    Collection(Epoch, Arc<CollectionRoute>),
+    /// A collection is gone.
+    Removed(Epoch, String),
+    /// Views of the shards of one home core.
+    Views(ViewSet),
+}
+
+/// The views of one home core at one of its versions.
+#[derive(Clone, Debug)]
+pub(crate) struct ViewSet {
+    pub(crate) version: u64,
+    pub(crate) views: Vec<Arc<ShardView>>,
+}
+
+/// What a core answers.
+#[derive(Debug)]
+pub(crate) enum CoreReply {
+    Done,
+    Opened(Box<OpenReport>, ViewSet),
+    Listening {
+        native_port: u16,
+        core_port: u16,
+    },
+    Report(Box<CoreReport>),
+    Collection(Epoch, Arc<CollectionRoute>),
+    Removed(Epoch),
+    Written(Vec<Result<Written, ApiError>>),
+    Deleted(Vec<Result<bool, ApiError>>),
+    Found(Vec<Option<Object>>),
+    Page(Vec<Object>),
+    Count(u64),
+    Bitmap(Arc<SlotBitmap>),
+    /// The parts of a batch, to be linked in this order.
+    Indexed(Vec<IndexedBatch>),
+}
+
+/// Takes the value out of a reply of the expected kind; any other kind is a bug.
+macro_rules! expect_reply {
+    ($reply:expr, $variant:ident) => {
+        match $reply {
+            $crate::message::CoreReply::$variant(value) => Ok(value),
+            other => Err($crate::message::unexpected(&other)),
+        }
+    };
+}
+pub(crate) use expect_reply;
+
+/// The error for a reply of a kind that the request cannot have.
+pub(crate) fn unexpected(reply: &CoreReply) -> ApiError {
+    let kind = match reply {
+        CoreReply::Done => "done",
+        CoreReply::Opened(..) => "opened",
+        CoreReply::Listening { .. } => "listening",
+        CoreReply::Report(_) => "report",
+        CoreReply::Collection(..) | CoreReply::Removed(_) => "collection",
+        CoreReply::Written(_) | CoreReply::Deleted(_) => "written",
+        CoreReply::Found(_) | CoreReply::Page(_) => "objects",
+        CoreReply::Count(_) => "count",
+        CoreReply::Bitmap(_) => "bitmap",
+        CoreReply::Indexed(_) => "indexed",
+    };
+    ApiError::internal(format!("a core answered with {kind}, which was not asked for"))
+}
+
+impl Routed for CoreRequest {
+    fn queue(&self) -> Queue {
+        match self {
+            Self::Get { .. }
+            | Self::FetchSlots { .. }
+            | Self::Scan { .. }
+            | Self::Count { .. }
+            | Self::FilterBitmap { .. } => Queue::Search,
+            Self::Put { .. } | Self::Delete { .. } | Self::SearchBatch(_) => Queue::Insert,
+            Self::CheckpointAll => Queue::Background,
+            Self::Open(_)
+            | Self::Listen(_)
+            | Self::Drain
+            | Self::Report
+            | Self::CreateShards(_)
+            | Self::DropShards(_)
+            | Self::FixShardDims { .. }
+            | Self::Publish(_)
+            | Self::CreateCollection(_)
+            | Self::DropCollection(_)
+            | Self::FixDims { .. } => Queue::Control,
+        }
+    }
+}

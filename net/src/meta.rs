@@ -1,0 +1,228 @@
+//! The catalog on the meta core: one change at a time, durable before anyone hears of it, known to
+//! every core before the client does.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures::future::LocalBoxFuture;
+use futures::lock::{Mutex, MutexGuard};
+use heddle_core::shard::ShardSpec;
+use heddle_core::validate::{NodeFacts, check_supported};
+use heddle_meta::{
+    Catalog, CatalogStore, CollectionEntry, Command, CoreLoad, StoreError, place_shards,
+};
+use heddle_runtime::{GlommioDevice, fatal};
+use heddle_types::{
+    ApiError, CollectionConfig, CollectionId, CoreIndex, DeviceError, ErrorCode, FatalReason,
+    ShardId,
+};
+
+use crate::core::Core;
+use crate::home;
+use crate::message::{CoreAnswer, CoreReply, CoreRequest, Publication};
+use crate::registry::CollectionRoute;
+
+/// Nodes that can hold a replica: this one.
+const NODES: u32 = 1;
+
+/// The catalog and its files.
+pub(crate) struct Meta {
+    core: Rc<Core>,
+    catalog: RefCell<Catalog>,
+    // Held for a whole change, shards and publication included: changes never overlap.
+    store: Mutex<CatalogStore<GlommioDevice>>,
+}
+
+type Store<'a> = MutexGuard<'a, CatalogStore<GlommioDevice>>;
+
+impl Meta {
+    pub(crate) fn new(
+        core: &Rc<Core>,
+        catalog: Catalog,
+        store: CatalogStore<GlommioDevice>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            core: Rc::clone(core),
+            catalog: RefCell::new(catalog),
+            store: Mutex::new(store),
+        })
+    }
+
+    /// Works on a request of another core.
+    pub(crate) fn handle(
+        self: Rc<Self>,
+        source: CoreIndex,
+        request: CoreRequest,
+    ) -> LocalBoxFuture<'static, CoreAnswer> {
+        Box::pin(async move {
+            match request {
+                CoreRequest::CreateCollection(config) => self.create_collection(*config).await,
+                CoreRequest::DropCollection(name) => self.drop_collection(name).await,
+                CoreRequest::FixDims { collection, dims } => self.fix_dims(collection, dims).await,
+                other => home::handle(Rc::clone(&self.core), source, other).await,
+            }
+        })
+    }
+
+    fn data_cores(&self) -> Range<CoreIndex> {
+        0..self.core.data_cores
+    }
+
+    /// The catalog as it is now.
+    pub(crate) fn catalog(&self) -> Catalog {
+        self.catalog.borrow().clone()
+    }
+
+    /// Applies commands and makes the result durable; nothing has changed when it fails.
+    async fn commit(&self, store: &mut Store<'_>, commands: &[Command]) -> Result<(), ApiError> {
+        let mut next = self.catalog();
+        for command in commands {
+            next.apply(command)?;
+        }
+        match store.save(&next).await {
+            Ok(()) => {}
+            Err(StoreError::Device(DeviceError::NoSpace { path })) => {
+                return Err(ApiError::transient(ErrorCode::DiskFull, format!("{path}: no space")));
+            }
+            Err(error @ StoreError::TooLarge { .. }) => {
+                return Err(ApiError::new(ErrorCode::TooLarge, error.to_string(), ""));
+            }
+            Err(error) => fatal(FatalReason::CatalogWrite, error),
+        }
+        self.catalog.replace(next);
+        Ok(())
+    }
+
+    /// Commits commands outside a client's request.
+    pub(crate) async fn apply(&self, commands: &[Command]) -> Result<(), ApiError> {
+        let mut store = self.store.lock().await;
+        self.commit(&mut store, commands).await
+    }
+
+    fn entry_of(&self, id: CollectionId) -> Option<CollectionEntry> {
+        self.catalog.borrow().collections().find(|entry| entry.id == id).cloned()
+    }
+
+    async fn create_collection(&self, mut config: CollectionConfig) -> CoreAnswer {
+        let mut store = self.store.lock().await;
+        if config.sharding.count == 0 {
+            config.sharding.count = NODES;
+        }
+        config.validate()?;
+        check_supported(&config, &NodeFacts { nodes: NODES })?;
+        let placements = place_shards(config.sharding.count as usize, &self.loads());
+        let id = CollectionId::random();
+        let (seed, _) = id.0.as_u64_pair();
+        let name = config.name.clone();
+        let command = Command::CreateCollection { config, id, seed, placements };
+        self.commit(&mut store, &[command]).await?;
+        let entry = self.entry_of(id).expect("a committed collection is in the catalog");
+        if let Err(error) = self.create_shards(&entry).await {
+            // Without shards the collection would refuse every request until the next start.
+            self.commit(&mut store, &[Command::DropCollection { name }]).await?;
+            self.drop_shards(&entry).await?;
+            return Err(error);
+        }
+        self.publish(&entry).await
+    }
+
+    fn loads(&self) -> Vec<CoreLoad> {
+        let node = self.core.node.identity.node;
+        let catalog = self.catalog.borrow();
+        self.data_cores()
+            .map(|core| {
+                let core = core as u32;
+                let shards = catalog.shards().filter(|(_, shard)| shard.home == core).count();
+                CoreLoad { node, core, shards: shards as u32, objects: 0 }
+            })
+            .collect()
+    }
+
+    async fn create_shards(&self, entry: &CollectionEntry) -> Result<(), ApiError> {
+        let calls = specs_by_home(std::iter::once(entry))
+            .into_iter()
+            .map(|(home, specs)| self.core.call(home, CoreRequest::CreateShards(specs)));
+        futures::future::try_join_all(calls).await.map(drop)
+    }
+
+    async fn drop_shards(&self, entry: &CollectionEntry) -> Result<(), ApiError> {
+        let calls = shards_by_home(entry)
+            .into_iter()
+            .map(|(home, shards)| self.core.call(home, CoreRequest::DropShards(shards)));
+        futures::future::try_join_all(calls).await.map(drop)
+    }
+
+    async fn publish(&self, entry: &CollectionEntry) -> CoreAnswer {
+        let (epoch, route) = (self.catalog.borrow().epoch(), Arc::new(CollectionRoute::of(entry)));
+        let publication = Publication::Collection(epoch, Arc::clone(&route));
+        let request = |_| CoreRequest::Publish(publication.clone());
+        self.core.call_all(self.data_cores(), request).await?;
+        Ok(CoreReply::Collection(epoch, route))
+    }
+
+    async fn drop_collection(&self, name: String) -> CoreAnswer {
+        let mut store = self.store.lock().await;
+        let entry = self.catalog.borrow().collection(&name).cloned();
+        self.commit(&mut store, &[Command::DropCollection { name: name.clone() }]).await?;
+        let entry = entry.expect("a collection that could be dropped was there");
+        let epoch = self.catalog.borrow().epoch();
+        let request = |_| CoreRequest::Publish(Publication::Removed(epoch, name.clone()));
+        self.core.call_all(self.data_cores(), request).await?;
+        self.drop_shards(&entry).await?;
+        Ok(CoreReply::Removed(epoch))
+    }
+
+    async fn fix_dims(&self, id: CollectionId, dims: Vec<(String, u32)>) -> CoreAnswer {
+        let mut store = self.store.lock().await;
+        let Some(entry) = self.entry_of(id) else { return Ok(CoreReply::Done) };
+        let open = |vector: &str| {
+            entry.config.vector(vector).is_some_and(|(_, config)| config.dims.is_none())
+        };
+        // Another first insert may have been faster; then its dimensions hold.
+        let commands: Vec<Command> = dims
+            .into_iter()
+            .filter(|(vector, _)| open(vector))
+            .map(|(vector, dims)| Command::FixDims { collection: id, vector, dims })
+            .collect();
+        if !commands.is_empty() {
+            self.commit(&mut store, &commands).await?;
+        }
+        let entry = self.entry_of(id).expect("changes of the catalog do not overlap");
+        let calls = shards_by_home(&entry).into_iter().map(|(home, shards)| {
+            let config = Arc::clone(&entry.config);
+            self.core.call(home, CoreRequest::FixShardDims { shards, config })
+        });
+        futures::future::try_join_all(calls).await?;
+        self.publish(&entry).await
+    }
+}
+
+/// What each home core needs to know to serve its shards of some collections.
+pub(crate) fn specs_by_home<'a>(
+    entries: impl Iterator<Item = &'a CollectionEntry>,
+) -> BTreeMap<CoreIndex, Vec<ShardSpec>> {
+    let mut homes = BTreeMap::<CoreIndex, Vec<ShardSpec>>::new();
+    for entry in entries {
+        for shard in &entry.shards {
+            homes.entry(shard.home as usize).or_default().push(ShardSpec {
+                id: shard.id,
+                collection: entry.id,
+                config: Arc::clone(&entry.config),
+                directory: format!("shards/{:010}", shard.id.0),
+                seed: entry.seed,
+            });
+        }
+    }
+    homes
+}
+
+fn shards_by_home(entry: &CollectionEntry) -> BTreeMap<CoreIndex, Vec<ShardId>> {
+    let mut homes = BTreeMap::<CoreIndex, Vec<ShardId>>::new();
+    for shard in &entry.shards {
+        homes.entry(shard.home as usize).or_default().push(shard.id);
+    }
+    homes
+}

@@ -1,0 +1,188 @@
+//! What a core says when it is asked how it is doing.
+
+use heddle_core::engine::{EngineStatus, ShardStatus};
+use heddle_types::ErrorCode;
+use heddle_wire::MessageType;
+use serde::{Serialize, Serializer};
+
+/// Upper bounds of the latency buckets, microseconds.
+pub(crate) const BUCKETS_US: [u64; 18] = [
+    50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000,
+    1_000_000, 2_000_000, 5_000_000, 10_000_000, 30_000_000,
+];
+
+/// The counts of one core since it started.
+#[derive(Debug, Serialize)]
+pub(crate) struct CoreReport {
+    pub(crate) core: usize,
+    pub(crate) role: &'static str,
+    pub(crate) epoch: u64,
+    pub(crate) busy_us: u64,
+    pub(crate) awake_us: u64,
+    pub(crate) polls: u64,
+    pub(crate) queues: Vec<QueueReport>,
+    pub(crate) device_reads: u64,
+    pub(crate) device_read_bytes: u64,
+    pub(crate) device_writes: u64,
+    pub(crate) device_write_bytes: u64,
+    pub(crate) mesh_requests: u64,
+    pub(crate) mesh_pending: u64,
+    pub(crate) operations: Vec<OperationReport>,
+    pub(crate) server: ServerReport,
+    pub(crate) search: SearchReport,
+    pub(crate) slots_indexed: u64,
+    pub(crate) checkpoints: u64,
+    pub(crate) checkpoint_failures: u64,
+    pub(crate) engine: Option<EngineReport>,
+}
+
+/// One task queue.
+#[derive(Debug, Serialize)]
+pub(crate) struct QueueReport {
+    pub(crate) name: &'static str,
+    pub(crate) busy_us: u64,
+    pub(crate) selected: u64,
+}
+
+/// One kind of request.
+#[derive(Debug, Serialize)]
+pub(crate) struct OperationReport {
+    #[serde(rename = "operation", serialize_with = "name_of")]
+    pub(crate) kind: MessageType,
+    pub(crate) count: u64,
+    pub(crate) sum_us: u64,
+    /// 50 %, 99 % and 99.9 % of the requests took no longer.
+    pub(crate) quantiles_us: [u64; 3],
+    /// Requests up to each bound of [`BUCKETS_US`].
+    #[serde(skip)]
+    pub(crate) buckets: [u64; BUCKETS_US.len()],
+    pub(crate) errors: Vec<(ErrorCode, u64)>,
+}
+
+fn name_of<S: Serializer>(kind: &MessageType, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(kind.name())
+}
+
+/// Connections and frames.
+#[derive(Debug, Serialize)]
+pub(crate) struct ServerReport {
+    pub(crate) connections: usize,
+    pub(crate) request_bytes: usize,
+    pub(crate) requests: usize,
+    pub(crate) accepted: u64,
+    pub(crate) refused: u64,
+    pub(crate) timed_out: u64,
+    pub(crate) bytes_received: u64,
+    pub(crate) bytes_sent: u64,
+    pub(crate) refused_frames: Vec<(ErrorCode, u64)>,
+}
+
+/// Searches.
+#[derive(Debug, Serialize)]
+pub(crate) struct SearchReport {
+    pub(crate) queries: u64,
+    pub(crate) exact: u64,
+    pub(crate) distance_evaluations: u64,
+}
+
+/// The engine of a data core.
+#[derive(Debug, Serialize)]
+pub(crate) struct EngineReport {
+    pub(crate) failed: bool,
+    pub(crate) writes_in_flight: u64,
+    pub(crate) applied_lsn: u64,
+    pub(crate) wal: WalReport,
+    pub(crate) shards: Vec<ShardReport>,
+}
+
+/// The log of a data core.
+#[derive(Debug, Serialize)]
+pub(crate) struct WalReport {
+    pub(crate) syncs: u64,
+    pub(crate) batches: u64,
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
+    /// Batches of 1, 2 to 3, 4 to 7, … records.
+    pub(crate) batch_records: Vec<u64>,
+    pub(crate) backlog_bytes: usize,
+    pub(crate) segments: usize,
+    pub(crate) segment_bytes: u64,
+    pub(crate) refused_full: u64,
+    pub(crate) durable_lsn: u64,
+}
+
+/// One shard at its home core.
+#[derive(Debug, Serialize)]
+pub(crate) struct ShardReport {
+    pub(crate) id: u64,
+    pub(crate) collection: String,
+    pub(crate) objects: u64,
+    pub(crate) tombstones: u64,
+    pub(crate) dead_slots: u64,
+    /// Vectors that are not in a graph yet.
+    pub(crate) tail: u64,
+    pub(crate) vector_bytes: u64,
+    pub(crate) link_bytes: u64,
+    pub(crate) directory_bytes: u64,
+    pub(crate) property_bytes: u64,
+    pub(crate) id_bytes: u64,
+    pub(crate) row_memory_bytes: u64,
+    pub(crate) row_disk_bytes: u64,
+    pub(crate) row_dead_bytes: u64,
+    pub(crate) row_segments: usize,
+    pub(crate) log_bytes: u64,
+    pub(crate) image_covers: u64,
+    pub(crate) image_age_s: Option<f64>,
+    pub(crate) poisoned: bool,
+}
+
+impl From<EngineStatus> for EngineReport {
+    fn from(status: EngineStatus) -> Self {
+        let wal = status.wal;
+        Self {
+            failed: status.failed,
+            writes_in_flight: status.writes_in_flight,
+            applied_lsn: status.applied_lsn,
+            wal: WalReport {
+                syncs: wal.syncs,
+                batches: wal.batches,
+                records: wal.records,
+                bytes: wal.bytes,
+                batch_records: wal.batch_records.to_vec(),
+                backlog_bytes: wal.backlog_bytes,
+                segments: wal.segments,
+                segment_bytes: wal.segment_bytes,
+                refused_full: wal.refused_full,
+                durable_lsn: wal.durable_lsn.0,
+            },
+            shards: status.shards.into_iter().map(ShardReport::from).collect(),
+        }
+    }
+}
+
+impl From<ShardStatus> for ShardReport {
+    fn from(status: ShardStatus) -> Self {
+        let (memory, rows) = (status.memory, status.rows);
+        Self {
+            id: status.id.0,
+            collection: status.collection,
+            objects: status.objects,
+            tombstones: status.tombstones,
+            dead_slots: status.dead_slots,
+            tail: status.tail,
+            vector_bytes: memory.vector_bytes,
+            link_bytes: memory.link_bytes,
+            directory_bytes: memory.directory_bytes,
+            property_bytes: memory.property_bytes,
+            id_bytes: memory.id_bytes,
+            row_memory_bytes: rows.memory_bytes,
+            row_disk_bytes: rows.disk_bytes,
+            row_dead_bytes: rows.dead_bytes,
+            row_segments: rows.segments,
+            log_bytes: status.log_bytes,
+            image_covers: status.image_covers,
+            image_age_s: status.image_age_us.map(|age_us| age_us as f64 / 1e6),
+            poisoned: status.poisoned,
+        }
+    }
+}

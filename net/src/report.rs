@@ -1,0 +1,57 @@
+//! What one core reports about itself.
+
+use std::rc::Rc;
+
+use heddle_runtime::Queue;
+use heddle_runtime::stats::core_stats;
+
+use crate::core::Core;
+use crate::metrics::{CoreReport, QueueReport, SearchReport, ServerReport};
+
+/// The counts of this core as they are now.
+pub(crate) fn of_core(core: &Rc<Core>) -> CoreReport {
+    let stats = core_stats();
+    let queues = Queue::ALL.iter().zip(stats.queues).map(|(queue, stats)| QueueReport {
+        name: queue.name(),
+        busy_us: stats.runtime.as_micros() as u64,
+        selected: stats.selected,
+    });
+    let mesh = core.link.stats();
+    let metrics = &core.metrics;
+    CoreReport {
+        core: core.index,
+        role: if core.is_data() { "data" } else { "meta" },
+        epoch: core.registry.epoch().0,
+        busy_us: stats.busy.as_micros() as u64,
+        awake_us: stats.awake.as_micros() as u64,
+        polls: stats.polls,
+        queues: queues.collect(),
+        device_reads: stats.reads,
+        device_read_bytes: stats.read_bytes,
+        device_writes: stats.writes,
+        device_write_bytes: stats.write_bytes,
+        mesh_requests: mesh.requests_sent,
+        mesh_pending: mesh.calls_pending,
+        operations: metrics.operations(),
+        server: ServerReport {
+            connections: core.server.open_connections(),
+            request_bytes: core.server.request_bytes(),
+            requests: core.server.requests(),
+            accepted: metrics.connections_accepted.get(),
+            refused: metrics.connections_refused.get(),
+            timed_out: metrics.connections_timed_out.get(),
+            bytes_received: metrics.bytes_received.get(),
+            bytes_sent: metrics.bytes_sent.get(),
+            refused_frames: metrics.refused_frames(),
+        },
+        search: SearchReport {
+            queries: metrics.queries.get(),
+            exact: metrics.queries_exact.get(),
+            distance_evaluations: metrics.distance_evaluations.get(),
+        },
+        slots_indexed: metrics.slots_indexed.get(),
+        checkpoints: metrics.checkpoints.get(),
+        checkpoint_failures: metrics.checkpoint_failures.get(),
+        engine: core.engine().ok().map(|engine| engine.status().into()),
+    }
+}

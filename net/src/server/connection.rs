@@ -1,0 +1,440 @@
+//! One client connection: at most one task that reads and one that writes.
+//!
+//! Requests run as tasks of their own and answer in whatever order they end. The reader stops
+//! reading while too much is unanswered or unread by the peer, so a connection's memory is bounded
+//! by TCP itself. An idle connection owns no buffer: bytes are read into a buffer of the core.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use futures::io::{AsyncRead, AsyncWrite};
+use heddle_runtime::net::{Socket, SocketStream};
+use heddle_runtime::{Queue, spawn};
+use heddle_types::limits::{
+    CLIENT_BODY_BYTES_MAX, CONNECTION_BYTES_IN_FLIGHT_MAX, CONNECTION_REPLY_BYTES_MAX,
+    CONNECTION_REQUESTS_IN_FLIGHT_MAX,
+};
+use heddle_types::{ApiError, Clock, ErrorCode};
+use heddle_wire::{Frame, FrameKind, Header, MessageError, MessageType, encode_error};
+
+use crate::core::Core;
+use crate::dispatch;
+use crate::limits::{LINGER_BYTES_MAX, WRITE_SLICES_MAX};
+use crate::server::frames::{Admission, FrameEvent, FrameReader};
+use crate::server::watch::{Progress, Reading};
+
+/// A whole request as it came off the wire.
+#[derive(Debug)]
+pub(crate) struct RequestFrame {
+    pub(crate) header: Header,
+    pub(crate) kind: MessageType,
+    pub(crate) body: heddle_wire::AlignedVec<16>,
+    /// When its last byte was seen, monotonic nanoseconds.
+    pub(crate) arrived_ns: u64,
+}
+
+/// Replies on their way out.
+#[derive(Debug, Default)]
+struct Outbox {
+    frames: VecDeque<Frame>,
+    // Bytes of the first frame that are out already.
+    sent_of_first: usize,
+    bytes: usize,
+    // Is there a writing task?
+    writing: bool,
+}
+
+/// Why reading ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// The peer sends no more; it may still read.
+    PeerDone,
+    /// The socket is unusable.
+    Broken,
+    /// We do not want more: the stream is out of step, or the node drains.
+    Refused,
+}
+
+/// One client connection.
+pub(crate) struct Connection {
+    core: Rc<Core>,
+    stream: SocketStream,
+    outbox: RefCell<Outbox>,
+    requests: Cell<usize>,
+    request_bytes: Cell<usize>,
+    // The reader, while it waits for room or for the last reply.
+    waiting: Cell<Option<Waker>>,
+    broken: Cell<bool>,
+    pub(crate) progress: Progress,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Connection({} requests in flight)", self.requests.get())
+    }
+}
+
+/// Serves a connection until it is closed.
+pub(crate) async fn serve(core: Rc<Core>, socket: Socket) {
+    let now = core.clock.monotonic_ns();
+    let connection = Rc::new(Connection {
+        core: Rc::clone(&core),
+        stream: SocketStream { socket: Rc::new(socket) },
+        outbox: RefCell::default(),
+        requests: Cell::new(0),
+        request_bytes: Cell::new(0),
+        waiting: Cell::new(None),
+        broken: Cell::new(false),
+        progress: Progress::new(now),
+    });
+    let number = core.server.enter(&connection);
+    let end = connection.read_requests().await;
+    connection.progress.reading.set(Reading::Ended);
+    std::future::poll_fn(|context| connection.poll_all_sent(context)).await;
+    if end == End::Refused && !connection.broken.get() {
+        connection.linger().await;
+    }
+    core.server.leave(number);
+}
+
+impl Connection {
+    /// Reads frames and starts their requests until the stream ends.
+    async fn read_requests(self: &Rc<Self>) -> End {
+        let mut intake = Intake { frames: FrameReader::new(CLIENT_BODY_BYTES_MAX), left: vec![] };
+        loop {
+            std::future::poll_fn(|context| self.poll_room(context)).await;
+            if self.broken.get() {
+                return End::Broken;
+            }
+            let refused = match intake.left.is_empty() {
+                false => self.take_left(&mut intake),
+                true => match std::future::poll_fn(|cx| self.poll_read(cx, &mut intake)).await {
+                    Ok(Read::End) if intake.frames.at_boundary() => return End::PeerDone,
+                    Ok(Read::End) => {
+                        self.refuse_truncated(&intake.frames);
+                        return End::PeerDone;
+                    }
+                    Ok(Read::Bytes { refused }) => refused,
+                    Err(_reset) => return End::Broken,
+                },
+            };
+            if refused || self.core.is_draining() {
+                return End::Refused;
+            }
+        }
+    }
+
+    fn take_left(self: &Rc<Self>, intake: &mut Intake) -> bool {
+        let left = std::mem::take(&mut intake.left);
+        self.absorb(&left, intake)
+    }
+
+    /// One read: straight into a long body, otherwise into the core's buffer.
+    fn poll_read(
+        self: &Rc<Self>,
+        context: &mut Context<'_>,
+        intake: &mut Intake,
+    ) -> Poll<io::Result<Read>> {
+        self.progress.reading_at(intake.frames.at_boundary());
+        if let Some(target) = intake.frames.direct_target() {
+            let count = std::task::ready!(self.poll_socket(context, target))?;
+            if count == 0 {
+                return Poll::Ready(Ok(Read::End));
+            }
+            let event = intake.frames.direct_filled(count);
+            let refused = event.is_some_and(|event| self.handle(event));
+            return Poll::Ready(Ok(Read::Bytes { refused }));
+        }
+        let mut buffer = self.core.server.read_buffer.borrow_mut();
+        let count = std::task::ready!(self.poll_socket(context, &mut buffer))?;
+        if count == 0 {
+            return Poll::Ready(Ok(Read::End));
+        }
+        let refused = self.absorb(&buffer[..count], intake);
+        Poll::Ready(Ok(Read::Bytes { refused }))
+    }
+
+    fn poll_socket(&self, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut stream = self.stream.clone();
+        let count = std::task::ready!(Pin::new(&mut stream).poll_read(context, into))?;
+        self.progress.bytes_read(self.core.clock.monotonic_ns(), count);
+        self.core.metrics.bytes_received.add(count as u64);
+        Poll::Ready(Ok(count))
+    }
+
+    /// Takes frames out of `bytes` while there is room; the rest waits. True when the stream ends.
+    fn absorb(self: &Rc<Self>, mut bytes: &[u8], intake: &mut Intake) -> bool {
+        while !bytes.is_empty() {
+            if !self.has_room() {
+                intake.left.extend_from_slice(bytes);
+                return false;
+            }
+            let mut admit = |header: &Header| self.admit(header);
+            let event = intake.frames.absorb(&mut bytes, &mut admit);
+            if event.is_some_and(|event| self.handle(event)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn admit(&self, header: &Header) -> Admission {
+        self.progress.frame_began(self.core.clock.monotonic_ns());
+        match header.kind() {
+            FrameKind::Request(_) if self.core.server.has_room(header.body_length as usize) => {
+                Admission::Keep
+            }
+            _ => Admission::Skip,
+        }
+    }
+
+    /// Starts a request or answers with an error. True when the stream cannot go on.
+    fn handle(self: &Rc<Self>, event: FrameEvent) -> bool {
+        match event {
+            FrameEvent::Frame(header, body) => {
+                self.start(header, body);
+                false
+            }
+            FrameEvent::Skipped(header) => {
+                self.refuse(header.request_id, &skipped_error(&header));
+                false
+            }
+            FrameEvent::BadHeader(error) => {
+                self.refuse(error.request_id(), &error.into());
+                true
+            }
+            FrameEvent::BadChecksum { header, found } => {
+                let error =
+                    MessageError::BodyChecksum { found: header.body_crc32c, expected: found };
+                self.refuse(header.request_id, &error.into());
+                true
+            }
+        }
+    }
+
+    fn start(self: &Rc<Self>, header: Header, body: heddle_wire::AlignedVec<16>) {
+        let FrameKind::Request(kind) = header.kind() else {
+            return self.refuse(header.request_id, &skipped_error(&header));
+        };
+        let bytes = body.len();
+        self.requests.set(self.requests.get() + 1);
+        self.request_bytes.set(self.request_bytes.get() + bytes);
+        self.core.server.hold(bytes);
+        let arrived_ns = self.core.clock.monotonic_ns();
+        let request = RequestFrame { header, kind, body, arrived_ns };
+        let connection = Rc::clone(self);
+        spawn(queue_of(kind), async move {
+            let reply = dispatch::answer(&connection.core, request).await;
+            connection.requests.set(connection.requests.get() - 1);
+            connection.request_bytes.set(connection.request_bytes.get() - bytes);
+            connection.core.server.release(bytes);
+            connection.send(reply);
+            connection.wake_reader();
+        });
+    }
+
+    fn refuse_truncated(self: &Rc<Self>, frames: &FrameReader) {
+        let error = ApiError::new(
+            ErrorCode::Protocol,
+            "the stream ended inside a frame",
+            "as many bytes as the header says",
+        );
+        self.refuse(frames.current_request().unwrap_or(0), &error);
+    }
+
+    fn refuse(self: &Rc<Self>, request_id: u64, error: &ApiError) {
+        self.core.metrics.refused_frame(error.code);
+        self.send(encode_error(request_id, error));
+    }
+
+    /// Puts a reply into the outbox and sees to it that someone writes it.
+    fn send(self: &Rc<Self>, frame: Frame) {
+        if self.broken.get() {
+            return;
+        }
+        let mut outbox = self.outbox.borrow_mut();
+        if outbox.frames.is_empty() {
+            self.progress.bytes_written(self.core.clock.monotonic_ns());
+        }
+        outbox.bytes += frame.len();
+        outbox.frames.push_back(frame);
+        if !outbox.writing {
+            outbox.writing = true;
+            // It starts when its queue gets a turn: replies until then go out in one write.
+            spawn(Queue::Search, write_replies(Rc::clone(self)));
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.requests.get() < CONNECTION_REQUESTS_IN_FLIGHT_MAX
+            && self.request_bytes.get() + CLIENT_BODY_BYTES_MAX <= CONNECTION_BYTES_IN_FLIGHT_MAX
+            && self.outbox.borrow().bytes < CONNECTION_REPLY_BYTES_MAX
+    }
+
+    fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
+        if self.broken.get() || self.has_room() {
+            return Poll::Ready(());
+        }
+        self.progress.reading.set(Reading::Paused);
+        self.waiting.set(Some(context.waker().clone()));
+        Poll::Pending
+    }
+
+    fn poll_all_sent(&self, context: &mut Context<'_>) -> Poll<()> {
+        let sent = self.broken.get() || self.outbox.borrow().frames.is_empty();
+        if self.requests.get() == 0 && sent {
+            return Poll::Ready(());
+        }
+        self.waiting.set(Some(context.waker().clone()));
+        Poll::Pending
+    }
+
+    fn wake_reader(&self) {
+        if let Some(waker) = self.waiting.take() {
+            waker.wake();
+        }
+    }
+
+    fn poll_write(&self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let outbox = self.outbox.borrow();
+        let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
+        let mut count = 0;
+        for (slice, frame) in slices.iter_mut().zip(&outbox.frames) {
+            let skip = if count == 0 { outbox.sent_of_first } else { 0 };
+            *slice = IoSlice::new(&frame[skip..]);
+            count += 1;
+        }
+        if count == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        Pin::new(&mut self.stream.clone()).poll_write_vectored(context, &slices[..count])
+    }
+
+    /// Takes what went out off the outbox. False when nothing is left to write.
+    fn advance(&self, count: usize) -> bool {
+        self.progress.bytes_written(self.core.clock.monotonic_ns());
+        self.core.metrics.bytes_sent.add(count as u64);
+        let mut outbox = self.outbox.borrow_mut();
+        outbox.bytes -= count;
+        outbox.sent_of_first += count;
+        while let Some(first) = outbox.frames.front() {
+            let length = first.len();
+            if outbox.sent_of_first < length {
+                break;
+            }
+            outbox.sent_of_first -= length;
+            outbox.frames.pop_front();
+        }
+        outbox.writing = !outbox.frames.is_empty();
+        outbox.writing
+    }
+
+    /// Says that the socket is of no use any more; whoever waits on it finds out.
+    pub(crate) fn cut(&self) {
+        self.broken.set(true);
+        *self.outbox.borrow_mut() = Outbox::default();
+        self.shutdown(Shutdown::Both);
+        self.wake_reader();
+    }
+
+    /// Makes the reader see the end of the stream: nothing new is taken in.
+    pub(crate) fn stop_reading(&self) {
+        self.shutdown(Shutdown::Read);
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.requests.get() == 0 && self.outbox.borrow().frames.is_empty()
+    }
+
+    pub(crate) fn has_unsent_replies(&self) -> bool {
+        !self.outbox.borrow().frames.is_empty()
+    }
+
+    fn shutdown(&self, how: Shutdown) {
+        // A peer that is gone already makes this fail, which is as good.
+        let _ = self.stream.socket.shutdown(how);
+    }
+
+    /// Lets the peer read our last words: ends our side, then discards what it still sends.
+    async fn linger(&self) {
+        self.shutdown(Shutdown::Write);
+        self.progress.linger(self.core.clock.monotonic_ns());
+        let mut left = LINGER_BYTES_MAX;
+        loop {
+            let read = std::future::poll_fn(|context| {
+                let mut buffer = self.core.server.read_buffer.borrow_mut();
+                Pin::new(&mut self.stream.clone()).poll_read(context, &mut buffer)
+            });
+            match read.await {
+                Ok(count) if count > 0 && count < left => left -= count,
+                _ => return,
+            }
+        }
+    }
+}
+
+/// The writing task: lives while there is something to write.
+async fn write_replies(connection: Rc<Connection>) {
+    loop {
+        match std::future::poll_fn(|context| connection.poll_write(context)).await {
+            // The outbox was emptied under us: the connection was cut.
+            Ok(0) => return,
+            Ok(count) => {
+                let more = connection.advance(count);
+                connection.wake_reader();
+                if !more {
+                    return;
+                }
+            }
+            Err(_reset) => return connection.cut(),
+        }
+    }
+}
+
+struct Intake {
+    frames: FrameReader,
+    // Bytes that were read while there was room and not looked at since.
+    left: Vec<u8>,
+}
+
+enum Read {
+    End,
+    Bytes { refused: bool },
+}
+
+fn skipped_error(header: &Header) -> ApiError {
+    match header.kind() {
+        FrameKind::Request(_) => ApiError::transient(
+            ErrorCode::Overloaded,
+            "this core holds as many request bytes as it may",
+        ),
+        FrameKind::Unknown(number) => MessageError::UnknownType { number }.into(),
+        FrameKind::Reply(_) | FrameKind::Error => ApiError::new(
+            ErrorCode::Protocol,
+            format!("message type {:#06x} is a reply", header.type_number),
+            "a request",
+        ),
+    }
+}
+
+fn queue_of(kind: MessageType) -> Queue {
+    match kind {
+        MessageType::Hello
+        | MessageType::Topology
+        | MessageType::Get
+        | MessageType::Search
+        | MessageType::Scan
+        | MessageType::Count => Queue::Search,
+        MessageType::Put | MessageType::Delete => Queue::Insert,
+        MessageType::CollectionCreate
+        | MessageType::CollectionList
+        | MessageType::CollectionShow
+        | MessageType::CollectionDrop
+        | MessageType::NodeStatus => Queue::Control,
+    }
+}

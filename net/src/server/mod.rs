@@ -1,0 +1,165 @@
+//! The native server of one core: its listeners and its connections.
+
+pub(crate) mod connection;
+mod frames;
+mod watch;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+use heddle_runtime::net::{Accepted, Listener, Socket};
+use heddle_runtime::{Queue, sleep, spawn};
+use heddle_types::limits::CONNECTIONS_MAX;
+use heddle_types::{ApiError, Clock, ErrorCode};
+use heddle_wire::encode_error;
+
+use crate::core::Core;
+use crate::limits::{ACCEPT_PAUSE, CORE_REQUEST_BYTES_MAX, READ_CHUNK_BYTES, WATCH_INTERVAL};
+use connection::Connection;
+
+/// The connections of one core.
+pub(crate) struct Server {
+    /// Where sockets are read to; what was read is used up within the same poll.
+    pub(crate) read_buffer: RefCell<Box<[u8]>>,
+    connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
+    next_number: Cell<u64>,
+    requests: Cell<usize>,
+    request_bytes: Cell<usize>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Server({} connections)", self.open_connections())
+    }
+}
+
+impl Server {
+    pub(crate) fn new() -> Self {
+        Self {
+            read_buffer: RefCell::new(vec![0; READ_CHUNK_BYTES].into_boxed_slice()),
+            connections: RefCell::default(),
+            next_number: Cell::new(0),
+            requests: Cell::new(0),
+            request_bytes: Cell::new(0),
+        }
+    }
+
+    fn enter(&self, connection: &Rc<Connection>) -> u64 {
+        let number = self.next_number.get();
+        self.next_number.set(number + 1);
+        self.connections.borrow_mut().insert(number, Rc::clone(connection));
+        number
+    }
+
+    fn leave(&self, number: u64) {
+        self.connections.borrow_mut().remove(&number);
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.request_bytes.get() + bytes <= CORE_REQUEST_BYTES_MAX
+    }
+
+    fn hold(&self, bytes: usize) {
+        self.requests.set(self.requests.get() + 1);
+        self.request_bytes.set(self.request_bytes.get() + bytes);
+    }
+
+    fn release(&self, bytes: usize) {
+        self.requests.set(self.requests.get() - 1);
+        self.request_bytes.set(self.request_bytes.get() - bytes);
+    }
+
+    /// Requests that are being worked on.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.get()
+    }
+
+    pub(crate) fn open_connections(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    pub(crate) fn request_bytes(&self) -> usize {
+        self.request_bytes.get()
+    }
+
+    /// Ends the intake of every connection; those with nothing in flight close at once.
+    pub(crate) fn stop_reading(&self) {
+        for connection in self.connections.borrow().values() {
+            connection.stop_reading();
+        }
+    }
+}
+
+/// Opens a listener and accepts its connections for as long as the node serves.
+pub(crate) fn listen(core: &Rc<Core>, address: SocketAddr) -> io::Result<SocketAddr> {
+    let listener = Listener::bind(address)?;
+    let local = listener.local_address();
+    spawn(Queue::Search, accept(Rc::clone(core), listener));
+    Ok(local)
+}
+
+async fn accept(core: Rc<Core>, listener: Listener) {
+    while !core.is_draining() {
+        match listener.accept().await.and_then(Accepted::into_socket) {
+            Ok(socket) => admit(&core, socket),
+            Err(error) => {
+                // Out of descriptors or memory: others may close meanwhile.
+                tracing::warn!(%error, "accept failed");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn admit(core: &Rc<Core>, socket: Socket) {
+    if core.is_draining() {
+        return;
+    }
+    let open = core.node.connections.fetch_add(1, Ordering::Relaxed);
+    let core = Rc::clone(core);
+    if open >= CONNECTIONS_MAX {
+        core.metrics.connections_refused.add(1);
+        spawn(Queue::Search, async move {
+            let message = format!("the node has {CONNECTIONS_MAX} connections already");
+            let error = ApiError::transient(ErrorCode::Overloaded, message);
+            // The peer may be gone already; it is refused either way.
+            let _ = socket.write_all(&encode_error(0, &error)).await;
+            core.node.connections.fetch_sub(1, Ordering::Relaxed);
+        });
+        return;
+    }
+    core.metrics.connections_accepted.add(1);
+    spawn(Queue::Search, async move {
+        tracing::debug!(peer = %socket.peer_address(), "connected");
+        connection::serve(Rc::clone(&core), socket).await;
+        core.node.connections.fetch_sub(1, Ordering::Relaxed);
+    });
+}
+
+/// Cuts connections that have had their time, once a second, for as long as the core runs.
+pub(crate) async fn watch_connections(core: Rc<Core>) {
+    loop {
+        sleep(WATCH_INTERVAL).await;
+        let now = core.clock.monotonic_ns();
+        let overdue: Vec<_> = core
+            .server
+            .connections
+            .borrow()
+            .values()
+            .filter_map(|connection| {
+                let (quiet, unsent) = (connection.is_quiet(), connection.has_unsent_replies());
+                let why = connection.progress.overdue(now, quiet, unsent)?;
+                Some((Rc::clone(connection), why))
+            })
+            .collect();
+        for (connection, why) in overdue {
+            tracing::debug!(why = why.name(), "connection cut");
+            core.metrics.connections_timed_out.add(1);
+            connection.cut();
+        }
+    }
+}

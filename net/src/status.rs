@@ -1,0 +1,95 @@
+//! What the node is doing, gathered from all of its cores.
+
+use std::rc::Rc;
+
+use heddle_types::{ApiError, Clock};
+use heddle_wire::message::{NodeStatusReply, NodeStatusRequest};
+use heddle_wire::{Frame, access};
+use serde::Serialize;
+
+use crate::core::Core;
+use crate::dispatch;
+use crate::memory;
+use crate::message::{CoreRequest, expect_reply};
+use crate::metrics::CoreReport;
+use crate::server::connection::RequestFrame;
+
+/// The node and each of its cores at one moment.
+#[derive(Debug, Serialize)]
+pub(crate) struct NodeReport {
+    pub(crate) version: &'static str,
+    pub(crate) node: heddle_types::NodeId,
+    pub(crate) name: String,
+    pub(crate) boot: u32,
+    pub(crate) phase: &'static str,
+    pub(crate) uptime_s: f64,
+    pub(crate) time_us: u64,
+    pub(crate) epoch: u64,
+    pub(crate) data_cores: usize,
+    pub(crate) memory: MemoryReport,
+    pub(crate) disk: DiskReport,
+    pub(crate) connections: usize,
+    pub(crate) cores: Vec<CoreReport>,
+}
+
+/// Memory of the process.
+#[derive(Debug, Serialize)]
+pub(crate) struct MemoryReport {
+    pub(crate) resident_bytes: u64,
+    pub(crate) budget_bytes: u64,
+}
+
+/// The file system of the data directory.
+#[derive(Debug, Serialize)]
+pub(crate) struct DiskReport {
+    pub(crate) data_dir: String,
+    pub(crate) total_bytes: u64,
+    pub(crate) free_bytes: u64,
+}
+
+/// Asks every core what it did.
+pub(crate) async fn collect(core: &Rc<Core>) -> Result<NodeReport, ApiError> {
+    let replies = core.call_all(0..core.data_cores + 1, |_| CoreRequest::Report).await?;
+    let mut cores = Vec::with_capacity(replies.len());
+    for reply in replies {
+        cores.push(*expect_reply!(reply, Report)?);
+    }
+    let node = &core.node;
+    let uptime_ns = core.clock.monotonic_ns().saturating_sub(node.started_ns);
+    Ok(NodeReport {
+        version: env!("CARGO_PKG_VERSION"),
+        node: node.identity.node,
+        name: node.config.name.clone(),
+        boot: node.identity.boot,
+        phase: core.phase().name(),
+        uptime_s: uptime_ns as f64 / 1e9,
+        time_us: core.clock.unix_us(),
+        epoch: cores.iter().map(|core| core.epoch).max().unwrap_or(0),
+        data_cores: core.data_cores,
+        memory: MemoryReport {
+            resident_bytes: memory::resident_bytes(),
+            budget_bytes: node.memory_bytes,
+        },
+        disk: disk(core),
+        connections: cores.iter().map(|core| core.server.connections).sum(),
+        cores,
+    })
+}
+
+fn disk(core: &Core) -> DiskReport {
+    let data_dir = &core.node.config.data_dir;
+    let (total_bytes, free_bytes) = match rustix::fs::statvfs(data_dir) {
+        Ok(space) => (space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize),
+        Err(_gone) => (0, 0),
+    };
+    DiskReport { data_dir: data_dir.display().to_string(), total_bytes, free_bytes }
+}
+
+/// Answers a status request.
+pub(crate) async fn answer(core: &Rc<Core>, request: &RequestFrame) -> Result<Frame, ApiError> {
+    access::<NodeStatusRequest>(&request.body)?;
+    let report = collect(core).await?;
+    let json = serde_json::to_string(&report)
+        .map_err(|error| ApiError::internal(format!("status: {error}")))?;
+    dispatch::reply(request, &NodeStatusReply { json })
+}
