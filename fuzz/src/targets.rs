@@ -1,5 +1,6 @@
 //! The decoders that are attacked, one file each.
 
+pub mod checkpoint;
 pub mod filter;
 pub mod header;
 pub mod json;
@@ -40,10 +41,11 @@ const fn target(
 }
 
 /// Every target.
-pub const ALL: [Target; 6] = [
+pub const ALL: [Target; 7] = [
     target("header", header::run, header::seeds, PLAIN),
     target("messages", messages::run, messages::seeds, MAPS),
     target("wal", wal::run, wal::seeds, DISK),
+    target("checkpoint", checkpoint::run, checkpoint::seeds, DISK),
     target("row", row::run, row::seeds, MAPS),
     target("filter", filter::run, filter::seeds, MAPS),
     target("json", json::run, json::seeds, MAPS),
