@@ -207,7 +207,8 @@ impl Table {
         let section_count = u32_at(bytes, 0) as usize;
         let meta_bytes = u32_at(bytes, 4) as usize;
         let chunks = u64_at(bytes, 8);
-        let sections_end = TABLE_HEADER_BYTES + section_count.min(SECTIONS_MAX) * TABLE_SECTION_BYTES;
+        let sections_end =
+            TABLE_HEADER_BYTES + section_count.min(SECTIONS_MAX) * TABLE_SECTION_BYTES;
         let expected = chunks.checked_mul(4).and_then(|crcs| crcs.checked_add(sections_end as u64));
         let expected = expected.and_then(|end| end.checked_add(meta_bytes as u64));
         if section_count > SECTIONS_MAX || expected != Some(bytes.len() as u64) {

@@ -5,8 +5,8 @@ use heddle_types::limits::{CHECKPOINT_CHUNK_BYTES, PAGE_SIZE_BYTES};
 use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, Lsn, OpenMode, ShardId};
 
 use super::format::{
-    FAULT_VERSION, FIRST_SECTION_OFFSET, Fault, META_BYTES_MAX, SECTIONS_MAX, Section,
-    Superblock, Table, check_image_header, fault,
+    FAULT_VERSION, FIRST_SECTION_OFFSET, Fault, META_BYTES_MAX, SECTIONS_MAX, Section, Superblock,
+    Table, check_image_header, fault,
 };
 use super::{CheckpointError, SUPERBLOCK_NAMES, SectionId, image_name};
 
@@ -95,10 +95,9 @@ impl<D: Device> ImageReader<D> {
         id: SectionId,
         mut consume: impl FnMut(u64, &[u8]),
     ) -> Result<(), CheckpointError> {
-        let section = self.section(id).ok_or_else(|| CheckpointError::NoSection {
-            file: self.path.clone(),
-            section: id.0,
-        })?;
+        let section = self
+            .section(id)
+            .ok_or_else(|| CheckpointError::NoSection { file: self.path.clone(), section: id.0 })?;
         let reads = section.chunk_crcs.iter().zip(0_u64..).map(|(crc, index)| {
             let start = index * CHECKPOINT_CHUNK_BYTES as u64;
             let length = (section.length - start).min(CHECKPOINT_CHUNK_BYTES as u64);
@@ -244,4 +243,3 @@ async fn read_table<F: DeviceFile>(
     }
     Table::decode(&bytes, table_offset).map_err(|fault| corrupt(path, table_offset, fault))
 }
-

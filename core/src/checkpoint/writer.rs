@@ -8,8 +8,7 @@ use super::format::{
     Superblock, Table, encode_image_header,
 };
 use super::{
-    CheckpointError, SUPERBLOCK_NAMES, SectionId, TEMPORARY_SUFFIX, image_name,
-    remove_other_images,
+    CheckpointError, SUPERBLOCK_NAMES, SectionId, TEMPORARY_SUFFIX, image_name, remove_other_images,
 };
 
 /// An image that is being written. Dropping it leaves a temporary file that the next writer or

@@ -4,7 +4,9 @@ use std::rc::Rc;
 
 use heddle_types::{Device, ShardId, Slot};
 
-use super::entry::{DATA_OFFSET, ENTRY_HEADER_BYTES, Location, NewObject, decode, entry_bytes, row_bytes};
+use super::entry::{
+    DATA_OFFSET, ENTRY_HEADER_BYTES, Location, NewObject, decode, entry_bytes, row_bytes,
+};
 use super::memtable::{CHUNK_BYTES, Memtable};
 use super::segment::{Segment, corrupt, write_segment};
 use super::{ObjectError, ObjectStore, Retired, Sealed};
@@ -74,8 +76,7 @@ async fn copy_living<D: Device>(
     // A chunk is read at once; an entry that reaches beyond it is read again by itself.
     let mut chunk = (0, Vec::new());
     while offset < end {
-        let wrong =
-            |fault| corrupt(&source.path, DATA_OFFSET + offset, fault);
+        let wrong = |fault| corrupt(&source.path, DATA_OFFSET + offset, fault);
         let head = part(source, &mut chunk, offset, ENTRY_HEADER_BYTES).await?;
         let row = row_bytes(head).map_err(wrong)?;
         let bytes = entry_bytes(row as usize);
@@ -151,8 +152,8 @@ impl<D: Device> ObjectStore<D> {
         let mostly_dead =
             |sealed: &Sealed<D>| sealed.dead_bytes * 2 > sealed.segment.header.data_bytes;
         let is_small = |sealed: &Sealed<D>| sealed.segment.header.data_bytes < small;
-        let merge_small =
-            self.segments.values().filter(|sealed| is_small(sealed)).count() >= SMALL_SEGMENTS_MERGED;
+        let merge_small = self.segments.values().filter(|sealed| is_small(sealed)).count()
+            >= SMALL_SEGMENTS_MERGED;
         let mut room = self.config.memtable_bytes;
         let mut numbers = Vec::new();
         for (number, sealed) in &self.segments {

@@ -50,11 +50,7 @@ impl Location {
     /// adopted or read.
     #[must_use]
     pub fn decode(bytes: &[u8; Self::ENCODED_BYTES]) -> Self {
-        Self {
-            segment: u32_at(bytes, 0),
-            place: u32_at(bytes, 4),
-            row_bytes: u32_at(bytes, 8),
-        }
+        Self { segment: u32_at(bytes, 0), place: u32_at(bytes, 4), row_bytes: u32_at(bytes, 8) }
     }
 
     /// Offset from the first entry, bytes.
@@ -165,11 +161,7 @@ pub(super) fn row_bytes(bytes: &[u8]) -> Result<u32, Fault> {
 }
 
 /// Decodes the entry at `location`; `bytes` begins with it.
-pub(super) fn decode(
-    shard: ShardId,
-    location: Location,
-    bytes: &[u8],
-) -> Result<ObjectRow, Fault> {
+pub(super) fn decode(shard: ShardId, location: Location, bytes: &[u8]) -> Result<ObjectRow, Fault> {
     let length = row_bytes(bytes)?;
     if length != location.row_bytes {
         return Err(fault("row length", location.row_bytes, length));
@@ -281,8 +273,7 @@ mod tests {
 
     #[test]
     fn every_bit_of_a_segment_header_is_checked() {
-        let header =
-            SegmentHeader { shard: ShardId(1), number: 2, data_bytes: 3, entry_count: 4 };
+        let header = SegmentHeader { shard: ShardId(1), number: 2, data_bytes: 3, entry_count: 4 };
         let mut bytes = header.encode();
         assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
         for bit in 0..bytes.len() * 8 {

@@ -26,8 +26,7 @@ impl<D: Device> FlushJob<D> {
     ///
     /// Errors: [`ObjectError::Device`]; hand them to [`ObjectStore::finish_flush`] as well.
     pub async fn run(self) -> Result<Flushed<D>, ObjectError> {
-        let segment =
-            write_segment(&self.device, &self.directory, self.shard, &self.table).await?;
+        let segment = write_segment(&self.device, &self.directory, self.shard, &self.table).await?;
         Ok(Flushed { segment })
     }
 }

@@ -26,7 +26,7 @@ use std::rc::Rc;
 
 use heddle_types::{Device, DeviceError, ShardId};
 
-pub use compact::{CompactionJob, Compacted, Move};
+pub use compact::{Compacted, CompactionJob, Move};
 pub use entry::{Location, NewObject, ObjectRow};
 pub use error::ObjectError;
 pub use jobs::{FlushJob, Flushed, RemovalJob, Removed};
@@ -268,7 +268,8 @@ impl<D: Device> ObjectStore<D> {
     #[must_use]
     pub fn is_sealed(&self, watermark: u32) -> bool {
         let in_memory = [Some(&self.active), self.frozen.as_ref()].into_iter().flatten();
-        let mut unwritten = in_memory.map(|table| &table.table).filter(|table| table.data_bytes > 0);
+        let mut unwritten =
+            in_memory.map(|table| &table.table).filter(|table| table.data_bytes > 0);
         unwritten.all(|table| table.number > watermark)
     }
 

@@ -6,9 +6,7 @@ use heddle_types::limits::PAGE_SIZE_BYTES;
 use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, OpenMode, ShardId};
 
 use super::ObjectError;
-use super::entry::{
-    DATA_OFFSET, FAULT_VERSION, Fault, Location, ObjectRow, SegmentHeader, decode,
-};
+use super::entry::{DATA_OFFSET, FAULT_VERSION, Fault, Location, ObjectRow, SegmentHeader, decode};
 use super::memtable::{CHUNK_BYTES, Memtable};
 
 /// Beginning of a segment's name.
