@@ -34,7 +34,7 @@ pub use error::IndexError;
 pub use image::{ImageSection, Restorer};
 pub use params::{IndexKind, IndexParams, Metric};
 pub use quiescence::{Pin, Quiescence, Reader};
-pub use search::{Hit, Scratch, SearchRequest, SearchStats, SearchTask};
+pub use search::{CandidatesTask, Hit, Scratch, SearchRequest, SearchStats, SearchTask};
 pub use view::{IndexStats, VectorView};
 pub use writer::{SweepState, VectorWriter};
 

@@ -154,12 +154,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         checksum: format!("{:016x}", built.writer.checksum()),
         rows: Vec::new(),
     };
-    println!("{:>6} {:>8} {:>10} {:>10} {:>8}", "ef", "recall", "qps", "best", "evals");
+    println!(
+        "{:>6} {:>8} {:>9} {:>9} {:>9} {:>7}",
+        "ef", "recall", "qps", "best", "per cpu", "evals"
+    );
     for &ef in &arguments.ef {
         let row = measure::measure(&built, &workload, ef);
         println!(
-            "{:>6} {:>8.4} {:>10.0} {:>10.0} {:>8.0}",
-            row.ef, row.recall, row.qps, row.qps_best, row.evaluations_per_query
+            "{:>6} {:>8.4} {:>9.0} {:>9.0} {:>9.0} {:>7.0}",
+            row.ef,
+            row.recall,
+            row.qps,
+            row.qps_best,
+            row.qps_per_cpu_second,
+            row.evaluations_per_query
         );
         report.rows.push(row);
     }

@@ -4,6 +4,8 @@
 //! Hierarchical Navigable Small World graphs", algorithms 2 and 5. Departures: one sorted array
 //! instead of two heaps; the neighbours of a node are first collected, then computed together.
 
+use core::task::Poll;
+
 use crate::Slot;
 use crate::candidates::Candidates;
 use crate::search::pool::{Neighbour, Pool};
@@ -41,21 +43,27 @@ pub(crate) fn descend(
     best
 }
 
-/// Walks one layer from what the pool holds until every candidate kept has been expanded.
-pub(crate) fn walk(
+/// Walks one layer from what the pool holds until every candidate kept has been expanded (true) or
+/// the walker has computed `end` distances (false).
+fn walk(
     view: &VectorView,
     query: &[f32],
     walker: &mut Walker,
     pool: &mut Pool,
     level: usize,
-) {
+    end: u64,
+) -> bool {
     while let Some((at, node)) = pool.peek() {
+        if walker.evaluations >= end {
+            return false;
+        }
         pool.mark(at);
         walker.gather(view, node.slot(), level);
         prefetch_next(view, pool);
         walker.evaluate(view, query);
         absorb(view, walker, pool);
     }
+    true
 }
 
 /// Asks for the links of the candidate that comes next unless a nearer one is found.
@@ -82,6 +90,19 @@ pub(crate) fn absorb(view: &VectorView, walker: &Walker, pool: &mut Pool) {
     }
 }
 
+/// The search phase of an insert as a resumable task.
+///
+/// Holds its view and its scratch until it is done; the caller holds the pin.
+#[derive(Debug)]
+pub struct CandidatesTask<'a> {
+    view: &'a VectorView,
+    slot: Slot,
+    scratch: &'a mut Scratch,
+    out: &'a mut Candidates,
+    /// Layer being walked; none when done or when the graph was empty.
+    level: Option<usize>,
+}
+
 impl VectorView {
     /// The search phase of an insert: finds whom `slot` should be linked with. Any core; read only.
     ///
@@ -92,27 +113,62 @@ impl VectorView {
     /// Panics: the slot holds no vector (a caller bug). Cost: an ordinary search with
     /// `ef_construction` candidates; no allocation once the buffers have grown.
     pub fn candidates(&self, slot: Slot, scratch: &mut Scratch, out: &mut Candidates) {
+        let mut task = self.start_candidates(slot, scratch, out);
+        while task.step(u64::MAX).is_pending() {}
+    }
+
+    /// The same as a task that the caller steps, so that a core can do other work in between.
+    ///
+    /// Panics: the slot holds no vector (a caller bug).
+    pub fn start_candidates<'a>(
+        &'a self,
+        slot: Slot,
+        scratch: &'a mut Scratch,
+        out: &'a mut Candidates,
+    ) -> CandidatesTask<'a> {
         assert!(self.holds(slot), "slot {slot} holds a vector");
         out.clear();
         // Read before the entry: links made in between are then compared again, never missed.
         out.sequence = self.sequence.load(core::sync::atomic::Ordering::Acquire);
-        let Some(entry) = self.entry() else { return };
-        let query = self.row(slot);
-        let Scratch { walker, pool, .. } = scratch;
-        walker.begin(self);
-        let top = self.level_of(slot).min(entry.level);
-        let mut nearest = descend(self, query, walker, entry, top);
-        for level in (0..=top).rev() {
-            walker.forget();
-            pool.reset(usize::from(self.params.ef_construction));
-            walker.visit(nearest.slot());
-            pool.insert(nearest.unmarked());
-            walk(self, query, walker, pool, level);
-            out.levels[level].extend(pool.entries().iter().map(|found| found.unmarked()));
-            if let Some(first) = out.levels[level].first() {
-                nearest = *first;
+        let entry = self.entry();
+        scratch.walker.begin(self);
+        let mut level = None;
+        if let Some(entry) = entry {
+            let top = self.level_of(slot).min(entry.level);
+            let nearest = descend(self, self.row(slot), &mut scratch.walker, entry, top);
+            begin_layer(self, scratch, nearest);
+            level = Some(top);
+        }
+        CandidatesTask { view: self, slot, scratch, out, level }
+    }
+}
+
+/// Starts the walk of a layer from one node.
+fn begin_layer(view: &VectorView, scratch: &mut Scratch, nearest: Neighbour) {
+    scratch.walker.forget();
+    scratch.pool.reset(usize::from(view.params.ef_construction));
+    scratch.walker.visit(nearest.slot());
+    scratch.pool.insert(nearest.unmarked());
+}
+
+impl CandidatesTask<'_> {
+    /// Works for about `budget` distances. Ready when the candidates are complete.
+    pub fn step(&mut self, budget: u64) -> Poll<()> {
+        let end = self.scratch.walker.evaluations.saturating_add(budget);
+        let query = self.view.row(self.slot);
+        while let Some(level) = self.level {
+            let Scratch { walker, pool, .. } = &mut *self.scratch;
+            if !walk(self.view, query, walker, pool, level, end) {
+                return Poll::Pending;
+            }
+            let found = &mut self.out.levels[level];
+            found.extend(pool.entries().iter().map(|found| found.unmarked()));
+            self.level = level.checked_sub(1);
+            if let (Some(_), Some(&nearest)) = (self.level, found.first()) {
+                begin_layer(self.view, self.scratch, nearest);
             }
         }
-        out.evaluations = walker.evaluations;
+        self.out.evaluations = self.scratch.walker.evaluations;
+        Poll::Ready(())
     }
 }

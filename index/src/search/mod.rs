@@ -5,6 +5,7 @@ pub(crate) mod pool;
 pub(crate) mod scratch;
 mod task;
 
+pub use descent::CandidatesTask;
 pub use scratch::Scratch;
 pub use task::SearchTask;
 

@@ -1,7 +1,7 @@
 //! What a search must return: metrics, tail, thresholds, filters, interruption.
 
 use crate::testing::{Random, Shard};
-use crate::{IndexParams, Metric, SearchRequest, Slot, SlotBitmap};
+use crate::{Candidates, IndexParams, Metric, SearchRequest, Slot, SlotBitmap};
 
 const METRICS: [Metric; 5] =
     [Metric::L2Squared, Metric::Cosine, Metric::Dot, Metric::Manhattan, Metric::Hamming];
@@ -105,6 +105,24 @@ fn an_interrupted_search_returns_what_an_uninterrupted_one_does() {
         assert_eq!((hits, stats), (whole, whole_stats));
         assert!(steps > 3, "{steps} steps");
     }
+}
+
+#[test]
+fn an_interrupted_insert_search_finds_what_an_uninterrupted_one_does() {
+    let base = Random::new(29).vectors(2_001, 16, 10);
+    let mut shard = Shard::with(params(Metric::L2Squared, 16), &base[..2_000]);
+    let slot = shard.store(&base[2_000]);
+    let view = shard.writer.view();
+    let (mut whole, mut stepped) = (Candidates::new(), Candidates::new());
+    view.candidates(slot, &mut shard.scratch, &mut whole);
+    let mut task = view.start_candidates(slot, &mut shard.scratch, &mut stepped);
+    let mut steps = 0;
+    while task.step(100).is_pending() {
+        steps += 1;
+    }
+    assert!(steps > 3, "{steps} steps");
+    assert_eq!(whole.levels, stepped.levels);
+    assert_eq!(whole.evaluations(), stepped.evaluations());
 }
 
 #[test]

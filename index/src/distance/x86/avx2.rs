@@ -8,7 +8,7 @@ use core::arch::x86_64::{
 
 use super::super::portable::{Hamming, Manhattan, NegatedDot, Step, many_body, pair_body};
 use super::super::{Kernels, Rows};
-use super::{BLOCK, DOT, L2, fetch};
+use super::{BLOCK, DOT, L2, fetch, window};
 
 /// Floats of a step.
 const LANES: usize = 8;
@@ -129,13 +129,8 @@ unsafe fn block<const FORM: bool>(
 unsafe fn many<const FORM: bool>(query: &[f32], rows: Rows, slots: &[u32], out: &mut [f32]) {
     let (blocks, rest) = slots.as_chunks::<BLOCK>();
     let (out_blocks, out_rest) = out.as_chunks_mut::<BLOCK>();
-    for slot in slots.iter().take(BLOCK) {
-        fetch(rows.row(*slot), rows.stride);
-    }
     for (index, (block_slots, distances)) in blocks.iter().zip(out_blocks).enumerate() {
-        for slot in slots.iter().skip((index + 1) * BLOCK).take(BLOCK) {
-            fetch(rows.row(*slot), rows.stride);
-        }
+        fetch(rows, window(slots, index));
         let addresses = block_slots.map(|slot| rows.row(slot));
         // SAFETY: the caller vouches for the rows; the query is as long as a row.
         *distances = unsafe { block::<FORM>(query.as_ptr(), addresses, rows.stride) };
