@@ -165,15 +165,17 @@ fn a_failed_sync_fails_every_waiter_and_all_later_appends() {
     block_on(async {
         for fault in [Fault::Io, Fault::Short, Fault::NoSpace] {
             let disk = SimDisk::new(1);
-            let (wal, _, _) = recover(&disk).await.unwrap();
+            // One segment takes it all, so that nothing is allocated meanwhile.
+            let config = WalConfig { segment_bytes: 256 << 10, ..SMALL };
+            let (wal, _, _) = recover_with(&disk, config).await.unwrap();
             write_all(&wal, 0..3, 1).await;
-            let lsns: Vec<Lsn> = (3..6).map(|seed| append(&wal, &record(seed)).unwrap()).collect();
             beside_flusher(&wal, async {
                 while wal.stats().segments < 2 {
                     turn().await;
                 }
             })
             .await;
+            let lsns: Vec<Lsn> = (3..6).map(|seed| append(&wal, &record(seed)).unwrap()).collect();
             // With the spare segment made, the next change is the write, then comes the sync.
             disk.fail_change(disk.changes() + 2, fault);
             let waiters = join_all(lsns.iter().map(|lsn| wal.durable(*lsn)));
