@@ -78,9 +78,9 @@ thread_local! {
 ///
 /// It is the same for every queue: the events of a search that comes in while only an index build
 /// runs are seen at the end of the build's turn, not the search's.
-const TURN: Duration = Duration::from_millis(1);
+const TURN: Duration = Duration::from_micros(500);
 /// Time between two beats of a core: the longest that a lost turn lasts.
-const BEAT: Duration = Duration::from_millis(5);
+const BEAT: Duration = Duration::from_millis(10);
 /// Beats that are armed ahead, each a task and a timer of its own.
 const BEATS_AHEAD: u32 = 8;
 
@@ -118,7 +118,10 @@ pub(crate) fn install() -> Handles {
         executor.create_task_queue(Shares::Static(queue.shares()), latency, queue.name())
     });
     // A message is only handed on here, never worked on, so the mesh may go first.
-    let mesh = executor.create_task_queue(Shares::Static(1000), latency, "mesh");
+    // Without a latency goal a message wakes a core that sleeps, and a core that works sees it at the
+    // end of its turn. With one, each message would also break into the turn, through a system call
+    // of the sender: measured, that made the round trip between two idle cores three times as long.
+    let mesh = executor.create_task_queue(Shares::Static(1000), Latency::NotImportant, "mesh");
     let handles = Handles { queues, mesh };
     HANDLES.set(Some(handles));
     start_beats(mesh);
