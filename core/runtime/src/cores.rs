@@ -65,8 +65,8 @@ pub enum PlanError {
 impl CorePlan {
     /// Plans for the given CPU ids; `requested` is the wanted count of data cores.
     ///
-    /// Without a wish every CPU gets a data core, save one for the meta core where there are four or
-    /// more. With a wish the meta core has a CPU of its own whenever one is left over.
+    /// Without a wish every CPU gets a data core, save one for the meta core where there are four
+    /// or more. With a wish the meta core has a CPU of its own whenever one is left over.
     pub fn new(cpus: &[usize], requested: Option<usize>) -> Result<Self, PlanError> {
         let mut cpus = cpus.to_vec();
         cpus.sort_unstable();

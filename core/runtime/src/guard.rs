@@ -96,7 +96,7 @@ fn somebody_listens(address: &SocketAddr) -> bool {
     }
 }
 
-// A line: `0: 0100007F:1E14 00000000:0000 0A …`, the address in host byte order words, 0A = LISTEN.
+// A line: `0: 0100007F:1E14 00000000:0000 0A …`, words in host byte order, 0A = LISTEN.
 fn line_listens(line: &str, address: &SocketAddr) -> bool {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let (Some(local), Some(_), Some(state)) = (fields.next(), fields.next(), fields.next()) else {

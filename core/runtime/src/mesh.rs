@@ -257,8 +257,8 @@ impl<Q: Routed + Send + 'static, R: Send + 'static> CoreLink<Q, R> {
 
     /// Asks a core and waits for its reply.
     ///
-    /// Waits first while [`MESH_REQUESTS_QUEUED_MAX`] requests of this core lie unread there. A call
-    /// to the own core runs the handler in place. Dropping the future does not stop the work there.
+    /// Waits first while [`MESH_REQUESTS_QUEUED_MAX`] requests of this core lie unread there. A
+    /// call to the own core runs the handler in place. Dropping the future does not stop the work there.
     /// Cost: two wake-ups at most, one allocation each side.
     pub async fn call(&self, target: CoreIndex, request: Q) -> Result<R, MeshError> {
         if target == self.shared.own {
@@ -278,8 +278,8 @@ impl<Q: Routed + Send + 'static, R: Send + 'static> CoreLink<Q, R> {
 
     /// Tells a core something without waiting for the work to be done.
     ///
-    /// Waits while [`MESH_NOTICES_UNFINISHED_MAX`] earlier ones of this core are unfinished there; the
-    /// handler of a notice must therefore not wait for a notice in the other direction.
+    /// Waits while [`MESH_NOTICES_UNFINISHED_MAX`] earlier ones of this core are unfinished there;
+    /// the handler of a notice must therefore not wait for a notice in the other direction.
     pub async fn notify(&self, target: CoreIndex, request: Q) -> Result<(), MeshError> {
         let own = self.shared.own;
         if target == own {

@@ -263,8 +263,8 @@ impl Socket {
 
     /// Writes all pieces in order, in as few system calls as the socket's buffer allows.
     ///
-    /// Errors: [`io::ErrorKind::WriteZero`] or the operating system's; how much the peer got is then
-    /// unknown. Not safe to drop half-way. The pieces are used up.
+    /// Errors: [`io::ErrorKind::WriteZero`] or the operating system's; how much the peer got is
+    /// then unknown. Not safe to drop half-way. The pieces are used up.
     pub async fn write_all_vectored(&self, mut pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
         IoSlice::advance_slices(&mut pieces, 0);
         while !pieces.is_empty() {
@@ -315,7 +315,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // The ring still holds the descriptor for a moment; the peer is to learn of the end at once.
+        // The ring still holds the descriptor for a moment; the peer is to learn of it at once.
         // Bytes that were written are still sent. It fails when the connection has ended already.
         let _ = rustix::net::shutdown(&*self, rustix::net::Shutdown::Both);
     }

@@ -285,8 +285,8 @@ fn judge_clock(reading_ns: u64, moves: bool, unix_seconds: u64, source: &str) ->
 }
 
 fn check_cores() -> Check {
-    let advice = "give the process at least one CPU, and no CPU quota: a core that is stopped in the \
-        middle of a query is worse than one core less";
+    let advice = "give the process at least one CPU, and no CPU quota: a core that is stopped in \
+        the middle of a query is worse than one core less";
     let cpus = online_cpus();
     let quota = std::thread::available_parallelism().map_or(cpus.len(), usize::from);
     match CorePlan::new(&cpus, None) {
@@ -373,8 +373,8 @@ fn judge_memory(available_bytes: u64, total_bytes: u64, swap_bytes: u64) -> Chec
         show_bytes(total_bytes),
         show_bytes(swap_bytes)
     );
-    let advice = "a node wants 1 GiB and more available, and no swap: a search that pages is a search \
-        that times out";
+    let advice = "a node wants 1 GiB and more available, and no swap: a search that pages is a \
+        search that times out";
     Check::new("memory", state, found, advice)
 }
 

@@ -1,9 +1,8 @@
 //! Task queues of a core: who runs first when there is more work than time.
 //!
 //! Every core has the same queues. A queue gets CPU time in proportion to its shares while others
-//! are busy, and all of it while they are not. Queues with a latency goal make running tasks of
-//! other queues see `need_preempt` at that rate, so [`yield_if_needed`] is what keeps a search
-//! short behind an index build.
+//! are busy, and all of it while they are not. Every half millisecond the running task sees
+//! `need_preempt`, so [`yield_if_needed`] is what keeps a search short behind an index build.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -118,8 +117,8 @@ pub(crate) fn install() -> Handles {
         executor.create_task_queue(Shares::Static(queue.shares()), latency, queue.name())
     });
     // A message is only handed on here, never worked on, so the mesh may go first.
-    // Without a latency goal a message wakes a core that sleeps, and a core that works sees it at the
-    // end of its turn. With one, each message would also break into the turn, through a system call
+    // Without a latency goal a message wakes a core that sleeps, and a core that works sees it at
+    // the end of its turn. With one, each message would also break into the turn, through a system call
     // of the sender: measured, that made the round trip between two idle cores three times as long.
     let mesh = executor.create_task_queue(Shares::Static(1000), Latency::NotImportant, "mesh");
     let handles = Handles { queues, mesh };
