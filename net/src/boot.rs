@@ -40,8 +40,18 @@ pub(crate) async fn start(core: &Rc<Core>) {
         let found = data_dir.join(LOGS);
         fatal(FatalReason::Corruption, format_args!("{} but no catalog", found.display()));
     }
-    let catalog = opened.catalog.unwrap_or_default();
-    let meta = Meta::new(core, catalog, opened.store);
+    let mut store = opened.store;
+    let catalog = match opened.catalog {
+        Some(catalog) => catalog,
+        // The catalog exists before the first log does: logs without one are then damage for sure.
+        None => {
+            let empty = Catalog::default();
+            let saved = store.save(&empty).await;
+            saved.unwrap_or_else(|error| fatal(FatalReason::CatalogWrite, error));
+            empty
+        }
+    };
+    let meta = Meta::new(core, catalog, store);
     let handler = Rc::clone(&meta);
     core.link.serve(move |source, request| Rc::clone(&handler).handle(source, request));
     let started = bring_up(core, &meta, &logs).await;

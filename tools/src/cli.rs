@@ -497,7 +497,8 @@ mod tests {
 
     #[test]
     fn settings_are_flags_of_serve() {
-        let cli = Cli::try_parse_from(["heddle", "serve", "--http-port", "0", "--cores=2"]).unwrap();
+        let cli =
+            Cli::try_parse_from(["heddle", "serve", "--http-port", "0", "--cores=2"]).unwrap();
         let Action::Serve(serve) = cli.command else { panic!("serve was asked for") };
         let given: Vec<(&str, &str)> =
             serve.settings.0.iter().map(|(key, value)| (key.name, value.as_str())).collect();

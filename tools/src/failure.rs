@@ -4,7 +4,6 @@ use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
 
-
 use heddle_client::ClientError;
 use heddle_types::{ApiError, ErrorCode, FatalReason};
 
@@ -118,4 +117,3 @@ impl From<serde_json::Error> for Failure {
         Self::failed(error.to_string())
     }
 }
-

@@ -74,7 +74,8 @@ impl Table {
         };
         let widths: Vec<usize> = (0..self.head.len()).map(width).collect();
         let is_number = |column: usize| {
-            let numeric = |cell: &String| cell.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+            let numeric =
+                |cell: &String| cell.starts_with(|c: char| c.is_ascii_digit() || c == '-');
             !self.rows.is_empty() && self.rows.iter().all(|row| row.get(column).is_none_or(numeric))
         };
         let line = |cells: &[String]| {

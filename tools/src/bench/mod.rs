@@ -275,7 +275,8 @@ mod tests {
 
     #[test]
     fn recall_counts_true_neighbours_alone() {
-        let ids = |rows: &[u64]| rows.iter().map(|row| ObjectId::from_row(*row)).collect::<Vec<_>>();
+        let ids =
+            |rows: &[u64]| rows.iter().map(|row| ObjectId::from_row(*row)).collect::<Vec<_>>();
         assert_eq!(recall(&[1, 2, 3, 4], ids(&[4, 9, 2]).into_iter()), 0.5);
         assert_eq!(recall(&[], ids(&[4]).into_iter()), 1.0);
         let foreign = ObjectId([0xff; 16]);

@@ -101,7 +101,15 @@ pub(crate) fn addresses(
 
 fn table(rows: &[Row]) -> Table {
     let mut table = Table::new(&[
-        "ef", "recall", "qps", "p50 us", "p90 us", "p99 us", "p99.9 us", "max us", "connections",
+        "ef",
+        "recall",
+        "qps",
+        "p50 us",
+        "p90 us",
+        "p99 us",
+        "p99.9 us",
+        "max us",
+        "connections",
         "errors",
     ]);
     for row in rows {

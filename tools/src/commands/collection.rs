@@ -45,7 +45,8 @@ fn read_definition(path: &Path) -> Result<CollectionConfig, Failure> {
     } else {
         text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
     }
-    serde_json::from_str(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+    serde_json::from_str(&text)
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
 }
 
 fn definition(arguments: &CollectionCreate) -> Result<CollectionConfig, Failure> {
@@ -95,9 +96,7 @@ async fn list(connection: &Connection, json: bool) -> Result<(), Failure> {
         counts.push(client.collection(&config.name).count(None).await?);
     }
     if json {
-        let entry = |(config, count): (&CollectionConfig, &u64)| {
-            serde_json::json!({ "name": config.name, "objects": count, "definition": config })
-        };
+        let entry = |(config, count): (&CollectionConfig, &u64)| serde_json::json!({ "name": config.name, "objects": count, "definition": config });
         let entries: Vec<_> = collections.iter().zip(&counts).map(entry).collect();
         return print_json(&entries);
     }

@@ -69,7 +69,8 @@ fn print_checks(folder: &Path, checks: &[Check]) {
 }
 
 fn verdict(fails: usize, warns: usize) -> String {
-    let checks = |count: usize| if count == 1 { "1 check".to_owned() } else { format!("{count} checks") };
+    let checks =
+        |count: usize| if count == 1 { "1 check".to_owned() } else { format!("{count} checks") };
     match (fails, warns) {
         (0, 0) => "All is well.".to_owned(),
         (0, warns) => format!("A node runs here; {} could be better.", checks(warns)),

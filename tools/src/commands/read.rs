@@ -194,7 +194,8 @@ fn summary(properties: &Properties) -> String {
     let mut values: Vec<(&String, String)> =
         properties.iter().map(|(name, value)| (name, value_text(value))).collect();
     values.sort_by_key(|(_, text)| text.len());
-    let shown = values.iter().map(|(name, text)| format!("{name}={}", shortened(text, VALUE_WIDTH)));
+    let shown =
+        values.iter().map(|(name, text)| format!("{name}={}", shortened(text, VALUE_WIDTH)));
     shown.collect::<Vec<_>>().join("  ")
 }
 

@@ -58,7 +58,8 @@ fn shard_table(status: &NodeStatus) -> Table {
         "state",
     ]);
     for (core, shard) in status.shards() {
-        let age = shard.image_age_us.map_or_else(|| "none".to_owned(), |us| uptime(us as f64 / 1e6));
+        let age =
+            shard.image_age_us.map_or_else(|| "none".to_owned(), |us| uptime(us as f64 / 1e6));
         table.row(vec![
             shard.collection.clone(),
             shard.id.to_string(),
@@ -92,7 +93,8 @@ mod tests {
 
     #[test]
     fn times_have_two_units_at_most() {
-        let shown = [(45.9, "45 s"), (720.0, "12 min"), (12_000.0, "3 h 20 min"), (439_300.0, "5 d 2 h")];
+        let shown =
+            [(45.9, "45 s"), (720.0, "12 min"), (12_000.0, "3 h 20 min"), (439_300.0, "5 d 2 h")];
         for (seconds, text) in shown {
             assert_eq!(uptime(seconds), text);
         }

@@ -28,12 +28,7 @@ pub(crate) struct Key {
     pub(crate) help: &'static str,
 }
 
-const fn key(
-    name: &'static str,
-    kind: Kind,
-    placeholder: &'static str,
-    help: &'static str,
-) -> Key {
+const fn key(name: &'static str, kind: Kind, placeholder: &'static str, help: &'static str) -> Key {
     Key { name, kind, placeholder, help }
 }
 
@@ -71,7 +66,12 @@ pub(crate) const KEYS: [Key; 19] = [
         "SECONDS",
         "Time after which a changed shard is checkpointed anyway",
     ),
-    key("drain_timeout_s", Kind::Count, "SECONDS", "Time a stop may take to answer what is running"),
+    key(
+        "drain_timeout_s",
+        Kind::Count,
+        "SECONDS",
+        "Time a stop may take to answer what is running",
+    ),
     key("spin_us", Kind::Count, "US", "Time an idle core looks for work before it sleeps"),
     key("log_level", Kind::Text, "LEVEL", "error, warn, info, debug or trace"),
     key("log_format", Kind::Text, "FORMAT", "text, or json: one object a line"),

@@ -281,7 +281,11 @@ fn edit_distance(left: &str, right: &str) -> usize {
 mod tests {
     use super::*;
 
-    fn sources(file: Option<PathBuf>, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Sources {
+    fn sources(
+        file: Option<PathBuf>,
+        environment: &[(&str, &str)],
+        flags: &[(&str, &str)],
+    ) -> Sources {
         Sources {
             file,
             environment: environment
@@ -347,14 +351,19 @@ mod tests {
 
     #[test]
     fn bad_values_name_their_key_and_origin() {
-        for (key, value) in
-            [("cores", "many"), ("listen", "nowhere"), ("log_level", "loud"), ("http_port", "70000")]
-        {
+        for (key, value) in [
+            ("cores", "many"),
+            ("listen", "nowhere"),
+            ("log_level", "loud"),
+            ("http_port", "70000"),
+        ] {
             let text = error(&sources(None, &[], &[(key, value)]));
             assert!(text.contains(key) && text.contains("flag"), "{text}");
         }
         assert!(error(&sources(None, &[], &[("log_format", "xml")])).contains("text or json"));
-        assert!(error(&sources(None, &[], &[("wal_segment_bytes", "4KiB")])).contains("wal_segment"));
+        assert!(
+            error(&sources(None, &[], &[("wal_segment_bytes", "4KiB")])).contains("wal_segment")
+        );
         assert!(error(&sources(Some("missing.toml".into()), &[], &[])).contains("missing.toml"));
     }
 

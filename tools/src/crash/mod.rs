@@ -272,7 +272,8 @@ impl Test {
         let collection = client.collection(COLLECTION);
         let touched = self.ledger.borrow().touched();
         for rows in touched.chunks(READ_BATCH) {
-            let ids: Vec<ObjectId> = rows.iter().map(|row| ObjectId::from_row(*row as u64)).collect();
+            let ids: Vec<ObjectId> =
+                rows.iter().map(|row| ObjectId::from_row(*row as u64)).collect();
             let found = collection.get_batch(&ids, Want::ALL).await?;
             for (row, object) in rows.iter().zip(&found) {
                 let mut ledger = self.ledger.borrow_mut();
@@ -314,7 +315,9 @@ impl Test {
         let writers = std::pin::pin!(join_all(clients.iter().map(|client| self.write(client))));
         let moment = std::pin::pin!(tokio::time::sleep_until(end.into()));
         let refused = match select(writers, moment).await {
-            Either::Left((results, _)) => results.into_iter().collect::<Result<(), Failure>>().err(),
+            Either::Left((results, _)) => {
+                results.into_iter().collect::<Result<(), Failure>>().err()
+            }
             Either::Right(_) => None,
         };
         node.kill()?;

@@ -85,8 +85,7 @@ mod tests {
         assert_eq!((base.dims(), queries.dims()), (384, 384));
         assert_eq!((queries.rows(), truth.rows()), (200, 200));
         let neighbours = truth.read_integers().unwrap();
-        let stored: Vec<Vec<f64>> =
-            base.read_all().unwrap().chunks_exact(384).map(unit).collect();
+        let stored: Vec<Vec<f64>> = base.read_all().unwrap().chunks_exact(384).map(unit).collect();
         for (row, query) in queries.read_all().unwrap().chunks_exact(384).enumerate() {
             let query = unit(query);
             let dot = |row: &Vec<f64>| row.iter().zip(&query).map(|(a, b)| a * b).sum::<f64>();

@@ -128,7 +128,10 @@ impl Screen {
 
     pub(super) fn restarted(&self, pid: u32, time: Duration) {
         let time = duration(time);
-        self.heading("Kill", &format!("SIGKILL to process {pid}; started again, serves after {time}"));
+        self.heading(
+            "Kill",
+            &format!("SIGKILL to process {pid}; started again, serves after {time}"),
+        );
     }
 
     pub(super) fn check(&self, held: bool, text: &str) {
@@ -167,7 +170,8 @@ impl Screen {
 fn executable() -> String {
     let Ok(path) = std::env::current_exe() else { return "heddle".to_owned() };
     let search = std::env::var_os("PATH").unwrap_or_default();
-    let is_on_path = std::env::split_paths(&search).any(|folder| Some(folder.as_path()) == path.parent());
+    let is_on_path =
+        std::env::split_paths(&search).any(|folder| Some(folder.as_path()) == path.parent());
     if is_on_path {
         return "heddle".to_owned();
     }

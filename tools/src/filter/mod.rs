@@ -221,7 +221,11 @@ impl Parser<'_> {
             if self.take_word("null") {
                 return Ok((Operator::IsNull, is_negated));
             }
-            return Err(self.unexpected(if is_negated { "`null`" } else { "`null` or `not null`" }));
+            return Err(self.unexpected(if is_negated {
+                "`null`"
+            } else {
+                "`null` or `not null`"
+            }));
         }
         Err(self.unexpected("one of = != < <= > >= like in contains is"))
     }
@@ -325,10 +329,7 @@ mod tests {
             "tags contains all ['a','b']",
             &Filter::compare("tags", Operator::ContainsAll, list.clone()),
         );
-        check(
-            "tags contains any ['a','b']",
-            &Filter::compare("tags", Operator::ContainsAny, list),
-        );
+        check("tags contains any ['a','b']", &Filter::compare("tags", Operator::ContainsAny, list));
     }
 
     #[test]

@@ -77,9 +77,8 @@ impl Inferred {
 
 /// The narrowest type that holds values of both.
 fn common(left: DataType, right: DataType) -> Option<DataType> {
-    let is_number = |data_type: DataType| {
-        matches!(data_type.element(), DataType::Int | DataType::Number)
-    };
+    let is_number =
+        |data_type: DataType| matches!(data_type.element(), DataType::Int | DataType::Number);
     if left == right {
         return Some(left);
     }

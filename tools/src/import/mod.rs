@@ -268,9 +268,7 @@ impl Import {
         let mut acknowledged = Acknowledged::from(resumed_at);
         let mut saved = Instant::now();
         let batches = stream::iter(std::iter::from_fn(|| source.next_batch().transpose()));
-        let mut sent = batches
-            .map(|batch| send(batch, &idle))
-            .buffer_unordered(self.connections);
+        let mut sent = batches.map(|batch| send(batch, &idle)).buffer_unordered(self.connections);
         let mut outcome = Ok(());
         while let Some(result) = sent.next().await {
             match result {
@@ -299,7 +297,8 @@ impl Import {
                 state.save(acknowledged.contiguous())?;
                 let rows = acknowledged.contiguous();
                 let place = state.path().display();
-                let note = format!("{rows} rows are acknowledged (noted in {place}); --resume goes on");
+                let note =
+                    format!("{rows} rows are acknowledged (noted in {place}); --resume goes on");
                 Err(Failure { message: format!("{failure}\n{note}"), ..failure })
             }
         }
@@ -335,9 +334,7 @@ impl Source {
         let mut objects = Vec::with_capacity(count as usize);
         for (row, vector) in (first..).zip(self.values.chunks_exact(self.vectors.dims())) {
             let mut json = match &mut self.properties {
-                Some(lines) => {
-                    lines.next_object()?.ok_or_else(|| too_few_lines(row, self.end))?
-                }
+                Some(lines) => lines.next_object()?.ok_or_else(|| too_few_lines(row, self.end))?,
                 None => serde_json::Map::new(),
             };
             let id = take_id(row, &mut json);
@@ -362,9 +359,8 @@ fn too_few_lines(row: u64, end: u64) -> Failure {
 }
 
 fn show(bar: &ProgressBar, length: u64, position: u64, what: &str) {
-    let template = format!(
-        "  {{bar:32}} {{human_pos}}/{{human_len}} {what}  {{per_sec}}  {{eta}} left"
-    );
+    let template =
+        format!("  {{bar:32}} {{human_pos}}/{{human_len}} {what}  {{per_sec}}  {{eta}} left");
     if let Ok(style) = ProgressStyle::with_template(&template) {
         bar.set_style(style.progress_chars("━╸ "));
     }

@@ -45,9 +45,8 @@ impl PropertyLines {
             return Ok(None);
         }
         let parsed = serde_json::from_slice(&self.line);
-        let object = parsed.map_err(|error| {
-            Failure::file(&self.path, format!("line {}: {error}", self.row))
-        })?;
+        let object = parsed
+            .map_err(|error| Failure::file(&self.path, format!("line {}: {error}", self.row)))?;
         Ok(Some(object))
     }
 

@@ -1,0 +1,273 @@
+//! The `heddle` executable as its users meet it: exit codes, messages, and data over a restart.
+
+#![expect(clippy::disallowed_methods, reason = "tests drive real processes")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use support::{DEMO, Folder, Node, heddle, outcome};
+
+/// Rows of the demo data that tests import.
+const ROWS: &str = "600";
+
+fn import(node: &Node, more: &[&str]) -> serde_json::Value {
+    let (vectors, properties) = (format!("{DEMO}/base.npy"), format!("{DEMO}/base.jsonl.gz"));
+    let arguments = ["import", "Docs", "--vectors", &vectors, "--properties", &properties];
+    node.json(&[&arguments, more].concat())
+}
+
+#[test]
+fn sigterm_drains_and_exits_zero() {
+    let folder = Folder::new("sigterm");
+    let node = Node::start(&folder.join("data"));
+    assert_eq!(node.stop(), Some(0));
+    let node = Node::start(&folder.join("data"));
+    assert_eq!(node.stop(), Some(0), "the directory is free again");
+}
+
+#[test]
+fn a_second_server_on_a_directory_is_refused_with_the_holder() {
+    let folder = Folder::new("directory");
+    let data = folder.join("data");
+    let node = Node::start(&data);
+    let ports = ["--native-port", "0", "--core-port-base", "0", "--http-port", "0"];
+    let second =
+        heddle(&["serve", "--config", "/dev/null", "--data-dir", &data]).args(ports).output();
+    let (code, _, error) = outcome(&second.unwrap());
+    assert_eq!(code, 66, "{error}");
+    assert!(error.contains(&node.pid().to_string()), "{error}");
+}
+
+#[test]
+fn a_second_server_on_a_port_is_refused() {
+    let folder = Folder::new("port");
+    let node = Node::start(&folder.join("first"));
+    for taken in ["native_port", "http_port"] {
+        let port = node.ready[taken].to_string();
+        let flag = |name: &str| if name == taken { port.clone() } else { "0".to_owned() };
+        let second = heddle(&["serve", "--config", "/dev/null", "--core-port-base", "0"])
+            .args(["--data-dir", &folder.join("second")])
+            .args(["--native-port", &flag("native_port"), "--http-port", &flag("http_port")])
+            .output();
+        let (code, _, error) = outcome(&second.unwrap());
+        assert_eq!(code, 67, "{error}");
+        assert!(error.contains(&port), "{error}");
+    }
+}
+
+#[test]
+fn unknown_settings_end_the_start_by_name() {
+    let folder = Folder::new("settings");
+    let file = folder.join("heddle.toml");
+    std::fs::write(&file, "nativ_port = 7700\n").unwrap();
+    let (code, _, error) = outcome(&heddle(&["serve", "--config", &file]).output().unwrap());
+    assert_eq!(code, 64, "{error}");
+    assert!(error.contains("nativ_port") && error.contains(&file), "{error}");
+    let command = heddle(&["serve", "--config", "/dev/null"]).env("HEDDLE_CORS", "2").output();
+    let (code, _, error) = outcome(&command.unwrap());
+    assert_eq!(code, 64, "{error}");
+    assert!(error.contains("HEDDLE_CORS") && error.contains("cores"), "{error}");
+}
+
+#[test]
+fn printed_settings_name_their_origin() {
+    let command = heddle(&["serve", "--config", "/dev/null", "--print-config", "--cores", "1"])
+        .env("HEDDLE_HTTP_PORT", "9090")
+        .output();
+    let (code, output, _) = outcome(&command.unwrap());
+    assert_eq!(code, 0);
+    for (key, origin) in [("cores = 1", "flag"), ("http_port = 9090", "environment")] {
+        let line = output.lines().find(|line| line.starts_with(key)).unwrap();
+        assert!(line.ends_with(origin), "{line}");
+    }
+}
+
+#[test]
+fn doctor_reports_every_check() {
+    let folder = Folder::new("doctor");
+    let command =
+        heddle(&["doctor", "--json", "--data-dir", &folder.join("not/yet/there")]).output();
+    let (code, output, error) = outcome(&command.unwrap());
+    let report: serde_json::Value = serde_json::from_str(&output).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    assert!(checks.len() >= 8, "{output}");
+    let has_failed = checks.iter().any(|check| check["state"] == "fail");
+    assert_eq!(code, i32::from(has_failed), "{error}");
+    assert!(!folder.0.join("not").exists(), "asking makes no folders");
+    for check in checks.iter().filter(|check| check["state"] != "ok") {
+        assert!(!check["advice"].as_str().unwrap().is_empty(), "{check}");
+    }
+}
+
+#[test]
+fn imported_rows_are_found_before_and_after_a_kill() {
+    let folder = Folder::new("restart");
+    let data = folder.join("data");
+    let state = folder.join("state.json");
+    let node = Node::start(&data);
+    let report = import(&node, &["--limit", ROWS, "--state", &state]);
+    assert_eq!((report["rows"].as_u64(), report["created"].as_bool()), (Some(600), Some(true)));
+    let look = |node: &Node| {
+        let mut object = node.json(&["get", "Docs", "7", "--vector"]);
+        assert_eq!(object["properties"]["source"].as_str().map(str::is_empty), Some(false));
+        object["updated"].take();
+        let hits = node.json(&["search", "Docs", "--like", "7", "--k", "5"])["hits"].take();
+        assert_eq!(hits.as_array().unwrap().len(), 5);
+        assert!(hits.as_array().unwrap().iter().all(|hit| hit["id"] != object["id"]));
+        let count = node.json(&["count", "Docs"])["count"].take();
+        let filtered = node.json(&["count", "Docs", "--filter", "source = 'pep'"])["count"].take();
+        assert!(filtered.as_u64().unwrap() > 0 && filtered.as_u64() < count.as_u64());
+        let json = r#"{"property": "source", "operator": "Equal", "value": "pep"}"#;
+        assert_eq!(node.json(&["count", "Docs", "--filter-json", json])["count"], filtered);
+        (object, count, filtered, hits)
+    };
+    let before = look(&node);
+    assert_eq!(before.1, 600);
+    node.kill();
+    let node = Node::start(&data);
+    let after = look(&node);
+    assert_eq!((&before.0, &before.1, &before.2), (&after.0, &after.1, &after.2));
+    let ids = |hits: &serde_json::Value| -> Vec<String> {
+        hits.as_array().unwrap().iter().map(|hit| hit["id"].to_string()).collect()
+    };
+    assert_eq!(ids(&before.3), ids(&after.3));
+    // The same rows again: nothing is added.
+    import(&node, &["--limit", ROWS, "--state", &state]);
+    assert_eq!(node.json(&["count", "Docs"])["count"], 600);
+    assert_eq!(node.stop(), Some(0));
+}
+
+#[test]
+fn an_import_that_failed_goes_on_where_it_stopped() {
+    let folder = Folder::new("resume");
+    let node = Node::start(&folder.join("data"));
+    let (state, vectors) = (folder.join("state.json"), folder.join("rows.fvecs"));
+    let mut bytes = Vec::new();
+    for row in 0u16..400 {
+        bytes.extend_from_slice(&2i32.to_le_bytes());
+        let bad = if row == 300 { f32::NAN } else { 1.0 };
+        for value in [f32::from(row) + 1.0, bad] {
+            bytes.extend_from_slice(&value.to_le_bytes());
+        }
+    }
+    std::fs::write(&vectors, bytes).unwrap();
+    let arguments = ["import", "Rows", "--vectors", &vectors, "--state", &state];
+    let more = ["--batch", "50", "--connections", "1"];
+    let (code, _, error) = node.run(&[arguments.as_slice(), &more].concat());
+    assert_eq!(code, 1, "{error}");
+    assert!(error.contains("row 300") && error.contains("300 rows are acknowledged"), "{error}");
+    let report = node.json(&[arguments.as_slice(), &["--resume", "--limit", "300"]].concat());
+    assert_eq!((report["resumed_at"].as_u64(), report["rows"].as_u64()), (Some(300), Some(0)));
+    let count = node.json(&["count", "Rows"])["count"].take();
+    assert_eq!(count, 349, "the good rows of the bad row's batch were written too");
+}
+
+#[test]
+fn collections_are_created_listed_shown_and_dropped() {
+    let folder = Folder::new("collections");
+    let node = Node::start(&folder.join("data"));
+    let create = ["collection", "create", "Tiny", "--dims", "3", "--distance", "l2-squared"];
+    let created = node.json(&[create.as_slice(), &["--property", "year:int"]].concat());
+    assert_eq!(created["vectors"][0]["dims"], 3);
+    let file = folder.join("schema.json");
+    let shown = node.json(&["collection", "show", "Tiny"]);
+    std::fs::write(&file, shown.to_string()).unwrap();
+    let (code, _, error) = node.run(&["collection", "create", "--file", &file]);
+    assert!(code == 1 && error.contains("Tiny"), "{error}");
+    node.json(&["collection", "create", "Second", "--file", &file]);
+    let list = node.json(&["collection", "list"]);
+    let names: Vec<&str> =
+        list.as_array().unwrap().iter().map(|entry| entry["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["Second", "Tiny"]);
+    let (code, _, error) = node.run(&["collection", "drop", "Tiny"]);
+    assert!(code == 2 && error.contains("--yes"), "{error}");
+    assert_eq!(node.run(&["collection", "drop", "Tiny", "--yes"]).0, 0);
+    assert_eq!(node.run(&["count", "Tiny"]).0, 4);
+}
+
+#[test]
+fn exit_codes_tell_failures_apart() {
+    let folder = Folder::new("codes");
+    let node = Node::start(&folder.join("data"));
+    import(&node, &["--limit", "50", "--no-wait", "--state", &folder.join("state.json")]);
+    assert_eq!(node.run(&["count", "Nothing"]).0, 4);
+    assert_eq!(node.run(&["get", "Docs", "51"]).0, 4);
+    assert_eq!(node.run(&["get", "Docs", "not-a-uuid"]).0, 2);
+    let (code, _, error) = node.run(&["count", "Docs", "--filter", "yaer > 1"]);
+    assert!(code == 2 && error.contains("yaer") && error.contains('^'), "{error}");
+    let (code, _, error) = node.run(&["search", "Docs", "--vector", "[1, 2]"]);
+    assert!(code == 1 && error.contains("384"), "{error}");
+    let nobody = ["count", "Docs", "--address", "127.0.0.1:1"];
+    assert_eq!(outcome(&heddle(&nobody).output().unwrap()).0, 3);
+}
+
+#[test]
+fn a_benchmark_reports_exactly_the_agreed_keys() {
+    let folder = Folder::new("bench");
+    let node = Node::start(&folder.join("data"));
+    import(&node, &["--limit", "100", "--state", &folder.join("state.json")]);
+    let (queries, truth) = (format!("{DEMO}/queries.npy"), format!("{DEMO}/truth.npy"));
+    let out = folder.join("out.json");
+    for more in [&["--connections", "2"][..], &["--rate", "500", "--connections", "3"]] {
+        let arguments = ["bench", "search", "Docs", "--queries", &queries, "--truth", &truth];
+        let rest = ["--ef", "10,20", "--seconds", "0.2", "--json", &out];
+        let (code, _, error) = node.run(&[&arguments, &rest[..], more].concat());
+        assert_eq!(code, 0, "{error}");
+        let text = std::fs::read_to_string(&out).unwrap();
+        let rows: Vec<serde_json::Map<String, serde_json::Value>> =
+            serde_json::from_str(&text).unwrap();
+        assert_eq!(rows.len(), 2);
+        let mut keys: Vec<&str> = rows[0].keys().map(String::as_str).collect();
+        keys.sort_unstable();
+        let agreed = [
+            "connections",
+            "ef",
+            "errors",
+            "max_us",
+            "p50_us",
+            "p90_us",
+            "p999_us",
+            "p99_us",
+            "qps",
+            "recall",
+        ];
+        assert_eq!(keys, agreed);
+        assert_eq!(rows[0]["errors"], 0);
+    }
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let folder = Folder::new("metrics");
+    let node = Node::start(&folder.join("data"));
+    import(&node, &["--limit", "100", "--state", &folder.join("state.json")]);
+    let mut stream = TcpStream::connect(format!("127.0.0.1:{}", node.ready["http_port"])).unwrap();
+    let request = "GET /metrics HTTP/1.1\r\nHost: heddle\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    let names: Vec<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    assert!(names.len() > 20, "{page}");
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
+    let document = std::fs::read_to_string(document).unwrap();
+    for name in names {
+        assert!(document.contains(&format!("| `{name}` |")), "{name} is not in docs/operations.md");
+    }
+}
+
+#[test]
+fn completions_know_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script, _) = outcome(&heddle(&["completions", shell]).output().unwrap());
+        assert_eq!(code, 0);
+        for command in ["serve", "demo", "doctor", "import", "bench", "search"] {
+            assert!(script.contains(command), "{shell}: {command}");
+        }
+    }
+}
