@@ -14,7 +14,7 @@ const FAILED: &str = "failed ";
 pub(crate) fn run_child_if_asked() {
     let Ok(text) = std::env::var(CONFIG) else { return };
     let config: NodeConfig = serde_json::from_str(&text).unwrap();
-    let level = std::env::var("HEDDLE_TEST_LOG").unwrap_or_else(|_| "warn".to_owned());
+    let level = std::env::var("HEDDLE_TEST_LOG").unwrap_or_else(|_| "error".to_owned());
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_max_level(level.parse::<tracing_subscriber::filter::LevelFilter>().unwrap())

@@ -1,6 +1,7 @@
 //! Whole nodes as child processes, on real sockets and real files.
 
 mod harness;
+mod http;
 mod lifecycle;
 mod objects;
 mod protocol;
