@@ -114,13 +114,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     params.flat_cutoff = 0;
     let rows = arguments.rows.unwrap_or(usize::MAX).min(base.rows());
     eprintln!("indexing {rows} x {dims} with {} thread(s)", arguments.threads);
-    let built = match &arguments.cache {
-        Some(path) if path.exists() => cache::load(path, params, u32::try_from(rows)?)?,
-        _ => build::build(&base, rows, params, arguments.threads.into(), arguments.batch)?,
-    };
-    if let Some(path) = arguments.cache.as_ref().filter(|path| !path.exists()) {
-        cache::save(path, &built, u32::try_from(rows)?)?;
-    }
+    let built = build_or_load(arguments, &base, rows, params)?;
     let stats = built.writer.view().stats();
     eprintln!(
         "built in {:.1} s ({:.1} s linking), {:.0} bytes per vector",
@@ -175,4 +169,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
     }
     Ok(())
+}
+
+fn build_or_load(
+    arguments: &Arguments,
+    base: &VectorFile,
+    rows: usize,
+    params: IndexParams,
+) -> Result<build::Built, Failure> {
+    let built = match &arguments.cache {
+        Some(path) if path.exists() => cache::load(path, params, u32::try_from(rows)?)?,
+        _ => build::build(base, rows, params, arguments.threads.into(), arguments.batch)?,
+    };
+    if let Some(path) = arguments.cache.as_ref().filter(|path| !path.exists()) {
+        cache::save(path, &built, u32::try_from(rows)?)?;
+    }
+    Ok(built)
 }

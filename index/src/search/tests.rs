@@ -117,7 +117,7 @@ fn an_interrupted_insert_search_finds_what_an_uninterrupted_one_does() {
     view.candidates(slot, &mut shard.scratch, &mut whole);
     let mut task = view.start_candidates(slot, &mut shard.scratch, &mut stepped);
     let mut steps = 0;
-    while task.step(100).is_pending() {
+    while task.step(20).is_pending() {
         steps += 1;
     }
     assert!(steps > 3, "{steps} steps");
