@@ -148,23 +148,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         checksum: format!("{:016x}", built.writer.checksum()),
         rows: Vec::new(),
     };
-    println!(
-        "{:>6} {:>8} {:>9} {:>9} {:>9} {:>7}",
-        "ef", "recall", "qps", "best", "per cpu", "evals"
-    );
-    for &ef in &arguments.ef {
-        let row = measure::measure(&built, &workload, ef);
-        println!(
-            "{:>6} {:>8.4} {:>9.0} {:>9.0} {:>9.0} {:>7.0}",
-            row.ef,
-            row.recall,
-            row.qps,
-            row.qps_best,
-            row.qps_per_cpu_second,
-            row.evaluations_per_query
-        );
-        report.rows.push(row);
-    }
+    report.rows = measure_all(&built, &workload, &arguments.ef);
     if let Some(path) = &arguments.json {
         std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
     }
@@ -185,4 +169,31 @@ fn build_or_load(
         cache::save(path, &built, u32::try_from(rows)?)?;
     }
     Ok(built)
+}
+
+/// Measures every candidate pool and prints a line for each.
+fn measure_all(
+    built: &build::Built,
+    workload: &measure::Workload,
+    pools: &[u32],
+) -> Vec<measure::Row> {
+    let mut rows = Vec::new();
+    println!(
+        "{:>6} {:>8} {:>9} {:>9} {:>9} {:>7}",
+        "ef", "recall", "qps", "best", "per cpu", "evals"
+    );
+    for &ef in pools {
+        let row = measure::measure(built, workload, ef);
+        println!(
+            "{:>6} {:>8.4} {:>9.0} {:>9.0} {:>9.0} {:>7.0}",
+            row.ef,
+            row.recall,
+            row.qps,
+            row.qps_best,
+            row.qps_per_cpu_second,
+            row.evaluations_per_query
+        );
+        rows.push(row);
+    }
+    rows
 }
