@@ -10,12 +10,12 @@ use heddle_runtime::{GlommioDevice, Queue, SignalEvent, Signals, fatal, spawn};
 use heddle_types::{ApiError, Clock, CoreIndex, Device, DeviceError, FatalReason, ShardId};
 
 use crate::core::Core;
-use crate::http;
 use crate::identity::replace_file;
 use crate::message::{CoreReply, CoreRequest, ListenOrder, OpenOrder, Publication, unexpected};
 use crate::meta::{Meta, specs_by_home};
 use crate::registry::CollectionRoute;
 use crate::shared::{Phase, ReadyReport};
+use crate::{http, memory};
 
 const LOGS: &str = "logs";
 
@@ -173,6 +173,7 @@ async fn open_listeners(core: &Rc<Core>) -> Result<ReadyReport, ApiError> {
     let listener = Listener::bind(address)
         .unwrap_or_else(|error| fatal(FatalReason::Listen, format_args!("{address}: {error}")));
     let http_port = listener.local_address().port();
+    spawn(Queue::Control, memory::watch(Rc::clone(core)));
     spawn(Queue::Control, http::accept(Rc::clone(core), listener));
     Ok(ReadyReport {
         pid: std::process::id(),

@@ -33,7 +33,7 @@ pub(crate) struct Core {
     pub(crate) metrics: Metrics,
     /// Pins of the searches that run here.
     pub(crate) reader: Reader,
-    scratches: RefCell<Vec<Box<Scratch>>>,
+    scratches: RefCell<Vec<Scratch>>,
     engine: RefCell<Option<HomeEngine>>,
     // Views of this version are known to every data core.
     published_version: Cell<u64>,
@@ -130,11 +130,11 @@ impl Core {
     }
 
     /// A scratch for one search; give it back with [`Core::give_scratch`].
-    pub(crate) fn take_scratch(&self) -> Box<Scratch> {
+    pub(crate) fn take_scratch(&self) -> Scratch {
         self.scratches.borrow_mut().pop().unwrap_or_default()
     }
 
-    pub(crate) fn give_scratch(&self, scratch: Box<Scratch>) {
+    pub(crate) fn give_scratch(&self, scratch: Scratch) {
         self.scratches.borrow_mut().push(scratch);
     }
 }

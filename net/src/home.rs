@@ -1,7 +1,6 @@
 //! What a core does when another asks it: the engine's work on the shards that are at home here, and
 //! its part in the life of the node.
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -138,21 +137,19 @@ pub(crate) fn views_of(engine: &HomeEngine) -> ViewSet {
 ///
 /// Before a write is acknowledged, so that any core finds what was written. Cost when nothing has
 /// moved: a comparison.
-pub(crate) fn publish_views(core: &Rc<Core>) -> impl Future<Output = Result<(), ApiError>> + '_ {
-    async move {
-        let engine = core.engine()?;
-        if core.published_version() >= engine.view_version() {
-            return Ok(());
-        }
-        let set = views_of(&engine);
-        let version = set.version;
-        let request = |_| CoreRequest::Publish(Publication::Views(set.clone()));
-        for reply in core.call_all(0..core.data_cores, request).await? {
-            let CoreReply::Done = reply else { return Err(unexpected(&reply)) };
-        }
-        core.set_published_version(version);
-        Ok(())
+pub(crate) async fn publish_views(core: &Rc<Core>) -> Result<(), ApiError> {
+    let engine = core.engine()?;
+    if core.published_version() >= engine.view_version() {
+        return Ok(());
     }
+    let set = views_of(&engine);
+    let version = set.version;
+    let request = |_| CoreRequest::Publish(Publication::Views(set.clone()));
+    for reply in core.call_all(0..core.data_cores, request).await? {
+        let CoreReply::Done = reply else { return Err(unexpected(&reply)) };
+    }
+    core.set_published_version(version);
+    Ok(())
 }
 
 /// Finds neighbours for vectors of some shard of the node, one vector a step.

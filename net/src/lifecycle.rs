@@ -37,7 +37,8 @@ pub(crate) async fn open(core: &Rc<Core>, order: OpenOrder) -> CoreAnswer {
             backlog_bytes_max: WAL_BACKLOG_BYTES_MAX,
         },
         log_indexes: order.log_indexes,
-        memory_bytes_max: node.memory_bytes / core.data_cores as u64,
+        // One core may hold all of it; the sum over cores is watched by the node.
+        memory_bytes_max: node.memory_bytes,
         checkpoint_log_bytes: node.config.checkpoint_log_bytes,
         log_bytes_max: node.config.checkpoint_log_bytes * LOG_BYTES_FACTOR,
         memtable_bytes: MEMTABLE_BYTES,

@@ -1,6 +1,15 @@
 //! How much memory there is, and how much the process holds.
 
 use std::fs;
+use std::rc::Rc;
+use std::time::Duration;
+
+use heddle_runtime::sleep;
+
+use crate::core::Core;
+
+/// How often the memory of the process is compared with its budget.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Share of the machine or container that a node takes when it is not told: the rest is for page
 /// tables, socket buffers and whoever else runs there.
@@ -23,6 +32,28 @@ pub(crate) fn resident_bytes() -> u64 {
     let pages = read("/proc/self/statm")
         .and_then(|text| text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
     pages.unwrap_or(0) * rustix::param::page_size() as u64
+}
+
+/// Compares the memory of the process with its budget, on the meta core, as long as the node runs.
+///
+/// Each engine keeps its own sum below the budget; this adds up what none of them sees: all cores
+/// together, request bodies, caches, what the allocator holds back.
+pub(crate) async fn watch(core: Rc<Core>) {
+    let node = &core.node;
+    loop {
+        let resident_bytes = resident_bytes();
+        let full = resident_bytes > node.memory_bytes;
+        if full != node.is_memory_full() {
+            node.set_memory_full(full);
+            let budget_bytes = node.memory_bytes;
+            if full {
+                tracing::warn!(resident_bytes, budget_bytes, "memory is used up: puts are refused");
+            } else {
+                tracing::info!(resident_bytes, budget_bytes, "memory is free again");
+            }
+        }
+        sleep(WATCH_INTERVAL).await;
+    }
 }
 
 fn read(path: &str) -> Option<String> {

@@ -1,6 +1,6 @@
 //! What all cores of a node see: fixed facts, and three counters that only grow or step.
 
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 
@@ -64,6 +64,8 @@ pub(crate) struct NodeShared {
     /// Open client connections: compared with a limit of the node, so no core can count it alone.
     pub(crate) connections: AtomicUsize,
     phase: AtomicU8,
+    // Does the process hold more than its budget? Looked at once a second.
+    memory_full: AtomicBool,
     ready: OnceLock<ReadyReport>,
     ready_sender: Option<Sender<ReadyReport>>,
 }
@@ -85,6 +87,7 @@ impl NodeShared {
             quiescence: Quiescence::new(cores),
             connections: AtomicUsize::new(0),
             phase: AtomicU8::new(Phase::Starting as u8),
+            memory_full: AtomicBool::new(false),
             ready: OnceLock::new(),
             ready_sender,
         }
@@ -101,6 +104,15 @@ impl NodeShared {
     /// Moves on; a node never goes back.
     pub(crate) fn enter(&self, phase: Phase) {
         self.phase.fetch_max(phase as u8, Ordering::AcqRel);
+    }
+
+    /// Is the memory budget used up? Then nothing is accepted that needs more.
+    pub(crate) fn is_memory_full(&self) -> bool {
+        self.memory_full.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_memory_full(&self, full: bool) {
+        self.memory_full.store(full, Ordering::Relaxed);
     }
 
     /// Where the node is reached; none before it listens.

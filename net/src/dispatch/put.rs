@@ -27,6 +27,10 @@ struct Group {
 }
 
 pub(super) async fn answer(core: &Rc<Core>, request: &RequestFrame) -> Result<Frame, ApiError> {
+    if core.node.is_memory_full() {
+        let message = format!("the node holds more than its {} bytes", core.node.memory_bytes);
+        return Err(ApiError::transient(ErrorCode::MemoryFull, message));
+    }
     let message = access::<PutRequest>(&request.body)?;
     let route = super::route(core, &message.collection, &message.tenant)?;
     let columns = message

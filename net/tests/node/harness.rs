@@ -93,10 +93,6 @@ impl TestNode {
         (self.ready.listen, self.ready.native_port)
     }
 
-    pub(crate) fn core_address(&self, core: usize) -> (std::net::IpAddr, u16) {
-        (self.ready.listen, self.ready.core_ports[core])
-    }
-
     pub(crate) fn http_address(&self) -> (std::net::IpAddr, u16) {
         (self.ready.listen, self.ready.http_port)
     }

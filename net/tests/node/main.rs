@@ -1,10 +1,16 @@
 //! Whole nodes as child processes, on real sockets and real files.
 
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
 mod http;
+#[cfg(test)]
 mod lifecycle;
+#[cfg(test)]
 mod objects;
+#[cfg(test)]
 mod protocol;
+#[cfg(test)]
 mod raw;
 
 /// Not a test of its own: what a child process of the other tests runs.
