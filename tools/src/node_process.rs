@@ -96,6 +96,12 @@ impl NodeProcess {
         }
     }
 
+    /// What to report when the node has ended by itself.
+    pub(crate) fn own_end(&mut self) -> Option<Failure> {
+        let status = self.child.try_wait().ok()??;
+        Some(self.failure(&format!("the node ended by itself ({status})")))
+    }
+
     /// Ends the node as a power cut would: no signal handler runs.
     pub(crate) fn kill(&mut self) -> Result<(), Failure> {
         self.child.kill()?;

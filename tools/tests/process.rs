@@ -140,6 +140,17 @@ fn imported_rows_are_found_before_and_after_a_kill() {
 }
 
 #[test]
+fn kills_at_random_moments_lose_nothing() {
+    // The first run of this test found a node that ended when a row was updated while its first
+    // vector waited to be linked.
+    let folder = Folder::new("crash");
+    let test = ["crash-test", "--rounds", "4", "--life-ms", "900", "--data-dir", &folder.join("x")];
+    let (code, output, error) = outcome(&heddle(&test).output().unwrap());
+    assert_eq!(code, 0, "{output}{error}");
+    assert!(output.contains("lost 0, wrong 0, failed starts 0, ended by itself 0"), "{output}");
+}
+
+#[test]
 fn an_import_that_failed_goes_on_where_it_stopped() {
     let folder = Folder::new("resume");
     let node = Node::start(&folder.join("data"));

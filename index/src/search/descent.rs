@@ -110,7 +110,7 @@ impl VectorView {
     /// is now: candidates of several slots computed before the first of them is linked depend on the
     /// batch size alone, not on how many threads computed them.
     ///
-    /// Panics: the slot holds no vector (a caller bug). Cost: an ordinary search with
+    /// A slot that holds no vector, or no longer, has no candidates. Cost: an ordinary search with
     /// `ef_construction` candidates; no allocation once the buffers have grown.
     pub fn candidates(&self, slot: Slot, scratch: &mut Scratch, out: &mut Candidates) {
         let mut task = self.start_candidates(slot, scratch, out);
@@ -118,19 +118,18 @@ impl VectorView {
     }
 
     /// The same as a task that the caller steps, so that a core can do other work in between.
-    ///
-    /// Panics: the slot holds no vector (a caller bug).
     pub fn start_candidates<'a>(
         &'a self,
         slot: Slot,
         scratch: &'a mut Scratch,
         out: &'a mut Candidates,
     ) -> CandidatesTask<'a> {
-        assert!(self.holds(slot), "slot {slot} holds a vector");
         out.clear();
         // Read before the entry: links made in between are then compared again, never missed.
         out.sequence = self.sequence.load(core::sync::atomic::Ordering::Acquire);
-        let entry = self.entry();
+        // A slot may die while it waits for its search; nobody will link it then. One that dies
+        // after this line keeps its row as long as the caller's pin is held.
+        let entry = self.entry().filter(|_| self.holds(slot));
         scratch.walker.begin(self);
         let mut level = None;
         if let Some(entry) = entry {

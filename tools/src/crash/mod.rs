@@ -58,6 +58,8 @@ struct Report {
     lost: u64,
     wrong: u64,
     failed_starts: u32,
+    /// Nodes that ended without being killed.
+    crashes: u32,
     start_ms_max: u64,
 }
 
@@ -302,7 +304,7 @@ impl Test {
 
     /// Writes from every connection until the moment comes.
     async fn write_until_killed(
-        &self,
+        &mut self,
         address: &str,
         node: &mut NodeProcess,
         life: Duration,
@@ -312,17 +314,26 @@ impl Test {
             clients.push(self.connect(address).await?);
         }
         let end = Instant::now() + life;
-        let writers = std::pin::pin!(join_all(clients.iter().map(|client| self.write(client))));
-        let moment = std::pin::pin!(tokio::time::sleep_until(end.into()));
-        let refused = match select(writers, moment).await {
-            Either::Left((results, _)) => {
-                results.into_iter().collect::<Result<(), Failure>>().err()
+        let refused = {
+            let writers = clients.iter().map(|client| self.write(client));
+            let writers = std::pin::pin!(join_all(writers));
+            let moment = std::pin::pin!(tokio::time::sleep_until(end.into()));
+            match select(writers, moment).await {
+                Either::Left((results, _)) => {
+                    results.into_iter().collect::<Result<(), Failure>>().err()
+                }
+                Either::Right(_) => None,
             }
-            Either::Right(_) => None,
         };
+        if refused.is_some() {
+            // A node that is ending may still hold its port for a moment.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        let own_end = node.own_end();
+        self.report.crashes += u32::from(own_end.is_some());
         node.kill()?;
         // Writers end by themselves only when the server refuses what it must take.
-        refused.map_or(Ok(()), Err)
+        own_end.or(refused).map_or(Ok(()), Err)
     }
 
     async fn write(&self, client: &Client) -> Result<(), Failure> {
@@ -374,8 +385,8 @@ impl Test {
             grouped(report.rows_checked)
         );
         println!(
-            "lost {}, wrong {}, failed starts {}",
-            report.lost, report.wrong, report.failed_starts
+            "lost {}, wrong {}, failed starts {}, ended by itself {}",
+            report.lost, report.wrong, report.failed_starts, report.crashes
         );
         Ok(())
     }
