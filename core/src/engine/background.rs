@@ -224,11 +224,11 @@ impl<D: Device, C: Clock> Engine<D, C> {
     pub(super) async fn flush_rows(&self, cell: &ShardCell<D>) -> Result<bool, EngineError> {
         let job = cell.shard.borrow_mut().objects.begin_flush();
         let Some(job) = job else { return Ok(false) };
-        cell.book.borrow_mut().flushing = true;
+        let mut upkeep = Upkeep::begin(self, cell, UpkeepKind::Flush);
         let flushed = job.run().await;
+        upkeep.came_back = true;
         let finished = cell.shard.borrow_mut().objects.finish_flush(flushed);
-        note_flush(cell, &finished);
-        self.inner.settled.notify();
+        drop(upkeep);
         finished.map_err(|source| EngineError::Objects { shard: cell.id, source })?;
         Ok(true)
     }
@@ -243,12 +243,12 @@ impl<D: Device, C: Clock> Engine<D, C> {
             shard.objects.begin_compaction()
         };
         let Some(job) = job else { return Ok(false) };
-        cell.book.borrow_mut().compacting = true;
+        let mut upkeep = Upkeep::begin(self, cell, UpkeepKind::Compaction);
         let rests_there = |slot, location| cell.shard.borrow().rests_at(slot, location);
         let compacted = job.run(&rests_there).await;
+        upkeep.came_back = true;
         let finished = cell.shard.borrow_mut().finish_compaction(compacted);
-        cell.book.borrow_mut().compacting = false;
-        self.inner.settled.notify();
+        drop(upkeep);
         finished.map_err(|source| EngineError::Objects { shard: cell.id, source })?;
         Ok(true)
     }
@@ -259,15 +259,57 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let after =
             state.shards.range((std::ops::Bound::Excluded(state.turn), std::ops::Bound::Unbounded));
         let before = state.shards.range(..=state.turn);
-        after.chain(before).map(|(_, cell)| cell.clone()).collect()
+        after.chain(before).map(|(_, cell)| std::rc::Rc::clone(cell)).collect()
     }
 }
 
-fn note_flush<D: Device>(cell: &ShardCell<D>, outcome: &Result<(), ObjectError>) {
-    let is_full = matches!(outcome, Err(ObjectError::Device(DeviceError::NoSpace { .. })));
-    let mut book = cell.book.borrow_mut();
-    book.flushing = false;
-    book.disk_full = is_full;
+/// A flush or compaction under way; when its future is dropped in an await, the store learns that
+/// the job is not coming back and may begin another.
+struct Upkeep<'a, D: Device, C: Clock> {
+    engine: Engine<D, C>,
+    cell: &'a ShardCell<D>,
+    kind: UpkeepKind,
+    came_back: bool,
+}
+
+#[derive(Clone, Copy)]
+enum UpkeepKind {
+    Flush,
+    Compaction,
+}
+
+impl<'a, D: Device, C: Clock> Upkeep<'a, D, C> {
+    fn begin(engine: &Engine<D, C>, cell: &'a ShardCell<D>, kind: UpkeepKind) -> Self {
+        match kind {
+            UpkeepKind::Flush => cell.book.borrow_mut().flushing = true,
+            UpkeepKind::Compaction => cell.book.borrow_mut().compacting = true,
+        }
+        Self { engine: engine.clone(), cell, kind, came_back: false }
+    }
+}
+
+impl<D: Device, C: Clock> Drop for Upkeep<'_, D, C> {
+    fn drop(&mut self) {
+        if !self.came_back {
+            let error = DeviceError::Io {
+                path: self.cell.shard.borrow().spec.directory.clone(),
+                operation: "write",
+                os_code: None,
+                source_text: "given up".to_owned(),
+            };
+            let mut shard = self.cell.shard.borrow_mut();
+            // Both pass the error through; what it says is known here.
+            let _given_up = match self.kind {
+                UpkeepKind::Flush => shard.objects.finish_flush(Err(error.into())),
+                UpkeepKind::Compaction => shard.finish_compaction(Err(error.into())),
+            };
+        }
+        match self.kind {
+            UpkeepKind::Flush => self.cell.book.borrow_mut().flushing = false,
+            UpkeepKind::Compaction => self.cell.book.borrow_mut().compacting = false,
+        }
+        self.engine.inner.settled.notify();
+    }
 }
 
 impl<D: Device> Shard<D> {

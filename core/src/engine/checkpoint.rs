@@ -196,7 +196,7 @@ async fn write_all<D: Device>(
     writer: &mut ImageWriter<D>,
 ) -> Result<(), CheckpointError> {
     let slots = plan.meta.slots;
-    let directory = Rc::new(plan.view.directory.clone());
+    let directory = &plan.view.directory;
     for (part, section) in (0..).zip(directory.image_plan(slots)) {
         let read = |offset, out: &mut [u8]| {
             directory.image_read(slots, part as usize, offset, out);
@@ -271,10 +271,7 @@ async fn write_properties<D: Device>(
     while more {
         let mut chunk = Vec::new();
         while more && chunk.len() < section_bytes {
-            let aim = chunk.len() + PROPERTY_STEP_BYTES;
-            let shard = cell.shard.borrow();
-            more = shard.properties().encode_chunk(&mut cursor, meta.slots, aim, &mut chunk);
-            drop(shard);
+            more = encode_step(cell, &mut cursor, meta.slots, &mut chunk);
             yield_now().await;
         }
         let section = SectionId(PROPERTIES + meta.property_sections);
@@ -283,6 +280,17 @@ async fn write_properties<D: Device>(
         meta.property_sections += 1;
     }
     Ok(())
+}
+
+/// Encodes a little more of the property indexes. False when all of it is encoded.
+fn encode_step<D: Device>(
+    cell: &ShardCell<D>,
+    cursor: &mut PropertyCursor,
+    slots: u32,
+    chunk: &mut Vec<u8>,
+) -> bool {
+    let aim = chunk.len() + PROPERTY_STEP_BYTES;
+    cell.shard.borrow().properties().encode_chunk(cursor, slots, aim, chunk)
 }
 
 /// An image in the making; ends the pause of the shard when dropped, also in an await.

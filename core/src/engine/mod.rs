@@ -139,8 +139,6 @@ struct Book {
     flushing: bool,
     /// Segments are being rewritten.
     compacting: bool,
-    /// The last flush of rows met a full disk.
-    disk_full: bool,
 }
 
 impl<D: Device, C: Clock> Engine<D, C> {

@@ -3,13 +3,15 @@
 use std::rc::Rc;
 
 use heddle_types::row::{decode_row, encode_row};
-use heddle_types::{ApiError, Clock, Device, ErrorCode, Lsn, ObjectId, ShardId, Stamp};
+use heddle_types::{
+    ApiError, Clock, Device, DeviceError, ErrorCode, Lsn, ObjectId, ShardId, Stamp,
+};
 
 use super::error::append_refused;
 use super::pending::{Batch, Change, Outcome, Pending};
 use super::types::{ItemVector, PutItem, PutMode, Written};
 use super::yielding::yield_now;
-use super::{Engine, ShardCell};
+use super::{Engine, EngineError, ShardCell};
 use crate::objects::ObjectError;
 use crate::shard::record::encode_put_head;
 use crate::shard::updated_us;
@@ -181,7 +183,11 @@ impl<D: Device, C: Clock> Engine<D, C> {
                     return Ok(());
                 }
                 Err(WalError::Backlog { .. }) => self.inner.wal.room().await,
-                Err(error) => return Err(append_refused(&error)),
+                Err(error) => {
+                    // The log tries for space again when it gets a turn.
+                    yield_now().await;
+                    return Err(append_refused(&error));
+                }
             }
         }
     }
@@ -337,15 +343,24 @@ impl<D: Device, C: Clock> Engine<D, C> {
         state.memory.measured = true;
     }
 
-    /// Waits while too many rows wait for a flush.
+    /// Makes room when too many rows wait for a flush: the writer that meets the limit writes them.
     async fn rows_fit(&self, cell: &ShardCell<D>) -> Result<(), ApiError> {
-        let is_over = || cell.shard.borrow().objects.is_over_limit();
-        let is_full = || cell.book.borrow().disk_full;
-        let stops = || cell.dropped.get() || self.inner.state.borrow().failed;
-        self.inner.settled.wait_until(|| !is_over() || is_full() || stops()).await;
-        if is_over() && is_full() {
-            let message = format!("rows of shard {} cannot be written: disk full", cell.id);
-            return Err(ApiError::transient(ErrorCode::DiskFull, message));
+        while cell.shard.borrow().objects.is_over_limit() {
+            self.check_writable(cell)?;
+            if cell.book.borrow().flushing {
+                self.inner.settled.wait_until(|| !cell.book.borrow().flushing).await;
+                continue;
+            }
+            self.flush_rows(cell).await.map_err(|error| {
+                let code = match &error {
+                    EngineError::Objects {
+                        source: ObjectError::Device(DeviceError::NoSpace { .. }),
+                        ..
+                    } => ErrorCode::DiskFull,
+                    _ => ErrorCode::Unavailable,
+                };
+                ApiError::transient(code, format!("rows cannot be written: {error}"))
+            })?;
         }
         Ok(())
     }

@@ -85,7 +85,7 @@ impl TextIndex {
             let is_less = prefix < text;
             if is_less == wants_less { Known::Yes } else { Known::No }
         };
-        self.with_cut(sure, Bound::Unbounded, |_| true, known)
+        self.with_cut(sure, None, |_| true, known)
     }
 
     /// Slots with an element that matches the pattern.
@@ -113,18 +113,19 @@ impl TextIndex {
         };
         let kept: Box<str> = kept_prefix(&prefix).into();
         let goes_on = |text: &str| text.starts_with(&*kept);
-        self.with_cut(union.finish(), Bound::Included(&kept), goes_on, known)
+        self.with_cut(union.finish(), Some(kept.clone()), goes_on, known)
     }
 
     /// Adds what the cut texts from `start` on, while `goes_on`, have to say.
     fn with_cut(
         &self,
         sure: RoaringBitmap,
-        start: Bound<&Box<str>>,
+        start: Option<Box<str>>,
         goes_on: impl Fn(&str) -> bool,
         known: impl Fn(&str) -> Known,
     ) -> Bounds {
         let (mut yes, mut open) = (Union::default(), Union::default());
+        let start = start.as_ref().map_or(Bound::Unbounded, Bound::Included);
         for (prefix, postings) in self.cut.from(start) {
             if !goes_on(prefix) {
                 break;

@@ -1,0 +1,369 @@
+//! What is there after a stop: clean, with and without images, torn, moved or damaged.
+#![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
+
+mod common;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use common::*;
+use futures::future::join;
+use heddle_core::engine::{EngineError, Object, PutItem, PutMode};
+use heddle_sim::{Crash, Fault, Random};
+use heddle_types::{ObjectId, ShardId};
+
+/// A few hundred random writes; the model follows.
+async fn write_some(engine: &SimEngine, random: &mut Random, model: &mut Model, count: usize) {
+    for _ in 0..count {
+        let target = id(random.below(120));
+        match random.below(10) {
+            0 | 1 => assert_eq!(delete(engine, target).await, model.delete(target)),
+            2 => {
+                let item = random_item(random, target);
+                model.merge(&item);
+                let results = engine.put(SHARD, PutMode::Merge, vec![item]).await.unwrap();
+                assert!(results[0].is_ok(), "{results:?}");
+            }
+            _ => {
+                let item = random_item(random, target);
+                model.put(&item);
+                put(engine, item).await;
+            }
+        }
+    }
+}
+
+type Found = (Vec<Object>, Vec<(ObjectId, f32)>, u64);
+
+async fn found(engine: &SimEngine) -> Found {
+    let hits = search(engine, 0, &[3.0, 0.1, 0.2, -0.3, 0.4, 0.5], 20, None);
+    (dump(engine, SHARD).await, hits, engine.status().shards[0].tombstones)
+}
+
+/// Objects with the bits of their vectors, so that zeros of either sign differ.
+fn bits(found: &Found) -> Vec<(ObjectId, Vec<u32>)> {
+    let objects = found.0.iter();
+    let bits = objects.map(|object| {
+        let values = object.vectors.iter().flat_map(|vector| &vector.values);
+        (object.id, values.map(|value| value.to_bits()).collect())
+    });
+    bits.collect()
+}
+
+#[test]
+fn a_restart_gives_the_same_with_and_without_an_image() {
+    for seed in 0..12 {
+        println!("seed {seed}");
+        let mut world = World::new(seed);
+        let mut model = Model::default();
+        for round in 0..5_u64 {
+            let (before, after_model) = {
+                let mut model = model.clone();
+                world.run(|engine| async move {
+                    let mut random = Random::new(seed * 100 + round);
+                    write_some(&engine, &mut random, &mut model, 80).await;
+                    if random.one_in(2) {
+                        link_all(&engine, 16);
+                    }
+                    if random.one_in(2) {
+                        sweep_all(&engine);
+                    }
+                    if random.one_in(2) {
+                        engine.checkpoint(SHARD).await.unwrap();
+                        write_some(&engine, &mut random, &mut model, 30).await;
+                    }
+                    while random.one_in(2) && engine.maintain().await.unwrap() {}
+                    check_model(&engine, &model).await;
+                    (found(&engine).await, model)
+                })
+            };
+            model = after_model;
+            let model = model.clone();
+            let again = world.run(|engine| async move {
+                check_model(&engine, &model).await;
+                found(&engine).await
+            });
+            assert_eq!(bits(&again), bits(&before));
+            assert_eq!(again, before);
+        }
+    }
+}
+
+#[test]
+fn an_image_written_among_writes_is_right() {
+    for seed in 0..12 {
+        println!("seed {seed}");
+        let mut world = World::new(seed);
+        world.disk.set_latency_turns_max(3);
+        let (before, model) = world.run(|engine| async move {
+            let mut random = Random::new(seed);
+            let mut model = Model::default();
+            write_some(&engine, &mut random, &mut model, 100).await;
+            link_all(&engine, 16);
+            for _ in 0..3 {
+                let image = engine.checkpoint(SHARD);
+                let writes = write_some(&engine, &mut random, &mut model, 60);
+                let (image, ()) = join(image, writes).await;
+                image.unwrap();
+                sweep_all(&engine);
+            }
+            check_model(&engine, &model).await;
+            (found(&engine).await, model)
+        });
+        let again = world.run(|engine| async move {
+            check_model(&engine, &model).await;
+            found(&engine).await
+        });
+        assert_eq!(again, before);
+    }
+}
+
+#[test]
+fn images_release_the_log() {
+    let mut world = World::new(1);
+    world.run(|engine| async move {
+        let mut random = Random::new(1);
+        let mut model = Model::default();
+        let mut checkpoints = 0;
+        for _ in 0..30 {
+            write_some(&engine, &mut random, &mut model, 60).await;
+            for shard in engine.checkpoint_due() {
+                engine.checkpoint(shard).await.unwrap();
+                checkpoints += 1;
+            }
+        }
+        assert!(checkpoints > 2, "{checkpoints}");
+        let wal = engine.status().wal;
+        assert!(wal.segment_bytes <= 8 * (64 << 10), "{wal:?}");
+        engine.checkpoint(SHARD).await.unwrap();
+        assert!(engine.changed_shards().is_empty());
+    });
+}
+
+#[test]
+fn a_log_of_another_core_is_taken_over_and_removed() {
+    let mut world = World::new(2);
+    world.logs = vec![1];
+    world.shards = vec![1, 2];
+    let (model, before) = world.run(|engine| async move {
+        let mut random = Random::new(2);
+        let mut model = Model::default();
+        write_some(&engine, &mut random, &mut model, 100).await;
+        engine.checkpoint(SHARD).await.unwrap();
+        write_some(&engine, &mut random, &mut model, 50).await;
+        let before = found(&engine).await;
+        (model, before)
+    });
+    world.logs = vec![0, 1];
+    let kept = model.clone();
+    let again = world.run(|engine| async move {
+        check_model(&engine, &kept).await;
+        let again = found(&engine).await;
+        let due = engine.checkpoint_due();
+        assert_eq!(due.len(), 2);
+        for shard in due {
+            engine.checkpoint(shard).await.unwrap();
+        }
+        again
+    });
+    assert_eq!(again, before);
+    assert!(world.disk.files().iter().all(|path| !path.starts_with("logs/0001")));
+    world.logs = vec![0];
+    world.run(|engine| async move { check_model(&engine, &model).await });
+}
+
+/// A write whose answer did not come: either state is right.
+#[derive(Clone)]
+struct Attempt {
+    item: Option<PutItem>,
+    id: ObjectId,
+}
+
+/// What is known for sure, and the write that was under way when the power went.
+#[derive(Clone, Default)]
+struct Known {
+    model: Model,
+    open: Option<Attempt>,
+}
+
+impl Known {
+    fn acknowledge(&mut self, target: ObjectId, item: Option<&PutItem>) {
+        match item {
+            Some(item) => self.model.put(item),
+            None => {
+                self.model.delete(target);
+            }
+        }
+        self.open = None;
+    }
+}
+
+/// Writes until the power goes.
+async fn write_until_dark(engine: SimEngine, seed: u64, known: Rc<RefCell<Known>>) {
+    let mut random = Random::new(seed);
+    loop {
+        let target = id(random.below(30));
+        let item = (!random.one_in(4)).then(|| random_item(&mut random, target));
+        known.borrow_mut().open = Some(Attempt { item: item.clone(), id: target });
+        let outcome = match &item {
+            Some(item) => {
+                let put = engine.put(SHARD, PutMode::Replace, vec![item.clone()]).await;
+                put.map(|mut results| results.remove(0).is_ok())
+            }
+            None => {
+                let deleted = engine.delete(SHARD, vec![target]).await;
+                deleted.map(|mut results| results.remove(0).is_ok())
+            }
+        };
+        if outcome != Ok(true) {
+            return;
+        }
+        known.borrow_mut().acknowledge(target, item.as_ref());
+        if random.one_in(8) {
+            link_all(&engine, 4);
+        }
+        if random.one_in(8) {
+            sweep_all(&engine);
+        }
+        if random.one_in(12) && engine.checkpoint(SHARD).await.is_err() {
+            return;
+        }
+        if random.one_in(6) && engine.maintain().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Every object is as acknowledged, or as the one open write would make it.
+fn check_known(objects: &[Object], known: &Known) {
+    let mut expected = known.model.clone();
+    if let Some(open) = &known.open {
+        let target = objects.iter().find(|object| object.id == open.id);
+        let acknowledged = expected.objects.get(&open.id);
+        let is_old = match (target, acknowledged) {
+            (Some(object), Some(old)) => same_object(object, old),
+            (None, None) => true,
+            _ => false,
+        };
+        if !is_old {
+            match &open.item {
+                Some(item) => expected.put(item),
+                None => {
+                    expected.delete(open.id);
+                }
+            }
+        }
+    }
+    let ids: Vec<ObjectId> = objects.iter().map(|object| object.id).collect();
+    let expected_ids: Vec<ObjectId> = expected.objects.keys().copied().collect();
+    assert_eq!(ids, expected_ids);
+    for object in objects {
+        assert!(same_object(object, &expected.objects[&object.id]), "{object:?}");
+    }
+}
+
+#[test]
+fn a_power_cut_loses_nothing_acknowledged_and_brings_nothing_back() {
+    for seed in 0..150 {
+        println!("seed {seed}");
+        let mut random = Random::new(seed);
+        let mut world = World::new(seed);
+        world.disk.set_latency_turns_max(2);
+        let known = Rc::new(RefCell::new(Known::default()));
+        for life in 0..3_u64 {
+            let cut = world.disk.operations() + 20 + random.below(500);
+            world.disk.fail_operation(cut, Fault::PowerCut);
+            let following = Rc::clone(&known);
+            // The power may go while the engine opens; then nothing was written.
+            let _dark =
+                world.try_run(|engine| write_until_dark(engine, seed * 10 + life, following));
+            let crash = match random.below(5) {
+                0 => Crash::LoseUnsynced,
+                1 => Crash::KeepAll,
+                2 => Crash::KeepNames,
+                3 => Crash::KeepData,
+                _ => Crash::Random(random.next_u64()),
+            };
+            world.disk = world.disk.crashed(crash);
+            let objects = world.run(|engine| async move { dump(&engine, SHARD).await });
+            check_known(&objects, &known.borrow());
+            let mut known = known.borrow_mut();
+            known.open = None;
+            known.model = Model::default();
+            for object in objects {
+                let item = PutItem {
+                    id: object.id,
+                    properties: object.properties,
+                    vectors: object.vectors,
+                };
+                known.model.put(&item);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_damaged_image_is_refused_or_repaired_never_believed() {
+    let mut world = World::new(3);
+    let (before, model) = world.run(|engine| async move {
+        let mut random = Random::new(3);
+        let mut model = Model::default();
+        write_some(&engine, &mut random, &mut model, 150).await;
+        link_all(&engine, 16);
+        engine.checkpoint(SHARD).await.unwrap();
+        (found(&engine).await.0, model)
+    });
+    let path = "shards/0000000001/image-1";
+    let bytes = world.disk.file_bytes(path).unwrap();
+    let (mut refused, mut graphs, mut properties) = (0, 0, 0);
+    for offset in (0..bytes.len()).step_by(1_777) {
+        let mut damaged = bytes.clone();
+        damaged[offset] ^= 0x10;
+        let mut other = world.clone();
+        other.disk = world.disk.crashed(Crash::KeepAll);
+        other.disk.plant_file(path, damaged);
+        match futures::executor::block_on(other.open()) {
+            Err(EngineError::Checkpoint { shard, .. }) => {
+                assert_eq!(shard, ShardId(1));
+                refused += 1;
+            }
+            Err(error) => panic!("offset {offset}: {error}"),
+            Ok((engine, report)) => {
+                graphs += report.graphs_to_rebuild.len();
+                properties += report.properties_rebuilt.len();
+                let model = model.clone();
+                let objects = futures::executor::block_on(async {
+                    check_model(&engine, &model).await;
+                    link_all(&engine, 16);
+                    check_model(&engine, &model).await;
+                    dump(&engine, SHARD).await
+                });
+                let stamps = |objects: &[Object]| -> Vec<_> {
+                    objects.iter().map(|object| (object.id, object.stamp)).collect()
+                };
+                assert_eq!(stamps(&objects), stamps(&before));
+            }
+        }
+    }
+    assert!(refused > 0 && graphs > 0 && properties > 0, "{refused} {graphs} {properties}");
+}
+
+#[test]
+fn a_clock_set_back_still_orders_writes() {
+    let mut world = World::new(4);
+    let item = |n: u64, year| PutItem {
+        id: id(n),
+        properties: row(&properties([("year", heddle_types::Value::Int(year))])),
+        vectors: vec![body_vector([1.0; 6])],
+    };
+    world.run(|engine| async move { put(&engine, item(1, 1)).await });
+    world.clock.set_unix_us(1_000);
+    world.run(|engine| async move {
+        put(&engine, item(1, 2)).await;
+        assert!(delete(&engine, id(1)).await);
+        put(&engine, item(1, 3)).await;
+    });
+    let objects = world.run(|engine| async move { dump(&engine, SHARD).await });
+    assert_eq!(objects.len(), 1);
+    assert_eq!(objects[0].properties, item(1, 3).properties);
+}
