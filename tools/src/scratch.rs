@@ -25,7 +25,7 @@ impl Scratch {
         }
         let candidates = [std::env::temp_dir(), PathBuf::from("/var/tmp"), PathBuf::from(".")];
         let on_disk = |folder: &&PathBuf| {
-            statfs(folder.as_path()).is_ok_and(|system| system.f_type as i64 != TMPFS_MAGIC)
+            statfs(folder.as_path()).is_ok_and(|system| system.f_type != TMPFS_MAGIC)
         };
         let base = candidates.iter().find(on_disk).unwrap_or(&candidates[0]);
         let path = base.join(format!("{name}-{}", std::process::id()));

@@ -1,7 +1,5 @@
 //! The `heddle` executable as its users meet it: exit codes, messages, and data over a restart.
 
-#![expect(clippy::disallowed_methods, reason = "tests drive real processes")]
-
 mod support;
 
 use std::io::{Read, Write};

@@ -1,8 +1,8 @@
 //! The load loop of `heddle bench search` and of the demo: recall, throughput and latency.
 //!
-//! Closed loop: each connection sends its next query when the last one is answered. Open loop: query
-//! `i` is due at `start + i / rate` whether or not earlier ones were answered, and its latency counts
-//! from then; a stall is charged to every query that it delayed.
+//! Closed loop: each connection sends its next query when the last one is answered. Open loop:
+//! query `i` is due at `start + i / rate` whether or not earlier ones were answered, and its
+//! latency counts from then; a stall is charged to every query that it delayed.
 
 mod raw;
 mod timer;

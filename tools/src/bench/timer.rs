@@ -50,10 +50,9 @@ impl PreciseTimer {
                 let mut expirations = [0; 8];
                 Ok(rustix::io::read(descriptor.get_ref(), &mut expirations)?)
             });
-            match read {
-                Ok(result) => return result.map(|_| ()),
-                // Woken without an expiration: wait again.
-                Err(_) => {}
+            // Otherwise woken without an expiration: wait again.
+            if let Ok(result) = read {
+                return result.map(|_| ());
             }
         }
     }

@@ -96,7 +96,10 @@ async fn list(connection: &Connection, json: bool) -> Result<(), Failure> {
         counts.push(client.collection(&config.name).count(None).await?);
     }
     if json {
-        let entry = |(config, count): (&CollectionConfig, &u64)| serde_json::json!({ "name": config.name, "objects": count, "definition": config });
+        let entry = |(config, count): (&CollectionConfig, &u64)| {
+            let name = &config.name;
+            serde_json::json!({ "name": name, "objects": count, "definition": config })
+        };
         let entries: Vec<_> = collections.iter().zip(&counts).map(entry).collect();
         return print_json(&entries);
     }

@@ -264,8 +264,8 @@ fn same_objects(before: &[Option<StoredObject>], after: &[Option<StoredObject>])
         })
 }
 
-/// The same neighbours in the same order. Distances may differ in the last digits: an exact scan and
-/// a walk of the graph add up in different orders.
+/// The same neighbours in the same order. Distances may differ in the last digits: an exact scan
+/// and a walk of the graph add up in different orders.
 fn same_hits(before: &SearchResult, after: &SearchResult) -> bool {
     before.hits.len() == after.hits.len()
         && before.hits.iter().zip(&after.hits).all(|(before, after)| {

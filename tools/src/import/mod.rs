@@ -1,8 +1,8 @@
 //! Writing the rows of a vector file into a collection, from several connections, with progress.
 //!
-//! Row numbers are identities, so sending a row twice does no harm: what was refused for now or lost
-//! on the way is simply sent again, and an import that was cut off goes on after the last row below
-//! which everything is acknowledged.
+//! Row numbers are identities, so sending a row twice does no harm: what was refused for now or
+//! lost on the way is simply sent again, and an import that was cut off goes on after the last row
+//! below which everything is acknowledged.
 
 pub(crate) mod infer;
 pub(crate) mod progress;
@@ -430,8 +430,8 @@ fn of_row(row: u64, error: ClientError) -> Failure {
     Failure { message: format!("row {row}: {}", failure.message), ..failure }
 }
 
-/// May the same rows be sent again with hope? Rows are named by their numbers, so repeating one that
-/// was applied after all changes nothing.
+/// May the same rows be sent again with hope? Rows are named by their numbers, so repeating one
+/// that was applied after all changes nothing.
 fn may_try_again(error: &ClientError) -> bool {
     match error {
         ClientError::Api(error) => error.retry != Retry::Never,

@@ -93,7 +93,8 @@ pub(crate) fn id_from_text(text: &str) -> Result<ObjectId, Failure> {
     if let Ok(row) = text.parse::<u64>() {
         return Ok(ObjectId::from_row(row));
     }
-    text.parse().map_err(|_| Failure::usage(format!("{text:?} is neither a UUID nor a row number")))
+    let refuse = |_no_uuid| Failure::usage(format!("{text:?} is neither a UUID nor a row number"));
+    text.parse().map_err(refuse)
 }
 
 #[cfg(test)]
