@@ -193,7 +193,9 @@ fn a_crash_at_any_change_of_a_flush_leaves_the_older_segments_and_a_start() {
                 (2..20).map(|slot| (slot, put(&mut store, slot))).collect();
             flush(&mut store).await.unwrap();
             let referenced = store.sealed_segments();
-            (20..40).for_each(|slot| drop(put(&mut store, slot)));
+            for slot in 20..40 {
+                put(&mut store, slot);
+            }
             disk.fail_change(disk.changes() + at, Fault::PowerCut);
             drop(flush(&mut store).await);
             for crash in [Crash::LoseUnsynced, Crash::KeepAll, Crash::KeepNames, Crash::Random(at)]
@@ -202,7 +204,9 @@ fn a_crash_at_any_change_of_a_flush_leaves_the_older_segments_and_a_start() {
                 let mut store = open(&crashed, &referenced).await;
                 assert_rows(&store, &places).await;
                 assert_eq!(crashed.files().len(), 1, "{:?}", crashed.files());
-                (20..40).for_each(|slot| drop(put(&mut store, slot)));
+                for slot in 20..40 {
+                    put(&mut store, slot);
+                }
                 flush(&mut store).await.unwrap();
                 assert_eq!(store.stats().segments, 2);
             }

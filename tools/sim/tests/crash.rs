@@ -39,7 +39,9 @@ struct History {
 impl History {
     fn state_after(&self, position: u64) -> BTreeMap<u32, Vec<u8>> {
         let mut state = BTreeMap::new();
-        for (key, value) in &self.operations[..usize::try_from(position).unwrap()] {
+        for (key, value) in &self.operations
+            [..usize::try_from(position).expect("the simulation keeps its own sizes")]
+        {
             match value {
                 Some(value) => state.insert(*key, value.clone()),
                 None => state.remove(key),
@@ -90,28 +92,37 @@ impl Store {
         if let Some(image) = image {
             entries = attempt!(image.read_all(ENTRIES).await);
             let numbers = image.meta().chunks_exact(4);
-            referenced = numbers.map(|n| u32::from_le_bytes(n.try_into().unwrap())).collect();
+            referenced = numbers
+                .map(|n| {
+                    u32::from_le_bytes(n.try_into().expect("the simulation keeps its own sizes"))
+                })
+                .collect();
         }
         let opened =
             ObjectStore::open(disk.clone(), SHARD_DIRECTORY, SHARD, OBJECTS, &referenced).await;
         let (objects, _) = attempt!(opened);
         let mut replayed = Vec::new();
         let mut sink = |record: heddle_core::wal::Record<'_>| {
-            let (key, value) = record.payload.split_first_chunk::<4>().unwrap();
+            let (key, value) = record
+                .payload
+                .split_first_chunk::<4>()
+                .expect("the simulation keeps its own sizes");
             let value = (record.kind == RecordKind::Put).then(|| value.to_vec());
             replayed.push((record.lsn, (u32::from_le_bytes(*key), value)));
             Ok(())
         };
         let recovered = Wal::recover(disk.clone(), LOG_DIRECTORY, LOG, &mut sink).await;
         let (wal, report) = attempt!(recovered);
-        report.check_covers(covers).unwrap();
+        report.check_covers(covers).expect("the simulation keeps its own sizes");
         let places = BTreeMap::new();
         let disk = disk.clone();
         let mut store = Self { disk, wal, objects, places, generation, applied: covers };
         for entry in entries.chunks_exact(4 + Location::ENCODED_BYTES) {
-            let (key, place) = entry.split_first_chunk::<4>().unwrap();
-            let place = Location::decode(place.try_into().unwrap());
-            store.objects.adopt(place).unwrap();
+            let (key, place) =
+                entry.split_first_chunk::<4>().expect("the simulation keeps its own sizes");
+            let place =
+                Location::decode(place.try_into().expect("the simulation keeps its own sizes"));
+            store.objects.adopt(place).expect("the simulation keeps its own sizes");
             store.places.insert(u32::from_le_bytes(*key), place);
         }
         replayed.retain(|(lsn, _)| *lsn > covers);
@@ -139,7 +150,9 @@ impl Store {
         let expected = {
             let mut history = history.borrow_mut();
             assert!(self.applied.0 >= history.acknowledged, "an acknowledged write is lost");
-            history.operations.truncate(usize::try_from(self.applied.0).unwrap());
+            history.operations.truncate(
+                usize::try_from(self.applied.0).expect("the simulation keeps its own sizes"),
+            );
             history.acknowledged = self.applied.0;
             history.state_after(self.applied.0)
         };
@@ -229,8 +242,8 @@ impl Store {
 }
 
 fn operation(random: &mut Random) -> Operation {
-    let key = u32::try_from(random.below(KEYS)).unwrap();
-    let length = usize::try_from(random.below(1_200)).unwrap();
+    let key = u32::try_from(random.below(KEYS)).expect("the simulation keeps its own sizes");
+    let length = usize::try_from(random.below(1_200)).expect("the simulation keeps its own sizes");
     (key, (!random.one_in(4)).then(|| random.bytes(length)))
 }
 

@@ -139,14 +139,14 @@ fn a_missing_segment_is_refused_when_records_are_missing() {
         let (wal, _, _) = recover(&disk).await.unwrap();
         write_all(&wal, 0..150, 2).await;
         let files = disk.files();
-        let (last, middle) = (files.len() - 2, files.len() / 2);
-        for missing in 1..last {
+        let inner = &files[1..files.len() - 2];
+        assert!(inner.len() > 1, "{files:?}");
+        for missing in inner {
             let copy = disk.crashed(Crash::KeepAll);
-            heddle_types::Device::remove(&copy, &files[missing]).await.unwrap();
+            heddle_types::Device::remove(&copy, missing).await.unwrap();
             let refused = recover(&copy).await.err();
             assert!(matches!(refused, Some(WalError::Corrupt { .. })), "{missing}: {refused:?}");
         }
-        assert!(middle < last);
         // The first one is what a release removes: the log begins later, and says so.
         let copy = disk.crashed(Crash::KeepAll);
         heddle_types::Device::remove(&copy, &files[0]).await.unwrap();
