@@ -212,13 +212,15 @@ impl VectorView {
         self.present.bit(slot as usize)
     }
 
-    /// The vector of a slot as stored, `[dims]`; of unit length under cosine.
+    /// The vector of a slot as stored, `[dims]`; of unit length under cosine. Zeros for a slot
+    /// that never held one: ask [`Self::holds`] when in doubt.
     ///
-    /// The caller holds a pin and got the slot from a hit or from the directory. Panics: the slot
-    /// holds no vector (a caller bug; ask [`Self::holds`] when in doubt).
+    /// The caller holds a pin and got the slot from a hit or from the directory. A slot that died
+    /// since keeps its vector for as long as the pin is held. Panics: no slot that high was ever
+    /// stored (a caller bug).
     #[must_use]
     pub fn vector(&self, slot: Slot) -> &[f32] {
-        assert!(self.holds(slot), "slot {slot} holds a vector");
+        assert!(slot < self.high.load(Ordering::Acquire), "slot {slot} was stored once");
         &self.row(slot)[..self.params.dims as usize]
     }
 
