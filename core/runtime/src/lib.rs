@@ -12,6 +12,7 @@ pub mod device;
 pub mod fatal;
 mod gate;
 pub mod guard;
+pub mod heartbeat;
 pub mod lock;
 pub mod mesh;
 pub mod net;

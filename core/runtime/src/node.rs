@@ -13,8 +13,9 @@ use heddle_types::{CoreIndex, FatalReason};
 use crate::clock::RealClock;
 use crate::cores::{CorePlan, CoreRole};
 use crate::fatal::fatal;
+use crate::heartbeat;
 use crate::mesh::{CoreLink, MeshSeat, Routed, mesh};
-use crate::queues;
+use crate::queues::{self, Queue};
 use crate::shutdown::Shutdown;
 
 /// Registered IO memory of a core when the memlock limit allows it (1 MiB).
@@ -233,6 +234,7 @@ where
     if plan.role(core) == CoreRole::Meta && plan.shares_cpu(core) {
         lower_priority();
     }
+    queues::spawn(Queue::Control, heartbeat::beat());
     let link = CoreLink::connect(seat);
     report.started();
     if wait.await.is_err() {
