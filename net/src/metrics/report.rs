@@ -132,7 +132,7 @@ pub(crate) struct ShardReport {
     pub(crate) row_segments: usize,
     pub(crate) log_bytes: u64,
     pub(crate) image_covers: u64,
-    pub(crate) image_age_s: Option<f64>,
+    pub(crate) image_age_us: Option<u64>,
     pub(crate) poisoned: bool,
 }
 
@@ -181,7 +181,7 @@ impl From<ShardStatus> for ShardReport {
             row_segments: rows.segments,
             log_bytes: status.log_bytes,
             image_covers: status.image_covers,
-            image_age_s: status.image_age_us.map(|age_us| age_us as f64 / 1e6),
+            image_age_us: status.image_age_us,
             poisoned: status.poisoned,
         }
     }

@@ -141,10 +141,10 @@ fn checkpoints(page: &mut Page, report: &NodeReport) {
     const AGE: &str = "heddle_checkpoint_age_seconds";
     page.metric(AGE, "gauge", "Age of the last checkpoint of a shard.");
     for (core, shard) in all_shards(report) {
-        if let Some(age) = shard.image_age_s {
+        if let Some(age_us) = shard.image_age_us {
             let labels: [(&str, &dyn Display); 3] =
                 [("core", &core), ("collection", &shard.collection), ("shard", &shard.id)];
-            page.line(AGE, &labels, age);
+            page.line(AGE, &labels, age_us as f64 / 1e6);
         }
     }
     let written = ("heddle_checkpoints_total", "counter", "Checkpoints written.");
