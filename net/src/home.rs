@@ -1,5 +1,5 @@
-//! What a core does when another asks it: the engine's work on the shards that are at home here, and
-//! its part in the life of the node.
+//! What a core does when another asks it: the engine's work on the shards that are at home here,
+//! and its part in the life of the node.
 
 use std::net::SocketAddr;
 use std::rc::Rc;

@@ -1,7 +1,7 @@
 //! What a core knows of collections and shards: enough to route and to search without asking.
 //!
-//! Every data core has its own copy. The meta core and the home cores replace parts of it by message
-//! and wait for every core before they acknowledge the change to a client.
+//! Every data core has its own copy. The meta core and the home cores replace parts of it by
+//! message and wait for every core before they acknowledge the change to a client.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
