@@ -111,14 +111,13 @@ impl Shard {
             if slots.is_empty() {
                 return;
             }
-            let view = self.writer.view();
+            let (view, directory) = (self.writer.view(), self.directory.view());
             let mut found: Vec<Candidates> = Vec::new();
             for &slot in &slots {
                 let mut candidates = Candidates::new();
-                view.candidates(slot, &mut self.scratch, &mut candidates);
+                view.candidates(&directory, slot, &mut self.scratch, &mut candidates);
                 found.push(candidates);
             }
-            let directory = self.directory.view();
             for (slot, candidates) in slots.iter().zip(&found) {
                 self.writer.link(*slot, candidates, &directory);
             }

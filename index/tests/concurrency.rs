@@ -67,8 +67,9 @@ impl Home {
         self.writer.next_unlinked(&mut slots, count);
         for slot in slots {
             let mut found = Candidates::new();
-            self.writer.view().candidates(slot, scratch, &mut found);
-            self.writer.link(slot, &found, &self.directory.view());
+            let directory = self.directory.view();
+            self.writer.view().candidates(&directory, slot, scratch, &mut found);
+            self.writer.link(slot, &found, &directory);
         }
     }
 

@@ -88,7 +88,7 @@ fn link_all(
         for _ in 1..threads {
             let (work, inbox) = channel();
             let (outbox, done) = channel();
-            scope.spawn(move || serve(&inbox, &outbox));
+            scope.spawn(move || serve(&inbox, &outbox, directory));
             workers.push((work, done));
         }
         let mut scratch = Scratch::new();
@@ -108,7 +108,7 @@ fn link_all(
             for (index, (work, _)) in workers.iter().enumerate() {
                 work.send(core::mem::replace(&mut parts[index + 1], Part::new()))?;
             }
-            parts[0].search(&mut scratch);
+            parts[0].search(directory, &mut scratch);
             for (index, (_, done)) in workers.iter().enumerate() {
                 parts[index + 1] = done.recv()?;
             }
@@ -123,10 +123,10 @@ fn link_all(
 }
 
 /// A worker: takes parts until the sender is gone.
-fn serve(inbox: &Receiver<Part>, outbox: &Sender<Part>) {
+fn serve(inbox: &Receiver<Part>, outbox: &Sender<Part>, directory: &SlotDirectory) {
     let mut scratch = Scratch::new();
     while let Ok(mut part) = inbox.recv() {
-        part.search(&mut scratch);
+        part.search(directory, &mut scratch);
         if outbox.send(part).is_err() {
             return;
         }
@@ -138,11 +138,11 @@ impl Part {
         Self { view: None, slots: Vec::new(), found: Vec::new() }
     }
 
-    fn search(&mut self, scratch: &mut Scratch) {
+    fn search(&mut self, directory: &SlotDirectory, scratch: &mut Scratch) {
         let Some(view) = self.view.take() else { return };
         self.found.resize_with(self.slots.len().max(self.found.len()), Candidates::new);
         for (&slot, found) in self.slots.iter().zip(&mut self.found) {
-            view.candidates(slot, scratch, found);
+            view.candidates(directory, slot, scratch, found);
         }
     }
 }

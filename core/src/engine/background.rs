@@ -81,7 +81,7 @@ impl IndexBatch {
         if let Some(view) = self.view.vector(self.vector) {
             for slot in self.slots {
                 let mut candidates = Candidates::new();
-                view.candidates(slot, scratch, &mut candidates);
+                view.candidates(&self.view.directory, slot, scratch, &mut candidates);
                 found.push((slot, candidates));
             }
         }

@@ -4,10 +4,12 @@
 //! Hierarchical Navigable Small World graphs", algorithms 2 and 5. Departures: one sorted array
 //! instead of two heaps; the neighbours of a node are first collected, then computed together.
 
+use core::cmp::Reverse;
 use core::task::Poll;
 
 use crate::Slot;
 use crate::candidates::Candidates;
+use crate::directory::SlotDirectory;
 use crate::search::pool::{Neighbour, Pool};
 use crate::search::scratch::{Scratch, Walker};
 use crate::view::{Entry, VectorView};
@@ -66,6 +68,42 @@ fn walk(
     true
 }
 
+/// As [`walk`], through dead nodes as well, but only live ones are kept, in `passed`: the walk goes
+/// on until as many as wanted are found or no node is left, however many dead ones lie between.
+/// The frontier is a heap: it may grow as large as the dead region.
+fn walk_to_live(
+    view: &VectorView,
+    directory: &SlotDirectory,
+    query: &[f32],
+    scratch: &mut Scratch,
+    level: usize,
+    end: u64,
+) -> bool {
+    let Scratch { walker, passed, frontier, .. } = scratch;
+    while let Some(&Reverse(node)) = frontier.peek() {
+        if node.distance() > passed.worst() {
+            break;
+        }
+        if walker.evaluations >= end {
+            return false;
+        }
+        frontier.pop();
+        walker.gather(view, node.slot(), level);
+        walker.evaluate(view, query);
+        for (&slot, &distance) in walker.fresh.iter().zip(&walker.distances) {
+            if distance > passed.worst() {
+                continue;
+            }
+            let found = Neighbour::new(distance, slot);
+            frontier.push(Reverse(found));
+            if !directory.is_dead(slot) {
+                passed.insert(found);
+            }
+        }
+    }
+    true
+}
+
 /// Asks for the links of the candidate that comes next unless a nearer one is found.
 #[inline]
 pub(crate) fn prefetch_next(view: &VectorView, pool: &mut Pool) {
@@ -96,9 +134,12 @@ pub(crate) fn absorb(view: &VectorView, walker: &Walker, pool: &mut Pool) {
 #[derive(Debug)]
 pub struct CandidatesTask<'a> {
     view: &'a VectorView,
+    directory: &'a SlotDirectory,
     slot: Slot,
     scratch: &'a mut Scratch,
     out: &'a mut Candidates,
+    /// Some slot was dead when the task began: candidates have to be told from the dead.
+    skips_dead: bool,
     /// Layer being walked; none when done or when the graph was empty.
     level: Option<usize>,
 }
@@ -110,16 +151,24 @@ impl VectorView {
     /// is now: candidates of several slots computed before the first of them is linked depend on the
     /// batch size alone, not on how many threads computed them.
     ///
-    /// A slot that holds no vector, or no longer, has no candidates. Cost: an ordinary search with
-    /// `ef_construction` candidates; no allocation once the buffers have grown.
-    pub fn candidates(&self, slot: Slot, scratch: &mut Scratch, out: &mut Candidates) {
-        let mut task = self.start_candidates(slot, scratch, out);
+    /// Dead nodes are walked through and never candidates. A slot that is dead, or holds no vector,
+    /// has no candidates. Cost: an ordinary search with `ef_construction` candidates, and a distance
+    /// for each dead node on the way; no allocation once the buffers have grown.
+    pub fn candidates(
+        &self,
+        directory: &SlotDirectory,
+        slot: Slot,
+        scratch: &mut Scratch,
+        out: &mut Candidates,
+    ) {
+        let mut task = self.start_candidates(directory, slot, scratch, out);
         while task.step(u64::MAX).is_pending() {}
     }
 
     /// The same as a task that the caller steps, so that a core can do other work in between.
     pub fn start_candidates<'a>(
         &'a self,
+        directory: &'a SlotDirectory,
         slot: Slot,
         scratch: &'a mut Scratch,
         out: &'a mut Candidates,
@@ -129,42 +178,66 @@ impl VectorView {
         out.sequence = self.sequence.load(core::sync::atomic::Ordering::Acquire);
         // A slot may die while it waits for its search; nobody will link it then. One that dies
         // after this line keeps its row as long as the caller's pin is held.
-        let entry = self.entry().filter(|_| self.holds(slot));
+        let is_wanted = self.holds(slot) && !directory.is_dead(slot);
+        let entry = self.entry().filter(|_| is_wanted);
+        let skips_dead = directory.dead_count() > 0;
         scratch.walker.begin(self);
-        let mut level = None;
+        let mut task =
+            CandidatesTask { view: self, directory, slot, scratch, out, skips_dead, level: None };
         if let Some(entry) = entry {
             let top = self.level_of(slot).min(entry.level);
-            let nearest = descend(self, self.row(slot), &mut scratch.walker, entry, top);
-            begin_layer(self, scratch, nearest);
-            level = Some(top);
+            let nearest = descend(self, self.row(slot), &mut task.scratch.walker, entry, top);
+            task.begin_layer(nearest);
+            task.level = Some(top);
         }
-        CandidatesTask { view: self, slot, scratch, out, level }
+        task
     }
 }
 
-/// Starts the walk of a layer from one node.
-fn begin_layer(view: &VectorView, scratch: &mut Scratch, nearest: Neighbour) {
-    scratch.walker.forget();
-    scratch.pool.reset(usize::from(view.params.ef_construction));
-    scratch.walker.visit(nearest.slot());
-    scratch.pool.insert(nearest.unmarked());
-}
-
 impl CandidatesTask<'_> {
+    /// Starts the walk of a layer from one node.
+    fn begin_layer(&mut self, start: Neighbour) {
+        let start = start.unmarked();
+        let wanted = usize::from(self.view.params.ef_construction);
+        let Scratch { walker, pool, passed, frontier, .. } = &mut *self.scratch;
+        walker.forget();
+        walker.visit(start.slot());
+        pool.reset(wanted);
+        pool.insert(start);
+        if self.skips_dead {
+            frontier.clear();
+            frontier.push(Reverse(start));
+            passed.reset(wanted);
+            if !self.directory.is_dead(start.slot()) {
+                passed.insert(start);
+            }
+        }
+    }
+
     /// Works for about `budget` distances. Ready when the candidates are complete.
     pub fn step(&mut self, budget: u64) -> Poll<()> {
         let end = self.scratch.walker.evaluations.saturating_add(budget);
         let query = self.view.row(self.slot);
         while let Some(level) = self.level {
-            let Scratch { walker, pool, .. } = &mut *self.scratch;
-            if !walk(self.view, query, walker, pool, level, end) {
+            let is_through = if self.skips_dead {
+                walk_to_live(self.view, self.directory, query, self.scratch, level, end)
+            } else {
+                let Scratch { walker, pool, .. } = &mut *self.scratch;
+                walk(self.view, query, walker, pool, level, end)
+            };
+            if !is_through {
                 return Poll::Pending;
             }
+            let Scratch { pool, passed, .. } = &*self.scratch;
+            // The node that the layer was entered by, when nothing on it is alive.
+            let start = pool.entries().first().copied();
+            let walked = if self.skips_dead { passed.entries() } else { pool.entries() };
             let found = &mut self.out.levels[level];
-            found.extend(pool.entries().iter().map(|found| found.unmarked()));
+            found.extend(walked.iter().map(|found| found.unmarked()));
+            let nearest = found.first().copied().or(start);
             self.level = level.checked_sub(1);
-            if let (Some(_), Some(&nearest)) = (self.level, found.first()) {
-                begin_layer(self.view, self.scratch, nearest);
+            if let (Some(_), Some(nearest)) = (self.level, nearest) {
+                self.begin_layer(nearest);
             }
         }
         self.out.evaluations = self.scratch.walker.evaluations;

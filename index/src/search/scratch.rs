@@ -1,11 +1,14 @@
 //! Buffers of a search, reused from one to the next so that searching does not allocate.
 
+use core::cmp::Reverse;
 use core::sync::atomic::{Ordering, fence};
+
+use std::collections::BinaryHeap;
 
 use crate::Slot;
 use crate::bitmap::SlotBitmap;
 use crate::limits::SCAN_BLOCK;
-use crate::search::pool::Pool;
+use crate::search::pool::{Neighbour, Pool};
 use crate::view::VectorView;
 
 /// Working memory of one search at a time. Keep a few per core; it grows with the largest view.
@@ -14,8 +17,10 @@ pub struct Scratch {
     pub(crate) walker: Walker,
     /// Candidates of the walk.
     pub(crate) pool: Pool,
-    /// Nearest passing nodes of a filtered walk.
+    /// Nearest passing nodes of a filtered walk; live ones of a walk among dead ones.
     pub(crate) passed: Pool,
+    /// Nodes still to be expanded by a walk among dead ones.
+    pub(crate) frontier: BinaryHeap<Reverse<Neighbour>>,
     /// Nearest rows of a scan.
     pub(crate) best: Pool,
     /// The query, padded to the stride of the index.

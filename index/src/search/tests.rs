@@ -114,8 +114,9 @@ fn an_interrupted_insert_search_finds_what_an_uninterrupted_one_does() {
     let slot = shard.store(&base[2_000]);
     let view = shard.writer.view();
     let (mut whole, mut stepped) = (Candidates::new(), Candidates::new());
-    view.candidates(slot, &mut shard.scratch, &mut whole);
-    let mut task = view.start_candidates(slot, &mut shard.scratch, &mut stepped);
+    let directory = shard.directory.view();
+    view.candidates(&directory, slot, &mut shard.scratch, &mut whole);
+    let mut task = view.start_candidates(&directory, slot, &mut shard.scratch, &mut stepped);
     let mut steps = 0;
     while task.step(20).is_pending() {
         steps += 1;

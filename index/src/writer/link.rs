@@ -28,7 +28,9 @@ pub(crate) struct LinkScratch {
 impl VectorWriter {
     /// Links a stored slot: chooses neighbours from `found`, links both ways, takes the slot out of
     /// the tail. Slots linked since the search phase are considered as well, so the members of a
-    /// batch find each other. A slot that died meanwhile is dropped instead.
+    /// batch find each other. A slot that died meanwhile is dropped instead. No link leads to a
+    /// dead slot. When all that was found died meanwhile, the slot stays in the tail and is to be
+    /// searched again; when nothing alive can be reached at all, the slot becomes the entry.
     ///
     /// Errors of memory leave the slot in the tail, where searches still find it. Cost: about a
     /// tenth to a fifth of the search phase.
@@ -52,13 +54,19 @@ impl VectorWriter {
         self.prepare_rows(slot, level)?;
         let view = &*self.view;
         let entry = view.entry();
+        let live_entry = entry.filter(|entry| !directory.is_dead(entry.slot));
         collect_recent(view, &mut self.scratch, &self.recent, found.sequence, slot);
+        merge_candidates(view, directory, &mut self.scratch, &found.levels[0], 0);
+        let is_cut_off = entry.is_some() && self.scratch.candidates.is_empty();
+        if is_cut_off && (live_entry.is_some() || !found.levels[0].is_empty()) {
+            return Ok(());
+        }
         let top = entry.map_or(0, |entry| entry.level.min(level));
         for layer in (0..=top).rev() {
             merge_candidates(view, directory, &mut self.scratch, &found.levels[layer], layer);
-            link_layer(view, &mut self.scratch, slot, layer);
+            link_layer(view, directory, &mut self.scratch, slot, layer);
         }
-        if entry.is_none_or(|entry| level > entry.level) {
+        if is_cut_off || entry.is_none_or(|entry| level > entry.level) {
             view.set_entry(Some(Entry { slot, level }));
         }
         let sequence = view.sequence.load(Ordering::Relaxed) + 1;
@@ -138,25 +146,28 @@ fn merge_candidates(
 }
 
 /// Chooses the neighbours of a slot on a layer and links both ways.
-fn link_layer(view: &VectorView, scratch: &mut LinkScratch, slot: Slot, layer: usize) {
+fn link_layer(
+    view: &VectorView,
+    directory: &SlotDirectory,
+    scratch: &mut LinkScratch,
+    slot: Slot,
+    layer: usize,
+) {
     let LinkScratch { walker, candidates, kept, .. } = scratch;
     select(view, slot, candidates, usize::from(view.params.m), walker, kept);
     write_links(view, slot, layer, kept);
     for index in 0..scratch.kept.len() {
         let neighbour = scratch.kept[index];
-        link_back(
-            view,
-            scratch,
-            neighbour.slot(),
-            Neighbour::new(neighbour.distance(), slot),
-            layer,
-        );
+        let back = Neighbour::new(neighbour.distance(), slot);
+        link_back(view, directory, scratch, neighbour.slot(), back, layer);
     }
 }
 
-/// Adds `other` to the links of `node`; a full list is chosen anew.
+/// Adds `other` to the links of `node`; a full list is chosen anew, with the live neighbours of
+/// dead ones in their place.
 fn link_back(
     view: &VectorView,
+    directory: &SlotDirectory,
     scratch: &mut LinkScratch,
     node: Slot,
     other: Neighbour,
@@ -170,6 +181,10 @@ fn link_back(
         word.store(other.slot() + 1, Ordering::Release);
         return;
     }
+    if walker.fresh.iter().any(|&slot| directory.is_dead(slot)) {
+        live_around(view, directory, walker, node, layer);
+        walker.fresh.retain(|&slot| slot != other.slot());
+    }
     walker.evaluate(view, view.row(node));
     list.clear();
     let pairs = walker.fresh.iter().zip(&walker.distances);
@@ -178,6 +193,27 @@ fn link_back(
     list.sort_unstable();
     select(view, node, list, words.len(), walker, pruned);
     write_links(view, node, layer, pruned);
+}
+
+/// Collects the live neighbours of a node and those of its dead neighbours into `fresh`, each once.
+pub(crate) fn live_around(
+    view: &VectorView,
+    directory: &SlotDirectory,
+    walker: &mut Walker,
+    node: Slot,
+    layer: usize,
+) {
+    let usable = |slot: &Slot| *slot != node && view.is_linked(*slot) && !directory.is_dead(*slot);
+    walker.fresh.clear();
+    for neighbour in view.neighbours(node, layer) {
+        if directory.is_dead(neighbour) {
+            walker.fresh.extend(view.neighbours(neighbour, layer).filter(usable));
+        } else {
+            walker.fresh.push(neighbour);
+        }
+    }
+    walker.fresh.sort_unstable();
+    walker.fresh.dedup();
 }
 
 /// Overwrites a link row. A reader may see old and new ids mixed; both are valid.

@@ -16,7 +16,7 @@ use crate::directory::SlotDirectory;
 use crate::search::pool::Neighbour;
 use crate::view::{Entry, VectorView};
 use crate::writer::VectorWriter;
-use crate::writer::link::{LinkScratch, write_links};
+use crate::writer::link::{LinkScratch, live_around, write_links};
 use crate::writer::select::select;
 
 /// How far a sweep has come.
@@ -182,17 +182,7 @@ fn repair_layer(
     layer: usize,
 ) {
     let LinkScratch { walker, list, pruned, .. } = scratch;
-    let usable = |slot: &Slot| *slot != node && view.is_linked(*slot) && !directory.is_dead(*slot);
-    walker.fresh.clear();
-    for neighbour in view.neighbours(node, layer) {
-        if directory.is_dead(neighbour) {
-            walker.fresh.extend(view.neighbours(neighbour, layer).filter(usable));
-        } else {
-            walker.fresh.push(neighbour);
-        }
-    }
-    walker.fresh.sort_unstable();
-    walker.fresh.dedup();
+    live_around(view, directory, walker, node, layer);
     walker.evaluate(view, view.row(node));
     list.clear();
     let pairs = walker.fresh.iter().zip(&walker.distances);

@@ -114,12 +114,12 @@ fn the_same_order_and_seed_give_the_same_graph_whatever_finds_the_candidates() {
             let handles: Vec<_> = slots
                 .chunks(6)
                 .map(|part| {
-                    let view = &view;
+                    let (view, directory) = (&view, &directory);
                     scope.spawn(move || {
                         let mut scratch = Scratch::new();
                         let each = part.iter().map(|&slot| {
                             let mut out = Candidates::new();
-                            view.candidates(slot, &mut scratch, &mut out);
+                            view.candidates(directory, slot, &mut scratch, &mut out);
                             (slot, out)
                         });
                         each.collect::<Vec<_>>()
@@ -298,4 +298,87 @@ fn vectors_that_cannot_be_stored_are_refused_and_change_nothing() {
     let view = writer.view();
     assert_eq!(view.norm(slot), 5.0);
     assert_eq!(view.vector(slot), [0.6, 0.0, 0.8]);
+}
+
+/// Searches every live vector by itself.
+fn check_all_found(shard: &mut Shard) {
+    for slot in 0..shard.vectors.len() as u32 {
+        let Some(vector) = shard.vectors[slot as usize].clone() else { continue };
+        for k in [1, 10] {
+            let (hits, _) = shard.search(&vector, SearchRequest::new(k, 64));
+            assert!(hits.iter().any(|hit| hit.slot == slot), "slot {slot} is not found, k {k}");
+        }
+    }
+}
+
+/// Links until nothing waits; panics when that takes more rounds than there are slots.
+fn link_whole(shard: &mut Shard, batch: usize) {
+    shard.link_all(batch);
+    assert_eq!(shard.writer.backlog(), 0);
+}
+
+#[test]
+fn vectors_amid_a_dead_cluster_are_linked_to_the_living() {
+    let mut random = Random::new(31);
+    let far = random.vectors(1_500, 16, 20);
+    let centre = vec![40.0; 16];
+    let mut near = |count: usize| -> Vec<Vec<f32>> {
+        let mut point = || centre.iter().map(|c| c + random.gauss() * 0.1).collect();
+        (0..count).map(|_| point()).collect()
+    };
+    let (cluster, fresh) = (near(240), near(12));
+    let mut shard = Shard::with(params(16), &[far, cluster].concat());
+    (1_500..1_740).for_each(|slot| shard.kill(slot));
+    for vector in &fresh {
+        shard.store(vector);
+        link_whole(&mut shard, 1);
+    }
+    let view = shard.writer.view();
+    for slot in 1_740..1_752 {
+        let mut links = view.neighbours(slot, 0);
+        assert!(links.all(|other| shard.vectors[other as usize].is_some()));
+        assert!(view.neighbours(slot, 0).count() > 0);
+    }
+    check_all_found(&mut shard);
+    shard.sweep(64);
+    check_rows(&shard);
+    check_all_found(&mut shard);
+}
+
+#[test]
+fn all_can_die_and_be_imported_again_before_any_sweep() {
+    let base = Random::new(32).vectors(600, 12, 8);
+    for batch in [1, 16] {
+        let mut shard = Shard::with(params(12), &base);
+        (0..600).for_each(|slot| shard.kill(slot));
+        for part in base.chunks(50) {
+            part.iter().for_each(|vector| {
+                shard.store(vector);
+            });
+            link_whole(&mut shard, batch);
+        }
+        let entry = shard.writer.view().entry().unwrap();
+        assert!(entry.slot >= 600, "the entry is alive");
+        check_all_found(&mut shard);
+        shard.sweep(64);
+        check_rows(&shard);
+        check_all_found(&mut shard);
+    }
+}
+
+#[test]
+fn a_slot_whose_candidates_all_died_is_searched_again() {
+    let base = Random::new(33).vectors(400, 8, 0);
+    let mut shard = Shard::with(params(8), &base);
+    let slot = shard.store(&[60.0; 8]);
+    let (view, directory) = (shard.writer.view(), shard.directory.view());
+    let mut found = Candidates::new();
+    view.candidates(&directory, slot, &mut shard.scratch, &mut found);
+    let died: Vec<Slot> = found.levels[0].iter().map(|candidate| candidate.slot()).collect();
+    assert!(died.len() < 400);
+    died.iter().for_each(|slot| shard.kill(*slot));
+    shard.writer.link(slot, &found, &directory);
+    assert_eq!(shard.writer.backlog(), 1, "it stays where scans find it");
+    link_whole(&mut shard, 1);
+    check_all_found(&mut shard);
 }
