@@ -144,18 +144,36 @@ impl NodeConfig {
         at_least("drain_timeout_s", self.drain_timeout_s, 1)?;
         for role in [Role::Data, Role::Meta] {
             if !self.roles.contains(&role) {
-                return refuse("roles", &self.roles, "both data and meta".to_owned());
+                // As the file writes them.
+                let roles = serde_json::to_string(&self.roles).unwrap_or_default();
+                let expected = "both data and meta".to_owned();
+                return refuse("roles", &format_args!("{roles}"), expected);
             }
         }
-        let ports = [self.native_port, self.core_port_base, self.http_port];
-        for (index, port) in ports.iter().enumerate() {
-            if *port != 0 && ports[..index].contains(port) {
-                return refuse(
-                    "native_port, core_port_base, http_port",
-                    &ports,
-                    "three ports".into(),
-                );
+        self.validate_ports(self.cores.max(1))
+    }
+
+    /// Checks that no port is asked for twice and that every core has one.
+    pub(crate) fn validate_ports(&self, data_cores: usize) -> Result<(), ConfigError> {
+        let refuse = |key, found: u16, expected: String| {
+            Err(ConfigError { key, found: found.to_string(), expected })
+        };
+        let base = usize::from(self.core_port_base);
+        let range = if base == 0 { 0..0 } else { base..base + data_cores };
+        if range.end > usize::from(u16::MAX) + 1 {
+            let most = usize::from(u16::MAX) + 1 - data_cores;
+            let expected = format!("at most {most}, or 0: a port for each of {data_cores} cores");
+            return refuse("core_port_base", self.core_port_base, expected);
+        }
+        let shared = [("native_port", self.native_port), ("http_port", self.http_port)];
+        for (key, port) in shared {
+            if range.contains(&usize::from(port)) {
+                let (first, last) = (range.start, range.end - 1);
+                return refuse(key, port, format!("none of the core ports {first} to {last}"));
             }
+        }
+        if self.http_port != 0 && self.http_port == self.native_port {
+            return refuse("http_port", self.http_port, "another than native_port".to_owned());
         }
         Ok(())
     }
@@ -185,8 +203,27 @@ mod tests {
         assert_eq!(key(|config| config.memory_bytes = 1), "memory_bytes");
         assert_eq!(key(|config| config.wal_segment_bytes = 4096), "wal_segment_bytes");
         assert_eq!(key(|config| config.roles = vec![Role::Data]), "roles");
-        let ports = "native_port, core_port_base, http_port";
-        assert_eq!(key(|config| config.http_port = config.native_port), ports);
+        assert_eq!(key(|config| config.http_port = config.native_port), "http_port");
+        assert_eq!(key(|config| config.http_port = config.core_port_base), "http_port");
+        let inside = |config: &mut NodeConfig| {
+            config.cores = 4;
+            config.native_port = config.core_port_base + 3;
+        };
+        assert_eq!(key(inside), "native_port");
+        let beyond = |config: &mut NodeConfig| {
+            config.cores = 4;
+            config.core_port_base = u16::MAX - 2;
+        };
+        assert_eq!(key(beyond), "core_port_base");
+    }
+
+    #[test]
+    fn the_last_port_is_a_port() {
+        let config = NodeConfig { core_port_base: u16::MAX - 3, ..NodeConfig::default() };
+        assert_eq!(config.validate_ports(4), Ok(()));
+        assert_eq!(config.validate_ports(5).unwrap_err().key, "core_port_base");
+        let picked = NodeConfig { native_port: 0, core_port_base: 0, http_port: 0, ..config };
+        assert_eq!(picked.validate_ports(1_024), Ok(()));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Who this node is: the identity file in its data directory.
 //!
-//! The uuids are drawn when the directory is first used and never change; an empty disk under an old
-//! name is therefore a new node. The boot counter is raised, durably, before anything is stamped, so
-//! two runs of one node never issue the same stamp.
+//! The uuids are drawn when the directory is first used and never change; an empty disk under an
+//! old name is therefore a new node. The boot counter is raised, durably, before anything is
+//! stamped, so two runs of one node never issue the same stamp.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -17,8 +17,9 @@ pub const FORMAT_VERSION: u32 = 1;
 
 const FILE: &str = "node.json";
 const FILE_NEW: &str = "node.json.tmp";
-/// Folders that only a used data directory has.
-const CONTENT: [&str; 4] = ["catalog.0", "catalog.1", "logs", "shards"];
+/// What a directory may hold before its first start: the lock and the self-test of this very start,
+/// an identity that a crash left unfinished, and what `mkfs` makes.
+const HARMLESS: [&str; 4] = ["LOCK", "selftest.tmp", FILE_NEW, "lost+found"];
 
 /// Identity of a node, as stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -56,12 +57,12 @@ pub enum IdentityError {
         #[source]
         source: serde_json::Error,
     },
-    /// There is data without an identity: not ours to write into.
-    #[error("{path} holds {found} but no {FILE}: not a Heddle data directory, or a damaged one")]
+    /// There are files without an identity: not ours to write into.
+    #[error("{path} holds {found} but no {FILE}: neither empty nor a whole Heddle data directory")]
     Foreign {
         /// The directory.
         path: PathBuf,
-        /// What was found.
+        /// The first entry that does not belong there.
         found: String,
     },
     /// Written by a version that this one does not understand.
@@ -106,10 +107,13 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Identity, IdentityError> {
 }
 
 fn fresh(data_dir: &Path) -> Result<Identity, IdentityError> {
-    for found in CONTENT {
-        if data_dir.join(found).exists() {
-            let path = data_dir.to_owned();
-            return Err(IdentityError::Foreign { path, found: found.to_owned() });
+    let path = || data_dir.to_owned();
+    let refused = |source| IdentityError::Io { path: path(), source };
+    for entry in fs::read_dir(data_dir).map_err(refused)? {
+        let name = entry.map_err(refused)?.file_name();
+        if !HARMLESS.iter().any(|harmless| name == *harmless) {
+            let found = name.to_string_lossy().into_owned();
+            return Err(IdentityError::Foreign { path: path(), found });
         }
     }
     Ok(Identity {
@@ -122,8 +126,21 @@ fn fresh(data_dir: &Path) -> Result<Identity, IdentityError> {
 
 fn store(data_dir: &Path, identity: &Identity) -> io::Result<()> {
     let bytes = serde_json::to_vec_pretty(identity)?;
-    replace_file(&data_dir.join(FILE_NEW), &data_dir.join(FILE), &bytes)?;
+    let (target, spare) = (data_dir.join(FILE), data_dir.join(FILE_NEW));
+    overwrite(&spare, &bytes)?;
+    fs::rename(&spare, target)?;
+    // The next start may meet a full disk, and must be able to count itself: the file that it will
+    // write has its block from now on. When even this fails, the disk is full already.
+    let _ = overwrite(&spare, &bytes);
     File::open(data_dir)?.sync_all()
+}
+
+/// Writes a file in the blocks that it has; durable, but not at once.
+fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::options().create(true).truncate(false).write(true).open(path)?;
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)?;
+    file.sync_all()
 }
 
 /// Writes a file so that readers see the old or the new one, whole.
@@ -149,12 +166,25 @@ mod tests {
     }
 
     #[test]
-    fn data_without_an_identity_is_refused() {
+    fn a_folder_of_somebody_else_is_refused_by_the_entry_it_holds() {
+        for name in ["logs", "holiday.jpg", ".bashrc"] {
+            let dir = TempDir::new("identity");
+            fs::create_dir(dir.path().join(name)).unwrap();
+            let error = start(dir.path()).unwrap_err();
+            assert!(matches!(&error, IdentityError::Foreign { found, .. } if found == name));
+            assert!(error.to_string().contains(name), "{error}");
+            assert!(!dir.path().join(FILE).exists());
+        }
+    }
+
+    #[test]
+    fn what_a_fresh_disk_or_a_broken_first_start_leaves_is_no_obstacle() {
         let dir = TempDir::new("identity");
-        fs::create_dir(dir.path().join("logs")).unwrap();
-        let error = start(dir.path()).unwrap_err();
-        assert!(matches!(error, IdentityError::Foreign { .. }), "{error}");
-        assert!(!dir.path().join(FILE).exists());
+        fs::create_dir(dir.path().join("lost+found")).unwrap();
+        for name in ["LOCK", "selftest.tmp", FILE_NEW] {
+            fs::write(dir.path().join(name), b"x").unwrap();
+        }
+        assert_eq!(start(dir.path()).unwrap().boot, 1);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use futures::future::{Either, select};
 use heddle_runtime::cores::PlanError;
 use heddle_runtime::guard::GuardError;
 use heddle_runtime::lock::LockError;
+use heddle_runtime::probe::fresh_log_bytes;
 use heddle_runtime::selftest::SelfTestError;
 use heddle_runtime::{
     CoreContext, CorePlan, CoreRole, DataLock, PortGuard, RealClock, SignalSource, Signals,
@@ -93,8 +94,8 @@ impl StartError {
 
 /// Runs a node until it is told to stop by SIGTERM or SIGINT and everything is written.
 ///
-/// `ready` hears once where the node is reached. A fault that no restart of a part can mend ends the
-/// process, see [`FatalReason`]. One node a process: signal handlers are set for all of it.
+/// `ready` hears once where the node is reached. A fault that no restart of a part can mend ends
+/// the process, see [`FatalReason`]. One node a process: signal handlers are set for all of it.
 ///
 /// Errors: [`StartError`] before any core has done anything.
 pub fn run(config: NodeConfig, ready: Option<Sender<ReadyReport>>) -> Result<(), StartError> {
@@ -102,10 +103,12 @@ pub fn run(config: NodeConfig, ready: Option<Sender<ReadyReport>>) -> Result<(),
     config.validate()?;
     let wanted = (config.cores > 0).then_some(config.cores);
     let plan = CorePlan::of_this_process(wanted)?;
+    config.validate_ports(plan.data_cores.len())?;
     let signals = SignalSource::install().map_err(StartError::System)?;
     let _lock = lock_directory(&config)?;
     let _ports = guard_ports(&config, plan.data_cores.len())?;
-    boot_self_test(&config.data_dir)?;
+    let log_bytes = fresh_log_bytes(plan.data_cores.len(), config.wal_segment_bytes);
+    boot_self_test(&config.data_dir, log_bytes)?;
     let identity = identity::start(&config.data_dir)?;
     raise_file_limit();
     let memory_bytes = memory::budget(config.memory_bytes);

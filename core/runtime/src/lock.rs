@@ -18,7 +18,11 @@ const LOCK_FILE_BYTES_MAX: u64 = 256;
 #[non_exhaustive]
 pub enum LockError {
     /// Another process holds the directory. Nothing was changed.
-    #[error("{} is held by {holder}", path.display())]
+    #[error(
+        "another heddle serve uses this data directory: {} is held by {holder}; stop that process \
+         or give this one another data_dir",
+        path.display()
+    )]
     Held {
         /// The lock file.
         path: PathBuf,
@@ -71,10 +75,15 @@ impl DataLock {
             }
             Err(error) => return Err(error.into()),
         }
-        file.set_len(0)?;
+        // Written over what was there and then cut: on a full disk the old block is all there is.
+        let text = format!("pid {} address {address}\n", std::process::id());
         file.rewind()?;
-        writeln!(file, "pid {} address {address}", std::process::id())?;
-        file.flush()?;
+        match file.write_all(text.as_bytes()) {
+            Ok(()) => file.set_len(text.len() as u64)?,
+            // The lock is held all the same; the text only helps people.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+            Err(error) => return Err(error),
+        }
         Ok(Ok(file))
     }
 

@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use heddle_types::limits::PAGE_SIZE_BYTES;
+use heddle_types::limits::{PAGE_SIZE_BYTES, WAL_SEGMENT_BYTES};
 use heddle_types::{AlignedBuf, Clock};
 use io_uring::opcode;
 use rustix::fs::{Mode, OFlags};
@@ -58,10 +58,50 @@ impl Check {
     }
 }
 
-/// Looks at everything. Takes a few milliseconds, writes and removes one file of one page in
-/// `data_directory`. Call it where blocking is fine.
+/// Whether a directory holds a node's data already. Then a full disk is no reason not to start: what
+/// is stored can be read, and often only a node that runs can make room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Directory {
+    Fresh,
+    Used,
+}
+
+impl Directory {
+    fn of(path: &Path) -> Self {
+        if path.join(IDENTITY_FILE).exists() { Self::Used } else { Self::Fresh }
+    }
+
+    /// The state of something without which no node can begin, but a node that has begun can go on.
+    fn state_of_full_disk(self) -> CheckState {
+        match self {
+            Self::Fresh => CheckState::Fail,
+            Self::Used => CheckState::Warn,
+        }
+    }
+}
+
+/// The file that every used data directory has.
+const IDENTITY_FILE: &str = "node.json";
+/// Log segments that each core makes at its first start: one in use and one spare.
+const SEGMENTS_PER_CORE: u64 = 2;
+
+/// Bytes that the logs of a fresh node take before anything is stored.
+#[must_use]
+pub fn fresh_log_bytes(cores: usize, segment_bytes: u64) -> u64 {
+    (cores as u64).saturating_mul(SEGMENTS_PER_CORE).saturating_mul(segment_bytes)
+}
+
+/// Looks at everything, for a node on all CPUs of the process with log segments of the usual size.
+/// Takes a few milliseconds, writes and removes one file of one page in `data_directory`. Call it
+/// where blocking is fine.
 #[must_use]
 pub fn checks(data_directory: &Path) -> Vec<Check> {
+    checks_for(data_directory, fresh_log_bytes(online_cpus().len(), WAL_SEGMENT_BYTES))
+}
+
+/// The same for a node whose logs take `log_bytes` at its first start, see [`fresh_log_bytes`].
+#[must_use]
+pub fn checks_for(data_directory: &Path, log_bytes: u64) -> Vec<Check> {
     vec![
         judge_kernel(&rustix::system::uname().release().to_string_lossy()),
         check_io_uring(),
@@ -72,7 +112,7 @@ pub fn checks(data_directory: &Path) -> Vec<Check> {
         check_cores(),
         check_huge_pages(),
         judge_open_files(getrlimit(Resource::Nofile).current),
-        check_disk_space(data_directory),
+        check_disk_space(data_directory, log_bytes),
         check_memory(),
     ]
 }
@@ -191,6 +231,10 @@ fn check_direct_io(directory: &Path) -> Check {
         a slow sync limits durable writes: prefer drives with power loss protection";
     match tried {
         Ok(found) => judge_direct_io(found, advice),
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            let state = Directory::of(directory).state_of_full_disk();
+            Check::new("direct IO", state, format!("not tried: {error}"), "free some space")
+        }
         Err(error) => Check::new("direct IO", CheckState::Fail, error.to_string(), advice),
     }
 }
@@ -327,30 +371,47 @@ fn judge_open_files(limit: Option<u64>) -> Check {
     Check::new("open files", state, found, advice)
 }
 
-fn check_disk_space(directory: &Path) -> Check {
-    match rustix::fs::statvfs(directory) {
+fn check_disk_space(path: &Path, log_bytes: u64) -> Check {
+    match rustix::fs::statvfs(path) {
         Ok(found) => judge_disk_space(
-            found.f_bavail.saturating_mul(found.f_frsize),
-            found.f_blocks.saturating_mul(found.f_frsize),
+            Directory::of(path),
+            DiskSpace {
+                free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
+                total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
+                log_bytes,
+            },
         ),
         Err(error) => {
-            let found = format!("{}: {error}", directory.display());
+            let found = format!("{}: {error}", path.display());
             Check::new("disk space", CheckState::Fail, found, "create the data directory")
         }
     }
 }
 
-fn judge_disk_space(free_bytes: u64, total_bytes: u64) -> Check {
-    let state = if free_bytes < 512 << 20 {
-        CheckState::Fail
+/// Room on a file system, and what the logs of a fresh node need of it.
+#[derive(Clone, Copy, Debug)]
+struct DiskSpace {
+    free_bytes: u64,
+    total_bytes: u64,
+    log_bytes: u64,
+}
+
+fn judge_disk_space(directory: Directory, space: DiskSpace) -> Check {
+    let DiskSpace { free_bytes, total_bytes, log_bytes } = space;
+    let state = if free_bytes < log_bytes {
+        directory.state_of_full_disk()
     } else if free_bytes / 3 < total_bytes / 20 {
         CheckState::Warn
     } else {
         CheckState::Ok
     };
     let found = format!("{} free of {}", show_bytes(free_bytes), show_bytes(total_bytes));
-    let advice = "free some space: writes are refused at 90 % and the log needs 512 MiB to start";
-    Check::new("disk space", state, found, advice)
+    let advice = format!(
+        "free some space: the logs of a new node take {}, and once the disk is full writes are \
+         refused, reads go on",
+        show_bytes(log_bytes)
+    );
+    Check::new("disk space", state, found, &advice)
 }
 
 fn check_memory() -> Check {
@@ -434,9 +495,26 @@ mod tests {
         assert_eq!(judge_memory(1 << 30, 2 << 30, 0).state, Good);
         assert_eq!(judge_memory(2 << 30, 2 << 30, 1).state, Warn);
         assert_eq!(judge_memory(100 << 20, 2 << 30, 0).state, Fail);
-        assert_eq!(judge_disk_space(100 << 20, 1 << 40).state, Fail);
-        assert_eq!(judge_disk_space(100 << 30, 1 << 40).state, Warn);
-        assert_eq!(judge_disk_space(800 << 30, 1 << 40).state, Good);
+    }
+
+    #[test]
+    fn a_full_disk_keeps_only_a_fresh_node_from_starting() {
+        let judge = |directory, free_bytes| {
+            let log_bytes = fresh_log_bytes(4, 64 << 20);
+            judge_disk_space(directory, DiskSpace { free_bytes, total_bytes: 1 << 40, log_bytes })
+        };
+        assert_eq!(judge(Directory::Fresh, (512 << 20) - 1).state, Fail);
+        assert_eq!(judge(Directory::Used, 0).state, Warn);
+        for directory in [Directory::Fresh, Directory::Used] {
+            assert_eq!(judge(directory, 100 << 30).state, Warn);
+            assert_eq!(judge(directory, 800 << 30).state, Good);
+        }
+        let directory = scratch("full-disk");
+        let state = |log_bytes| check_disk_space(&directory, log_bytes).state;
+        assert_eq!(state(u64::MAX), Fail);
+        std::fs::write(directory.join(IDENTITY_FILE), b"{}").unwrap();
+        assert_eq!(state(u64::MAX), Warn);
+        std::fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
@@ -469,8 +547,8 @@ mod tests {
     }
 
     // On the disk of the source tree: the place of temporary files may be tmpfs.
-    fn scratch() -> std::path::PathBuf {
-        let name = format!("../../target/tmp/probe-{}", std::process::id());
+    fn scratch(test: &str) -> std::path::PathBuf {
+        let name = format!("../../target/tmp/probe-{test}-{}", std::process::id());
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
         std::fs::create_dir_all(&path).unwrap();
         path
@@ -478,7 +556,7 @@ mod tests {
 
     #[test]
     fn this_machine_is_looked_at_and_nothing_is_left_behind() {
-        let directory = scratch();
+        let directory = scratch("all");
         let found = checks(&directory);
         assert_eq!(found.len(), 11);
         for check in &found {

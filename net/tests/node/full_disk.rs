@@ -96,7 +96,7 @@ fn a_full_disk_refuses_writes_serves_reads_and_recovers() {
     };
     let config = NodeConfig { data_dir: disk.path().join("data"), ..config(&dir, 1) };
     let node = TestNode::start(&config);
-    let rows = block_on(async {
+    let (mut rows, batch, filler) = block_on(async {
         let client = connect(&node).await;
         client.create_collection(&docs(1, Some(DIMS))).await.unwrap();
         let docs = client.collection("Docs");
@@ -116,6 +116,14 @@ fn a_full_disk_refuses_writes_serves_reads_and_recovers() {
             assert!(batch < 100, "the disk does not fill up");
         };
         assert_eq!(error.code(), Some(ErrorCode::DiskFull), "{error}");
+        check_reads(&docs, &rows).await;
+        (rows, batch, filler)
+    });
+    // A node with a full disk that dies must come up again: without it nobody can make room.
+    node.kill();
+    let node = TestNode::start(&config);
+    let rows = block_on(async {
+        let docs = connect(&node).await.collection("Docs");
         check_reads(&docs, &rows).await;
         std::fs::remove_file(filler).unwrap();
         let mut attempts = 0;
