@@ -1,6 +1,8 @@
 //! The start of a node, as the meta core conducts it, and its orderly end.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use heddle_core::shard::ShardSpec;
@@ -12,12 +14,15 @@ use heddle_types::{ApiError, Clock, CoreIndex, Device, DeviceError, FatalReason,
 use crate::core::Core;
 use crate::identity::replace_file;
 use crate::message::{CoreReply, CoreRequest, ListenOrder, OpenOrder, Publication, unexpected};
-use crate::meta::{Meta, specs_by_home};
+use crate::meta::{Meta, shard_directory, specs_by_home};
 use crate::registry::CollectionRoute;
 use crate::shared::{Phase, ReadyReport};
 use crate::{http, memory};
 
 const LOGS: &str = "logs";
+const SHARDS: &str = "shards";
+/// The copies of the catalog.
+const SLOTS: [&str; 2] = ["catalog.0", "catalog.1"];
 
 /// Brings the node up: catalog, engines, views, and last the listeners.
 ///
@@ -35,9 +40,10 @@ pub(crate) async fn start(core: &Rc<Core>) {
     if let Some(damage) = &opened.damage {
         tracing::warn!(%damage, "one copy of the catalog is damaged; the other is used");
     }
-    let logs = log_indexes(&device).await;
-    if opened.catalog.is_none() && !logs.is_empty() {
-        let found = data_dir.join(LOGS);
+    let logs: Vec<u32> = numbers_in(&device, LOGS).await;
+    let shards: Vec<u64> = numbers_in(&device, SHARDS).await;
+    if opened.catalog.is_none() && !(logs.is_empty() && shards.is_empty()) {
+        let found = data_dir.join(if logs.is_empty() { SHARDS } else { LOGS });
         fatal(FatalReason::Corruption, format_args!("{} but no catalog", found.display()));
     }
     let mut store = opened.store;
@@ -51,6 +57,9 @@ pub(crate) async fn start(core: &Rc<Core>) {
             empty
         }
     };
+    if opened.damage.is_none() && SLOTS.iter().all(|slot| data_dir.join(slot).exists()) {
+        remove_orphans(&device, &catalog, &shards).await;
+    }
     let meta = Meta::new(core, catalog, store);
     let handler = Rc::clone(&meta);
     core.link.serve(move |source, request| Rc::clone(&handler).handle(source, request));
@@ -60,21 +69,21 @@ pub(crate) async fn start(core: &Rc<Core>) {
 
 async fn bring_up(core: &Rc<Core>, meta: &Rc<Meta>, logs: &[u32]) -> Result<(), ApiError> {
     let moved = rehome(&meta.catalog(), core.data_cores);
-    let catalog = with_homes(meta.catalog(), &moved);
-    open_engines(core, &catalog, logs).await?;
+    // Held in memory alone at first: the disk keeps the old order.
+    meta.hold_moves(moved.clone());
+    open_engines(core, &meta.catalog(), logs).await?;
     let foreign_log = logs.iter().any(|log| *log as usize >= core.data_cores);
     if !moved.is_empty() || foreign_log {
         // The homes are written down only when no log of the old order is needed any more, and
         // nothing is accepted before: a crash in between starts from the old order again.
         tracing::info!(moved = moved.len(), "the number of data cores changed: checkpoint of all");
-        core.call_all(0..core.data_cores, |_| CoreRequest::CheckpointAll).await?;
-        meta.apply(&moved).await?;
+        settle_moves(core, meta, &moved).await?;
     }
-    for entry in meta.catalog().collections() {
+    let catalog = meta.catalog();
+    publish(core, Publication::Version(catalog.epoch())).await?;
+    for entry in catalog.collections() {
         let route = Arc::new(CollectionRoute::of(entry));
-        let publication = Publication::Collection(meta.catalog().epoch(), route);
-        let request = |_| CoreRequest::Publish(publication.clone());
-        core.call_all(0..core.data_cores, request).await?;
+        publish(core, Publication::Collection(catalog.epoch(), route)).await?;
     }
     let report = open_listeners(core).await?;
     announce(core, report);
@@ -91,23 +100,56 @@ fn move_home(shard: ShardId, home: CoreIndex) -> Command {
     Command::MoveHome { shard, home: home as u32 }
 }
 
-fn with_homes(mut catalog: Catalog, moves: &[Command]) -> Catalog {
-    for command in moves {
-        catalog.apply(command).expect("a move of a shard that was just listed is valid");
-    }
-    catalog
+/// Writes images of everything, then the new homes.
+///
+/// When that cannot be done (no space), the node serves all the same: what is stored can be read. The
+/// shards that moved take no writes then: the log of their new home is not the one in which another
+/// number of cores would look for them.
+async fn settle_moves(core: &Rc<Core>, meta: &Rc<Meta>, moved: &[Command]) -> Result<(), ApiError> {
+    let written = core.call_all(0..core.data_cores, |_| CoreRequest::CheckpointAll).await;
+    let settled = match written {
+        Ok(_) => meta.settle_moves().await,
+        Err(error) => Err(error),
+    };
+    let Err(error) = settled else { return Ok(()) };
+    tracing::error!(%error, "moved shards are read-only: make room, then start the node again");
+    let shard_of = |command: &Command| match command {
+        Command::MoveHome { shard, .. } => Some(*shard),
+        _ => None,
+    };
+    let shards = moved.iter().filter_map(shard_of).collect();
+    publish(core, Publication::ReadOnly(shards)).await
 }
 
-/// Numbers of the logs in the data directory.
-async fn log_indexes(device: &GlommioDevice) -> Vec<u32> {
-    let names = match device.list(LOGS).await {
+async fn publish(core: &Core, publication: Publication) -> Result<(), ApiError> {
+    let request = |_| CoreRequest::Publish(publication.clone());
+    core.call_all(0..core.data_cores, request).await.map(drop)
+}
+
+/// The entries of a folder of the data directory whose names are numbers.
+async fn numbers_in<N: FromStr + Ord>(device: &GlommioDevice, folder: &str) -> Vec<N> {
+    let names = match device.list(folder).await {
         Ok(names) => names,
         Err(DeviceError::NotFound { .. }) => Vec::new(),
         Err(error) => fatal(FatalReason::DataDirectory, error),
     };
-    let mut indexes: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
-    indexes.sort_unstable();
-    indexes
+    let mut numbers: Vec<N> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// Removes the folders of shards that the catalog does not know: a drop, or a create that was taken
+/// back, did not come this far. The caller has seen that the catalog is whole: a folder is made only
+/// after the catalog names its shard.
+async fn remove_orphans(device: &GlommioDevice, catalog: &Catalog, shards: &[u64]) {
+    let known: BTreeSet<u64> = catalog.shards().map(|(_, shard)| shard.id.0).collect();
+    for shard in shards.iter().filter(|shard| !known.contains(shard)) {
+        let directory = shard_directory(ShardId(*shard));
+        match device.remove_tree(&directory).await {
+            Ok(()) => tracing::info!(directory, "files of a dropped shard removed"),
+            Err(error) => tracing::warn!(directory, %error, "files of a dropped shard are left"),
+        }
+    }
 }
 
 async fn open_engines(core: &Rc<Core>, catalog: &Catalog, logs: &[u32]) -> Result<(), ApiError> {

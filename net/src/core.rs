@@ -9,6 +9,7 @@ use heddle_index::{Reader, Scratch};
 use heddle_runtime::{CoreContext, CoreLink, GlommioDevice, RealClock};
 use heddle_types::{ApiError, CoreIndex, ErrorCode};
 
+use crate::dispatch::ObjectSize;
 use crate::message::{CoreAnswer, CoreReply, CoreRequest};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
@@ -31,6 +32,8 @@ pub(crate) struct Core {
     pub(crate) registry: Registry,
     pub(crate) server: Server,
     pub(crate) metrics: Metrics,
+    /// What objects weigh in replies.
+    pub(crate) object_size: ObjectSize,
     /// Pins of the searches that run here.
     pub(crate) reader: Reader,
     scratches: RefCell<Vec<Scratch>>,
@@ -59,6 +62,7 @@ impl Core {
             registry: Registry::default(),
             server: Server::new(),
             metrics: Metrics::new(),
+            object_size: ObjectSize::default(),
             reader: node.quiescence.reader(context.core),
             scratches: RefCell::default(),
             engine: RefCell::default(),

@@ -39,11 +39,13 @@ async fn handle_data(core: Rc<Core>, request: CoreRequest) -> CoreAnswer {
     let engine = core.engine()?;
     match request {
         CoreRequest::Put { shard, mode, items } => {
+            core.registry.check_writable(shard)?;
             let written = engine.put(shard, mode, items).await?;
             publish_views(&core).await?;
             Ok(CoreReply::Written(written))
         }
         CoreRequest::Delete { shard, ids } => {
+            core.registry.check_writable(shard)?;
             let deleted = engine.delete(shard, ids).await?;
             publish_views(&core).await?;
             Ok(CoreReply::Deleted(deleted))
@@ -108,10 +110,18 @@ async fn create_shards(core: &Rc<Core>, specs: Vec<ShardSpec>) -> CoreAnswer {
 
 async fn drop_shards(core: &Rc<Core>, shards: Vec<ShardId>) -> CoreAnswer {
     let engine = core.engine()?;
+    let mut first = None;
     for shard in shards {
-        engine.drop_shard(shard).await?;
+        if engine.view(shard).is_none() {
+            // It was never made, or a drop before has come this far.
+            continue;
+        }
+        if let Err(error) = engine.drop_shard(shard).await {
+            // The others are still to go.
+            first.get_or_insert(error);
+        }
     }
-    Ok(CoreReply::Done)
+    first.map_or(Ok(CoreReply::Done), Err)
 }
 
 fn listen(core: &Rc<Core>, order: ListenOrder) -> CoreAnswer {

@@ -7,7 +7,7 @@ use heddle_core::engine::{Engine, EngineConfig, EngineError, Progress};
 use heddle_core::wal::{WalConfig, WalError};
 use heddle_runtime::{GlommioDevice, Queue, fatal, sleep, spawn};
 use heddle_types::limits::WAL_BACKLOG_BYTES_MAX;
-use heddle_types::{ApiError, Clock, FatalReason};
+use heddle_types::{ApiError, Clock, ErrorCode, FatalReason};
 
 use crate::background;
 use crate::core::Core;
@@ -86,14 +86,33 @@ fn reason_of(error: &EngineError) -> FatalReason {
     }
 }
 
-/// Checkpoints every shard that has changed, so that the next start replays nothing.
+/// Checkpoints every shard that has changed, so that the next start replays nothing. One that fails
+/// does not keep the others from being written.
+///
+/// Errors: the first one; or a shard that still has changes, which only the log holds then.
 pub(crate) async fn checkpoint_all(core: &Rc<Core>) -> Result<(), ApiError> {
     let engine = core.engine()?;
+    let mut first: Option<ApiError> = None;
     for shard in engine.changed_shards() {
-        engine.checkpoint(shard).await?;
-        core.metrics.checkpoints.add(1);
+        match engine.checkpoint(shard).await {
+            Ok(()) => core.metrics.checkpoints.add(1),
+            Err(error) => {
+                core.metrics.checkpoint_failures.add(1);
+                tracing::warn!(core = core.index, %shard, %error, "checkpoint failed");
+                first.get_or_insert(error.into());
+            }
+        }
     }
-    Ok(())
+    if let Some(error) = first {
+        return Err(error);
+    }
+    match engine.changed_shards().first() {
+        None => Ok(()),
+        Some(shard) => Err(ApiError::transient(
+            ErrorCode::Unavailable,
+            format!("shard {shard} has changes that its checkpoint does not hold"),
+        )),
+    }
 }
 
 /// Answers what is in flight and closes every connection, within the drain limit.
@@ -104,7 +123,8 @@ pub(crate) async fn drain(core: &Rc<Core>) {
     while core.server.open_connections() > 0 {
         if core.clock.monotonic_ns() - begun_ns > limit.as_nanos() as u64 {
             let open = core.server.open_connections();
-            tracing::warn!(core = core.index, open, "connections did not end in time");
+            tracing::warn!(core = core.index, open, "connections did not end in time: cut");
+            core.server.cut_all();
             return;
         }
         sleep(DRAIN_INTERVAL).await;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use heddle_types::limits::{
     BODY_GROWTH_BYTES, CLIENT_BODY_BYTES_MAX, CONNECTION_BYTES_IN_FLIGHT_MAX,
+    CONNECTION_REPLY_BYTES_MAX, CONNECTION_REQUESTS_IN_FLIGHT_MAX, NODE_BODY_BYTES_MAX,
 };
 
 /// Bytes that one read takes off a socket into the core's common buffer (64 KiB).
@@ -15,6 +16,14 @@ pub(crate) const WRITE_SLICES_MAX: usize = 64;
 /// Request bytes that one core holds for all of its connections; above it requests are refused as
 /// `Overloaded` and their bodies skipped (256 MiB).
 pub(crate) const CORE_REQUEST_BYTES_MAX: usize = 256 << 20;
+/// Requests that one core works on, for all of its connections; above it requests are refused as
+/// `Overloaded`. A request costs about 4 KiB besides its body and its reply: 32 MiB.
+pub(crate) const CORE_REQUESTS_MAX: usize = 8_192;
+/// Reply bytes that one core gathers or has not sent yet, for all of its connections; above it
+/// requests are refused as `Overloaded` (256 MiB).
+pub(crate) const CORE_REPLY_BYTES_MAX: usize = 256 << 20;
+/// Frames taken out of what was read before other tasks may run: one costs about 3 us.
+pub(crate) const FRAMES_PER_TURN_MAX: usize = 32;
 /// Input thrown away after an error before the connection is cut (1 MiB): closing with unread input
 /// would reset the connection and lose the error frame.
 pub(crate) const LINGER_BYTES_MAX: usize = 1 << 20;
@@ -25,8 +34,10 @@ pub(crate) const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// A frame or reply of which no byte moves for this long closes its connection.
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Slowest body: beyond the stall timeout it must arrive at this rate on average.
-pub(crate) const BODY_BYTES_PER_SECOND_MIN: u64 = 1 << 10;
+/// Slowest body: beyond the stall timeout it must arrive at this rate on average (64 KiB a second).
+pub(crate) const BODY_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+/// Longest time that a frame may take to arrive: the largest at 140 KB a second.
+pub(crate) const FRAME_TIMEOUT: Duration = Duration::from_secs(120);
 /// Time a peer has to read an error and close.
 pub(crate) const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often connections are looked at for the timeouts above.
@@ -38,9 +49,15 @@ pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) const HTTP_CONNECTIONS_MAX: usize = 64;
 /// Bytes of an HTTP request's head that are buffered at most.
 pub(crate) const HTTP_BUFFER_BYTES: usize = 16 << 10;
+/// Time that the head of an HTTP request may take to arrive, from its first byte.
+pub(crate) const HTTP_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often HTTP connections are looked at for their timeouts.
+pub(crate) const HTTP_WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// An HTTP connection on which nothing moves for this long is closed.
 pub(crate) const HTTP_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 const _: () = assert!(DIRECT_READ_BYTES_MIN <= BODY_GROWTH_BYTES);
 const _: () = assert!(CLIENT_BODY_BYTES_MAX * 2 <= CONNECTION_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(CONNECTION_BYTES_IN_FLIGHT_MAX < CORE_REQUEST_BYTES_MAX);
+const _: () = assert!(CONNECTION_REQUESTS_IN_FLIGHT_MAX < CORE_REQUESTS_MAX);
+const _: () = assert!(CONNECTION_REPLY_BYTES_MAX + NODE_BODY_BYTES_MAX < CORE_REPLY_BYTES_MAX);

@@ -120,8 +120,12 @@ pub(crate) struct ScanPage {
 pub(crate) enum Publication {
     /// A collection is new or has changed.
     Collection(Epoch, Arc<CollectionRoute>),
-    /// A collection is gone.
-    Removed(Epoch, String),
+    /// A collection is gone, and with it these shards.
+    Removed(Epoch, String, Vec<ShardId>),
+    /// The catalog has this version; nothing else is said.
+    Version(Epoch),
+    /// These shards take no writes until the next start.
+    ReadOnly(Vec<ShardId>),
     /// Views of the shards of one home core.
     Views(ViewSet),
 }

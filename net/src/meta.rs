@@ -31,7 +31,10 @@ const NODES: u32 = 1;
 /// The catalog and its files.
 pub(crate) struct Meta {
     core: Rc<Core>,
-    catalog: RefCell<Catalog>,
+    // As it is on disk.
+    stored: RefCell<Catalog>,
+    // Homes that hold in this run and are not on disk yet.
+    moves: RefCell<Vec<Command>>,
     // Held for a whole change, shards and publication included: changes never overlap.
     store: Mutex<CatalogStore<GlommioDevice>>,
 }
@@ -46,7 +49,8 @@ impl Meta {
     ) -> Rc<Self> {
         Rc::new(Self {
             core: Rc::clone(core),
-            catalog: RefCell::new(catalog),
+            stored: RefCell::new(catalog),
+            moves: RefCell::default(),
             store: Mutex::new(store),
         })
     }
@@ -73,12 +77,31 @@ impl Meta {
 
     /// The catalog as it is now.
     pub(crate) fn catalog(&self) -> Catalog {
-        self.catalog.borrow().clone()
+        let mut catalog = self.stored.borrow().clone();
+        for command in self.moves.borrow().iter() {
+            // A shard that was dropped since needs no home.
+            let _ = catalog.apply(command);
+        }
+        catalog
+    }
+
+    /// Gives shards other homes for this run; the disk keeps the old ones.
+    pub(crate) fn hold_moves(&self, moves: Vec<Command>) {
+        self.moves.replace(moves);
+    }
+
+    /// Writes the new homes down.
+    pub(crate) async fn settle_moves(&self) -> Result<(), ApiError> {
+        let mut store = self.store.lock().await;
+        let moves = self.moves.borrow().clone();
+        self.commit(&mut store, &moves).await?;
+        self.moves.take();
+        Ok(())
     }
 
     /// Applies commands and makes the result durable; nothing has changed when it fails.
     async fn commit(&self, store: &mut Store<'_>, commands: &[Command]) -> Result<(), ApiError> {
-        let mut next = self.catalog();
+        let mut next = self.stored.borrow().clone();
         for command in commands {
             next.apply(command)?;
         }
@@ -92,18 +115,12 @@ impl Meta {
             }
             Err(error) => fatal(FatalReason::CatalogWrite, error),
         }
-        self.catalog.replace(next);
+        self.stored.replace(next);
         Ok(())
     }
 
-    /// Commits commands outside a client's request.
-    pub(crate) async fn apply(&self, commands: &[Command]) -> Result<(), ApiError> {
-        let mut store = self.store.lock().await;
-        self.commit(&mut store, commands).await
-    }
-
     fn entry_of(&self, id: CollectionId) -> Option<CollectionEntry> {
-        self.catalog.borrow().collections().find(|entry| entry.id == id).cloned()
+        self.catalog().collections().find(|entry| entry.id == id).cloned()
     }
 
     async fn create_collection(&self, mut config: CollectionConfig) -> CoreAnswer {
@@ -116,22 +133,40 @@ impl Meta {
         let placements = place_shards(config.sharding.count as usize, &self.loads());
         let id = CollectionId::random();
         let (seed, _) = id.0.as_u64_pair();
-        let name = config.name.clone();
         let command = Command::CreateCollection { config, id, seed, placements };
         self.commit(&mut store, &[command]).await?;
         let entry = self.entry_of(id).expect("a committed collection is in the catalog");
         if let Err(error) = self.create_shards(&entry).await {
-            // Without shards the collection would refuse every request until the next start.
-            self.commit(&mut store, &[Command::DropCollection { name }]).await?;
-            self.drop_shards(&entry).await?;
-            return Err(error);
+            return self.undo_create(&mut store, &entry, error).await;
         }
         self.publish(&entry).await
     }
 
+    /// Takes a collection back whose shards could not be made: without them it would refuse every
+    /// request until the next start. Answers with what went wrong at first.
+    async fn undo_create(
+        &self,
+        store: &mut Store<'_>,
+        entry: &CollectionEntry,
+        error: ApiError,
+    ) -> CoreAnswer {
+        let name = entry.config.name.clone();
+        if let Err(refused) = self.commit(store, &[Command::DropCollection { name }]).await {
+            // The catalog has it, so the cores must know it as well: then it can be dropped, and the
+            // next start makes the shards that are missing.
+            tracing::warn!(collection = %entry.config.name, error = %refused, "not taken back");
+            let published = self.publish(entry).await;
+            return Err(published.err().unwrap_or(error));
+        }
+        if let Err(left) = self.drop_shards(entry).await {
+            tracing::warn!(error = %left, "files of a collection that was not made are left");
+        }
+        Err(error)
+    }
+
     fn loads(&self) -> Vec<CoreLoad> {
         let node = self.core.node.identity.node;
-        let catalog = self.catalog.borrow();
+        let catalog = self.catalog();
         self.data_cores()
             .map(|core| {
                 let core = core as u32;
@@ -145,18 +180,18 @@ impl Meta {
         let calls = specs_by_home(std::iter::once(entry))
             .into_iter()
             .map(|(home, specs)| self.core.call(home, CoreRequest::CreateShards(specs)));
-        futures::future::try_join_all(calls).await.map(drop)
+        join_all(calls).await
     }
 
     async fn drop_shards(&self, entry: &CollectionEntry) -> Result<(), ApiError> {
         let calls = shards_by_home(entry)
             .into_iter()
             .map(|(home, shards)| self.core.call(home, CoreRequest::DropShards(shards)));
-        futures::future::try_join_all(calls).await.map(drop)
+        join_all(calls).await
     }
 
     async fn publish(&self, entry: &CollectionEntry) -> CoreAnswer {
-        let (epoch, route) = (self.catalog.borrow().epoch(), Arc::new(CollectionRoute::of(entry)));
+        let (epoch, route) = (self.catalog().epoch(), Arc::new(CollectionRoute::of(entry)));
         let publication = Publication::Collection(epoch, Arc::clone(&route));
         let request = |_| CoreRequest::Publish(publication.clone());
         self.core.call_all(self.data_cores(), request).await?;
@@ -165,13 +200,18 @@ impl Meta {
 
     async fn drop_collection(&self, name: String) -> CoreAnswer {
         let mut store = self.store.lock().await;
-        let entry = self.catalog.borrow().collection(&name).cloned();
+        let entry = self.catalog().collection(&name).cloned();
         self.commit(&mut store, &[Command::DropCollection { name: name.clone() }]).await?;
         let entry = entry.expect("a collection that could be dropped was there");
-        let epoch = self.catalog.borrow().epoch();
-        let request = |_| CoreRequest::Publish(Publication::Removed(epoch, name.clone()));
+        let epoch = self.catalog().epoch();
+        let shards: Vec<ShardId> = entry.shards.iter().map(|shard| shard.id).collect();
+        let removed = Publication::Removed(epoch, name, shards);
+        let request = |_| CoreRequest::Publish(removed.clone());
         self.core.call_all(self.data_cores(), request).await?;
-        self.drop_shards(&entry).await?;
+        if let Err(error) = self.drop_shards(&entry).await {
+            // It is gone from the catalog and from memory; the next start removes the files.
+            tracing::warn!(%error, "files of a dropped collection are left");
+        }
         Ok(CoreReply::Removed(epoch))
     }
 
@@ -200,6 +240,16 @@ impl Meta {
     }
 }
 
+/// Waits for every answer, so that nothing is under way when the next step begins.
+///
+/// Errors: the first one.
+async fn join_all(
+    calls: impl Iterator<Item = impl Future<Output = CoreAnswer>>,
+) -> Result<(), ApiError> {
+    let answers = futures::future::join_all(calls).await;
+    answers.into_iter().try_for_each(|answer| answer.map(drop))
+}
+
 /// What each home core needs to know to serve its shards of some collections.
 pub(crate) fn specs_by_home<'a>(
     entries: impl Iterator<Item = &'a CollectionEntry>,
@@ -211,12 +261,17 @@ pub(crate) fn specs_by_home<'a>(
                 id: shard.id,
                 collection: entry.id,
                 config: Arc::clone(&entry.config),
-                directory: format!("shards/{:010}", shard.id.0),
+                directory: shard_directory(shard.id),
                 seed: entry.seed,
             });
         }
     }
     homes
+}
+
+/// Folder of a shard, under the data directory.
+pub(crate) fn shard_directory(shard: ShardId) -> String {
+    format!("shards/{:010}", shard.0)
 }
 
 fn shards_by_home(entry: &CollectionEntry) -> BTreeMap<CoreIndex, Vec<ShardId>> {

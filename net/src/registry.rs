@@ -13,7 +13,7 @@ use heddle_types::{
     ApiError, CollectionConfig, CollectionId, CoreIndex, Epoch, ErrorCode, ObjectId, RoutingTable,
     ShardId,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::message::{Publication, ViewSet};
 
@@ -56,6 +56,10 @@ pub(crate) struct Registry {
     epoch: Cell<Epoch>,
     collections: RefCell<BTreeMap<String, Arc<CollectionRoute>>>,
     views: RefCell<FxHashMap<ShardId, (u64, Arc<ShardView>)>>,
+    // Shards that are gone for good: the catalog never gives a number twice.
+    dropped: RefCell<FxHashSet<ShardId>>,
+    // Shards that take no writes until the next start.
+    read_only: RefCell<FxHashSet<ShardId>>,
 }
 
 impl Registry {
@@ -87,6 +91,18 @@ impl Registry {
         })
     }
 
+    /// Errors: `DiskFull` when a shard takes no writes.
+    pub(crate) fn check_writable(&self, shard: ShardId) -> Result<(), ApiError> {
+        if !self.read_only.borrow().contains(&shard) {
+            return Ok(());
+        }
+        Err(ApiError::new(
+            ErrorCode::DiskFull,
+            format!("shard {shard} moved to another core and could not be written to disk there"),
+            "free space, then a restart of the node",
+        ))
+    }
+
     pub(crate) fn install(&self, publication: Publication) {
         match publication {
             Publication::Collection(epoch, route) => {
@@ -94,23 +110,28 @@ impl Registry {
                 let name = route.config.name.clone();
                 self.collections.borrow_mut().insert(name, route);
             }
-            Publication::Removed(epoch, name) => {
+            Publication::Removed(epoch, name, shards) => {
                 self.epoch.set(self.epoch.get().max(epoch));
-                if let Some(route) = self.collections.borrow_mut().remove(&name) {
-                    let mut views = self.views.borrow_mut();
-                    for (shard, _) in &route.shards {
-                        views.remove(shard);
-                    }
+                self.collections.borrow_mut().remove(&name);
+                let mut views = self.views.borrow_mut();
+                for shard in &shards {
+                    views.remove(shard);
                 }
+                self.dropped.borrow_mut().extend(shards);
             }
+            Publication::ReadOnly(shards) => self.read_only.borrow_mut().extend(shards),
+            Publication::Version(epoch) => self.epoch.set(self.epoch.get().max(epoch)),
             Publication::Views(set) => self.install_views(set),
         }
     }
 
-    // Two publications of one home core may overtake each other: the newer version stays.
+    // Two publications of one home core may overtake each other: the newer version stays. They may
+    // also come in after a drop that they knew nothing of: a view kept then would keep the memory of
+    // its shard for as long as the node runs.
     fn install_views(&self, set: ViewSet) {
+        let dropped = self.dropped.borrow();
         let mut views = self.views.borrow_mut();
-        for view in set.views {
+        for view in set.views.into_iter().filter(|view| !dropped.contains(&view.id)) {
             match views.get(&view.id) {
                 Some((version, _)) if *version > set.version => {}
                 _ => {
@@ -118,5 +139,53 @@ impl Registry {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use heddle_index::{DirectoryWriter, Quiescence};
+
+    use super::*;
+
+    fn views(version: u64, shards: &[u64]) -> Publication {
+        let directory = DirectoryWriter::new(0, Quiescence::new(1)).unwrap().view();
+        let view = |id: &u64| {
+            Arc::new(ShardView {
+                id: ShardId(*id),
+                collection: CollectionId::default(),
+                config: Arc::default(),
+                directory: Arc::clone(&directory),
+                vectors: Vec::new(),
+            })
+        };
+        Publication::Views(ViewSet { version, views: shards.iter().map(view).collect() })
+    }
+
+    #[test]
+    fn a_late_view_of_a_dropped_shard_is_not_taken() {
+        let registry = Registry::default();
+        registry.install(views(1, &[1, 2]));
+        registry.install(Publication::Removed(Epoch(5), "Docs".to_owned(), vec![ShardId(1)]));
+        registry.install(views(2, &[1, 2]));
+        assert!(registry.view(ShardId(1)).is_err());
+        assert!(registry.view(ShardId(2)).is_ok());
+        assert_eq!(registry.epoch(), Epoch(5));
+    }
+
+    #[test]
+    fn a_shard_that_could_not_settle_takes_no_writes() {
+        let registry = Registry::default();
+        registry.install(Publication::ReadOnly(vec![ShardId(1)]));
+        assert_eq!(registry.check_writable(ShardId(1)).unwrap_err().code, ErrorCode::DiskFull);
+        assert_eq!(registry.check_writable(ShardId(2)), Ok(()));
+    }
+
+    #[test]
+    fn the_version_of_an_empty_catalog_is_known() {
+        let registry = Registry::default();
+        registry.install(Publication::Version(Epoch(7)));
+        registry.install(Publication::Version(Epoch(6)));
+        assert_eq!(registry.epoch(), Epoch(7));
     }
 }

@@ -15,6 +15,7 @@ pub(crate) fn of_core(core: &Rc<Core>) -> CoreReport {
         name: queue.name(),
         busy_us: stats.runtime.as_micros() as u64,
         selected: stats.selected,
+        requests: core.server.requests_in(*queue),
     });
     let mesh = core.link.stats();
     let metrics = &core.metrics;
@@ -37,6 +38,7 @@ pub(crate) fn of_core(core: &Rc<Core>) -> CoreReport {
             connections: core.server.open_connections(),
             request_bytes: core.server.request_bytes(),
             requests: core.server.requests(),
+            reply_bytes: core.server.reply_bytes(),
             accepted: metrics.connections_accepted.get(),
             refused: metrics.connections_refused.get(),
             timed_out: metrics.connections_timed_out.get(),

@@ -1,14 +1,19 @@
 //! How many objects to ask a home core for at once, so that a page of large objects stays bounded.
 
+use std::cell::Cell;
+
 use heddle_core::engine::{Object, Want};
-use heddle_types::limits::NODE_BODY_BYTES_MAX;
-use heddle_types::{ApiError, CollectionConfig, ErrorCode};
+use heddle_types::{CollectionConfig, VectorConfig};
 use heddle_wire::message::ObjectColumns;
 
 /// Objects of the first chunk: 16 of the largest rows are 64 MiB.
 const CHUNK_OBJECTS_MIN: usize = 16;
 /// Objects of any chunk.
 const CHUNK_OBJECTS_MAX: usize = 1_024;
+/// Bytes of an object without its parts.
+const OBJECT_BYTES: usize = 64;
+/// Most bytes that are taken for a reply before any of it is there (8 MiB).
+const EXPECTED_BYTES_MAX: usize = 8 << 20;
 /// Bytes that a chunk should have (1 MiB).
 const CHUNK_BYTES: usize = 1 << 20;
 
@@ -42,7 +47,7 @@ impl ChunkSize {
 /// Bytes of an object in memory, about.
 pub(super) fn size_of_object(object: &Object) -> usize {
     let vectors: usize = object.vectors.iter().map(|vector| 4 * vector.values.len()).sum();
-    64 + object.properties.len() + vectors
+    OBJECT_BYTES + object.properties.len() + vectors
 }
 
 /// Adds an object to the columns of a reply.
@@ -61,22 +66,63 @@ pub(super) fn push_object(
     }
 }
 
-/// Errors: `TooLarge` once a reply cannot be sent any more, so that no more is gathered for it.
-pub(super) fn check_reply_size(bytes: usize) -> Result<(), ApiError> {
-    if bytes <= NODE_BODY_BYTES_MAX {
-        return Ok(());
+/// What the property rows of a core's replies weigh, so that room is taken before they are fetched.
+#[derive(Debug, Default)]
+pub(crate) struct ObjectSize {
+    // A mean of late that follows larger rows at once and smaller ones slowly.
+    row_bytes: Cell<usize>,
+}
+
+impl ObjectSize {
+    /// Bytes that `count` objects are expected to take, at most what a reply can have.
+    pub(super) fn expected(&self, config: &CollectionConfig, want: Want, count: usize) -> usize {
+        let dims = |vector: &VectorConfig| 4 * vector.dims.unwrap_or(0) as usize;
+        let vectors = if want.vectors { config.vectors.iter().map(dims).sum() } else { 0 };
+        let row = if want.properties { self.row_bytes.get() } else { 0 };
+        count.saturating_mul(OBJECT_BYTES + vectors + row).min(EXPECTED_BYTES_MAX)
     }
-    Err(ApiError::new(
-        ErrorCode::TooLarge,
-        format!("the reply would have more than {NODE_BODY_BYTES_MAX} bytes"),
-        "fewer objects at once",
-    ))
+
+    pub(super) fn observe<'a>(&self, want: Want, objects: impl Iterator<Item = &'a Object>) {
+        if !want.properties {
+            return;
+        }
+        let (count, bytes) = objects
+            .fold((0, 0), |(count, bytes), object| (count + 1, bytes + object.properties.len()));
+        if let Some(mean) = usize::checked_div(bytes, count) {
+            let before = self.row_bytes.get();
+            self.row_bytes.set(mean.max(before - before / 16));
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use heddle_types::{ObjectId, Stamp};
+
+    #[test]
+    fn room_is_taken_by_the_dimensions_and_by_the_rows_seen_of_late() {
+        let vector = VectorConfig { dims: Some(100), ..Default::default() };
+        let config = CollectionConfig { vectors: vec![vector], ..Default::default() };
+        let all = Want { properties: true, vectors: true };
+        let size = ObjectSize::default();
+        assert_eq!(size.expected(&config, all, 10), 10 * (64 + 400));
+        let object = |bytes| Object {
+            id: ObjectId::default(),
+            created_us: 0,
+            updated_us: 0,
+            stamp: Stamp::default(),
+            properties: vec![0; bytes],
+            vectors: Vec::new(),
+        };
+        size.observe(all, [object(1_000), object(3_000)].iter());
+        assert_eq!(size.expected(&config, all, 10), 10 * (64 + 400 + 2_000));
+        size.observe(all, [object(0)].iter());
+        assert_eq!(size.expected(&config, all, 10), 10 * (64 + 400 + 1_875));
+        let vectors = Want { properties: false, vectors: true };
+        assert_eq!(size.expected(&config, vectors, 1), 464);
+        assert_eq!(size.expected(&config, all, usize::MAX), EXPECTED_BYTES_MAX);
+    }
 
     #[test]
     fn chunks_shrink_and_grow_with_their_objects() {

@@ -8,7 +8,7 @@ use heddle_wire::message::{GetReply, GetRequest, ObjectColumns, Want as WireWant
 use heddle_wire::{Frame, access};
 
 use super::Deadline;
-use super::chunks::{ChunkSize, check_reply_size, push_object, size_of_object};
+use super::chunks::{ChunkSize, push_object, size_of_object};
 use crate::core::Core;
 use crate::message::{CoreRequest, expect_reply};
 use crate::registry::CollectionRoute;
@@ -22,13 +22,14 @@ pub(super) fn engine_want(bits: u8) -> Want {
 pub(super) async fn answer(
     core: &Rc<Core>,
     request: &RequestFrame,
-    deadline: Deadline,
+    deadline: Deadline<'_>,
 ) -> Result<Frame, ApiError> {
     let message = access::<GetRequest>(&request.body)?;
     let route = super::route(core, &message.collection, &message.tenant)?;
     let want = engine_want(message.want);
     let mut found: Vec<Option<Object>> = (0..message.ids().len()).map(|_| None).collect();
     let mut bytes = 0;
+    request.reply.reserve(core.object_size.expected(&route.config, want, found.len()))?;
     for (place, wanted) in by_shard(&route, message.ids()).into_iter().enumerate() {
         let mut size = ChunkSize::new(want);
         let mut rest = &wanted[..];
@@ -39,7 +40,8 @@ pub(super) async fn answer(
             let objects = fetch(core, &route, place, ids, want).await?;
             size.observe(objects.iter().flatten());
             bytes += objects.iter().flatten().map(size_of_object).sum::<usize>();
-            check_reply_size(bytes)?;
+            core.object_size.observe(want, objects.iter().flatten());
+            request.reply.reserve(bytes)?;
             for ((position, _), object) in chunk.iter().zip(objects) {
                 found[*position] = object;
             }

@@ -23,22 +23,28 @@ use crate::registry::CollectionRoute;
 use crate::server::connection::RequestFrame;
 use crate::status;
 
-/// When a request stops being worth its work.
+pub(crate) use chunks::ObjectSize;
+
+/// When a request stops being worth its work: its time is over, or nobody waits for the reply.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadline {
+pub(crate) struct Deadline<'a> {
     clock: RealClock,
     at_ns: Option<u64>,
+    request: &'a RequestFrame,
 }
 
-impl Deadline {
-    fn of(core: &Core, request: &RequestFrame) -> Self {
+impl<'a> Deadline<'a> {
+    fn of(core: &Core, request: &'a RequestFrame) -> Self {
         let budget_ns = u64::from(request.header.deadline_us) * 1_000;
         let at_ns = (budget_ns > 0).then(|| request.arrived_ns.saturating_add(budget_ns));
-        Self { clock: core.clock, at_ns }
+        Self { clock: core.clock, at_ns, request }
     }
 
-    /// Errors: `DeadlineExceeded` once it has passed.
+    /// Errors: `DeadlineExceeded` once it has passed, `Unavailable` once the connection is gone.
     pub(crate) fn check(&self) -> Result<(), ApiError> {
+        if self.request.is_abandoned() {
+            return Err(ApiError::transient(ErrorCode::Unavailable, "the connection is gone"));
+        }
         match self.at_ns {
             Some(at_ns) if self.clock.monotonic_ns() >= at_ns => Err(ApiError::transient(
                 ErrorCode::DeadlineExceeded,
@@ -71,7 +77,7 @@ pub(crate) async fn answer(core: &Rc<Core>, request: RequestFrame) -> Frame {
 async fn work(
     core: &Rc<Core>,
     request: &RequestFrame,
-    deadline: Deadline,
+    deadline: Deadline<'_>,
 ) -> Result<Frame, ApiError> {
     match request.kind {
         MessageType::Hello => hello::answer(core, request),
@@ -85,7 +91,7 @@ async fn work(
         MessageType::Delete => delete::answer(core, request).await,
         MessageType::Search => Box::pin(search::answer(core, request, deadline)).await,
         MessageType::Scan => Box::pin(scan::answer(core, request, deadline)).await,
-        MessageType::Count => scan::count(core, request).await,
+        MessageType::Count => scan::count(core, request, deadline).await,
         MessageType::NodeStatus => status::answer(core, request).await,
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use heddle_core::engine::{ItemVector, PutItem, PutMode, Written};
 use heddle_core::validate;
 use heddle_runtime::yield_if_needed;
-use heddle_types::{ApiError, ErrorCode};
+use heddle_types::{ApiError, Distance, ErrorCode};
 use heddle_wire::message::{ArchivedPutRequest, PutMode as WireMode, PutReply, PutRequest};
 use heddle_wire::{Frame, access};
 
@@ -127,11 +127,13 @@ async fn with_dims(
     for (column, index) in message.vectors.iter().zip(columns) {
         let declared = &route.config.vectors[*index];
         let width = column.dims.to_native();
-        // Vectors that would be refused anyway must not decide.
-        let usable = column
-            .values()
-            .chunks_exact(width as usize)
-            .any(|vector| vector.iter().all(|x| x.is_finite()) && vector.iter().any(|x| *x != 0.0));
+        // Vectors that would be refused anyway must not decide: a vector of zeros has no direction,
+        // and that matters to the cosine alone.
+        let zeros_count = declared.distance != Distance::Cosine;
+        let usable = column.values().chunks_exact(width as usize).any(|vector| {
+            vector.iter().all(|x| x.is_finite())
+                && (zeros_count || vector.iter().any(|x| *x != 0.0))
+        });
         if declared.dims.is_none() && usable {
             dims.push((declared.name.clone(), width));
         }

@@ -5,12 +5,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use heddle_core::engine::{Object, Want};
+use heddle_types::limits::NODE_BODY_BYTES_MAX;
 use heddle_types::{ApiError, CoreIndex, ErrorCode, Filter, ObjectId, ShardId};
 use heddle_wire::message::{CountReply, CountRequest, ObjectColumns, ScanReply, ScanRequest};
 use heddle_wire::{Frame, access};
 
 use super::Deadline;
-use super::chunks::{ChunkSize, push_object};
+use super::chunks::{ChunkSize, push_object, size_of_object};
 use super::get::engine_want;
 use crate::core::Core;
 use crate::message::{CoreRequest, ScanPage, expect_reply};
@@ -25,6 +26,8 @@ struct Cursor {
     home: CoreIndex,
     after: Option<ObjectId>,
     ready: VecDeque<Object>,
+    // Bytes of `ready` when it was filled.
+    ready_bytes: usize,
     done: bool,
     size: ChunkSize,
 }
@@ -46,6 +49,8 @@ impl Cursor {
         let order = CoreRequest::Scan { shard: self.shard, page };
         let objects = expect_reply!(core.call(self.home, order).await?, Page)?;
         self.size.observe(objects.iter());
+        core.object_size.observe(want, objects.iter());
+        self.ready_bytes = objects.iter().map(size_of_object).sum();
         self.done = objects.len() < limit;
         self.after = objects.last().map(|object| object.id).or(self.after);
         self.ready = objects.into();
@@ -56,7 +61,7 @@ impl Cursor {
 pub(super) async fn answer(
     core: &Rc<Core>,
     request: &RequestFrame,
-    deadline: Deadline,
+    deadline: Deadline<'_>,
 ) -> Result<Frame, ApiError> {
     let message = access::<ScanRequest>(&request.body)?;
     let route = super::route(core, &message.collection, &message.tenant)?;
@@ -66,6 +71,8 @@ pub(super) async fn answer(
     if limit == 0 {
         return Err(ApiError::new(ErrorCode::InvalidArgument, "limit is 0", "at least 1"));
     }
+    let expected = core.object_size.expected(&route.config, want, limit).min(PAGE_BYTES);
+    request.reply.reserve(expected)?;
     let mut cursors: Vec<Cursor> = route
         .shards
         .iter()
@@ -74,6 +81,7 @@ pub(super) async fn answer(
             home: *home,
             after: message.after(),
             ready: VecDeque::new(),
+            ready_bytes: 0,
             done: false,
             size: ChunkSize::new(want),
         })
@@ -85,6 +93,9 @@ pub(super) async fn answer(
         let left = limit - objects.len();
         let refills = cursors.iter_mut().map(|cursor| cursor.refill(core, &filter, want, left));
         futures::future::try_join_all(refills).await?;
+        let ready: usize = cursors.iter().map(|cursor| cursor.ready_bytes).sum();
+        // The page itself stays small, whatever the shards have ready.
+        request.reply.reserve((objects.size_bytes() + ready).min(NODE_BODY_BYTES_MAX))?;
         if !push_least(&mut cursors, limit, &mut last, |object| {
             push_object(&mut objects, &route.config, object, want);
             if objects.size_bytes() < PAGE_BYTES { objects.len() } else { limit }
@@ -126,13 +137,20 @@ fn push_least(
     }
 }
 
-pub(super) async fn count(core: &Rc<Core>, request: &RequestFrame) -> Result<Frame, ApiError> {
+pub(super) async fn count(
+    core: &Rc<Core>,
+    request: &RequestFrame,
+    deadline: Deadline<'_>,
+) -> Result<Frame, ApiError> {
     let message = access::<CountRequest>(&request.body)?;
     let route = super::route(core, &message.collection, &message.tenant)?;
     let filter = super::decode_filter(&route.config, &message.filter)?;
     let calls = route.shards.iter().map(|(shard, home)| {
         let order = CoreRequest::Count { shard: *shard, filter: filter.clone() };
-        async move { expect_reply!(core.call(*home, order).await?, Count) }
+        async move {
+            deadline.check()?;
+            expect_reply!(core.call(*home, order).await?, Count)
+        }
     });
     let counts = futures::future::try_join_all(calls).await?;
     super::reply(request, &CountReply { count: counts.iter().sum() })

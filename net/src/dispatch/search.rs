@@ -1,9 +1,9 @@
 //! Nearest neighbours: searched on the core that got the request, against the published views.
 //!
 //! Several shards of a collection are searched one after the other with a share of `ef` and `k`;
-//! then only those are searched again in full whose worst hit would still be among the best, because
-//! they may hold more of them. Filters are evaluated by the home cores, which hold the property
-//! indexes; the bitmap they return is read in place.
+//! then only those are searched again in full whose worst hit would still be among the best,
+//! because they may hold more of them. Filters are evaluated by the home cores, which hold the
+//! property indexes; the bitmap they return is read in place.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,7 +11,9 @@ use std::sync::Arc;
 use heddle_core::engine::{Object, Want};
 use heddle_core::shard::ShardView;
 use heddle_core::validate;
-use heddle_index::{Hit, Scratch, SearchRequest as IndexRequest, SearchStats, SlotBitmap};
+use heddle_index::{
+    Hit, Scratch, SearchRequest as IndexRequest, SearchStats, SlotBitmap, SlotDirectory, VectorView,
+};
 use heddle_runtime::yield_if_needed;
 use heddle_types::{ApiError, Clock, ErrorCode, Filter, ObjectId, Slot};
 use heddle_wire::message::{
@@ -21,7 +23,7 @@ use heddle_wire::{Frame, access};
 use rustc_hash::FxHashSet;
 
 use super::Deadline;
-use super::chunks::{ChunkSize, check_reply_size, push_object, size_of_object};
+use super::chunks::{ChunkSize, push_object, size_of_object};
 use super::get::{engine_want, fetch};
 use crate::core::Core;
 use crate::message::{CoreRequest, expect_reply};
@@ -30,6 +32,8 @@ use crate::server::connection::RequestFrame;
 
 /// Most neighbours of all queries of one request together: their ids and distances are 20 MB.
 const HITS_MAX: usize = 1_000_000;
+/// Bytes of a neighbour while the reply is gathered.
+const FOUND_BYTES: usize = size_of::<Found>();
 /// Time between two offers to yield, nanoseconds.
 const STEP_NS: u64 = heddle_types::limits::STEP_US_MAX * 1_000;
 /// Cost of one distance besides its components: a cache miss and the bookkeeping, nanoseconds.
@@ -68,7 +72,7 @@ struct Found {
 pub(super) async fn answer(
     core: &Rc<Core>,
     request: &RequestFrame,
-    deadline: Deadline,
+    deadline: Deadline<'_>,
 ) -> Result<Frame, ApiError> {
     let began_ns = core.clock.monotonic_ns();
     let message = access::<SearchRequest>(&request.body)?;
@@ -83,6 +87,7 @@ pub(super) async fn answer(
         queue_us: (began_ns.saturating_sub(request.arrived_ns) / 1_000) as u32,
         ..SearchReply::default()
     };
+    request.reply.reserve(spec.k as usize * count * FOUND_BYTES)?;
     // Taken before the filters and the views: what they name is not reused while it is held.
     let pin = core.reader.pin();
     let targets = open_targets(core, &route, filter.as_ref()).await?;
@@ -102,7 +107,7 @@ pub(super) async fn answer(
     let want = WireWant::from_bits(message.want);
     if want.any() {
         let want = engine_want(message.want);
-        reply.objects = attach_objects(core, &route, &mut found, want, deadline).await?;
+        reply.objects = attach_objects(core, &route, &mut found, want, request, deadline).await?;
     }
     for best in &found {
         for hit in best {
@@ -197,7 +202,7 @@ async fn search_all(
     targets: &[Target],
     query: &[f32],
     spec: Spec,
-    deadline: Deadline,
+    deadline: Deadline<'_>,
 ) -> Result<(Vec<Found>, u64), ApiError> {
     let mut scratch = core.take_scratch();
     let searched = search_shards(core, targets, query, spec, deadline, &mut scratch).await;
@@ -210,7 +215,7 @@ async fn search_shards(
     targets: &[Target],
     query: &[f32],
     spec: Spec,
-    deadline: Deadline,
+    deadline: Deadline<'_>,
     scratch: &mut Scratch,
 ) -> Result<(Vec<Found>, u64), ApiError> {
     let first = if targets.len() == 1 { spec } else { share_of(spec, targets.len()) };
@@ -269,6 +274,34 @@ fn merge<'a>(lists: impl Iterator<Item = &'a Found>, k: u32) -> Vec<Found> {
     all
 }
 
+/// An index and the directory of its slots, both as they are now.
+type OpenIndex = (Arc<VectorView>, Arc<SlotDirectory>);
+
+/// The newest index of a shard and the directory of its slots; the caller holds a pin. `None`
+/// without a dimension: then there is no index, and no object either.
+///
+/// Errors: `InvalidVector`. The dimension may have been fixed by a first insert after the query was
+/// checked against the definition, so the index itself has the last word.
+fn open_index(
+    view: &ShardView,
+    vector: usize,
+    query: &[f32],
+) -> Result<Option<OpenIndex>, ApiError> {
+    let Some(vectors) = view.vector(vector) else { return Ok(None) };
+    // An outgrown view may show slots that were reused since. The directory comes second: it grows
+    // first, so it knows every slot that the index holds by now.
+    let (vectors, directory) = (vectors.latest(), view.directory.latest());
+    let dims = vectors.params().dims as usize;
+    if query.len() != dims {
+        return Err(ApiError::new(
+            ErrorCode::InvalidVector,
+            format!("query has {} dimensions", query.len()),
+            format!("{dims}, as of the first vector stored"),
+        ));
+    }
+    Ok(Some((vectors, directory)))
+}
+
 /// Searches one shard in steps, offering to yield between them.
 async fn search_shard(
     core: &Core,
@@ -276,12 +309,11 @@ async fn search_shard(
     target: &Target,
     query: &[f32],
     spec: Spec,
-    deadline: Deadline,
+    deadline: Deadline<'_>,
     scratch: &mut Scratch,
 ) -> Result<(Vec<Found>, SearchStats), ApiError> {
     let Target { view, bitmap } = target;
-    // Without a dimension there is no index, and no object either.
-    let Some(vectors) = view.vectors.get(spec.vector).and_then(Option::as_ref) else {
+    let Some((vectors, directory)) = open_index(view, spec.vector, query)? else {
         return Ok((Vec::new(), SearchStats::default()));
     };
     let request = IndexRequest {
@@ -290,7 +322,7 @@ async fn search_shard(
         filter: bitmap.as_deref(),
         max_distance: spec.max_distance,
     };
-    let mut task = vectors.start(&view.directory, query, request, scratch);
+    let mut task = vectors.start(&directory, query, request, scratch);
     while task.step(spec.step_evaluations).is_pending() {
         yield_if_needed().await;
         deadline.check()?;
@@ -301,7 +333,7 @@ async fn search_shard(
     // Extreme components overflow to infinity, and two of those may cancel to no number at all.
     let numbers = hits.into_iter().filter(|hit| !hit.distance.is_nan());
     let found = numbers.map(|Hit { slot, distance }| {
-        let id = view.directory.id(slot);
+        let id = directory.id(slot);
         Found { distance, id, slot, place }
     });
     Ok((found.collect(), stats))
@@ -313,11 +345,13 @@ async fn attach_objects(
     route: &CollectionRoute,
     found: &mut [Vec<Found>],
     want: Want,
-    deadline: Deadline,
+    request: &RequestFrame,
+    deadline: Deadline<'_>,
 ) -> Result<ObjectColumns, ApiError> {
     let total: usize = found.iter().map(Vec::len).sum();
     let mut objects: Vec<Option<Object>> = (0..total).map(|_| None).collect();
-    let mut bytes = 0;
+    let mut bytes = total * FOUND_BYTES;
+    request.reply.reserve(bytes + core.object_size.expected(&route.config, want, total))?;
     for (place, (shard, home)) in route.shards.iter().enumerate() {
         let all = found.iter().flatten().enumerate();
         let here: Vec<(usize, Found)> =
@@ -332,7 +366,8 @@ async fn attach_objects(
             let fetched = expect_reply!(core.call(*home, order).await?, Found)?;
             size.observe(fetched.iter().flatten());
             bytes += fetched.iter().flatten().map(size_of_object).sum::<usize>();
-            check_reply_size(bytes)?;
+            core.object_size.observe(want, fetched.iter().flatten());
+            request.reply.reserve(bytes)?;
             for ((at, _), object) in chunk.iter().zip(fetched) {
                 objects[*at] = object;
             }
@@ -356,7 +391,27 @@ async fn attach_objects(
 
 #[cfg(test)]
 mod tests {
+    use heddle_index::{DirectoryWriter, IndexParams, Metric, Quiescence, VectorWriter};
+    use heddle_types::{CollectionId, ShardId};
+
     use super::*;
+
+    #[test]
+    fn a_query_that_was_checked_before_the_first_insert_is_refused_after_it() {
+        let directory = DirectoryWriter::new(0, Quiescence::new(1)).unwrap();
+        let index = VectorWriter::new(IndexParams::new(8, Metric::Dot)).unwrap();
+        let mut view = ShardView {
+            id: ShardId(1),
+            collection: CollectionId::default(),
+            config: Arc::default(),
+            directory: directory.view(),
+            vectors: vec![None],
+        };
+        assert!(open_index(&view, 0, &[0.0; 4]).unwrap().is_none());
+        view.vectors[0] = Some(index.view());
+        assert_eq!(open_index(&view, 0, &[0.0; 4]).unwrap_err().code, ErrorCode::InvalidVector);
+        assert!(open_index(&view, 0, &[0.0; 8]).unwrap().is_some());
+    }
 
     fn found(distance: f32, row: u64) -> Found {
         Found { distance, id: ObjectId::from_row(row).0, slot: row as u32, place: 0 }

@@ -4,26 +4,30 @@ mod io;
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use futures::future::{Either, select};
 use heddle_runtime::net::{Accepted, Listener, Socket, SocketStream};
-use heddle_runtime::{Queue, sleep, spawn};
+use heddle_runtime::{Queue, sleep, spawn, timeout, yield_if_needed};
 use heddle_types::Clock;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use crate::core::Core;
-use crate::limits::{ACCEPT_PAUSE, HTTP_BUFFER_BYTES, HTTP_CONNECTIONS_MAX, HTTP_STALL_TIMEOUT};
+use crate::limits::{ACCEPT_PAUSE, HTTP_BUFFER_BYTES, HTTP_CONNECTIONS_MAX, HTTP_WATCH_INTERVAL};
 use crate::metrics;
 use crate::shared::Phase;
 use crate::status;
-use io::HyperIo;
+use io::{HyperIo, Pace};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// The whole answer to a connection above the limit.
+const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\
+    Retry-After: 1\r\nConnection: close\r\n\r\n";
 const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4");
 
 /// A body that is all there.
@@ -53,6 +57,7 @@ impl Body for Whole {
 pub(crate) async fn accept(core: Rc<Core>, listener: Listener) {
     let open = Rc::new(Cell::new(0));
     loop {
+        yield_if_needed().await;
         let accepted = listener.accept().await.and_then(Accepted::into_socket);
         let socket = match accepted {
             Ok(socket) => socket,
@@ -63,6 +68,7 @@ pub(crate) async fn accept(core: Rc<Core>, listener: Listener) {
             }
         };
         if open.get() >= HTTP_CONNECTIONS_MAX {
+            spawn(Queue::Control, refuse(socket));
             continue;
         }
         open.set(open.get() + 1);
@@ -74,22 +80,42 @@ pub(crate) async fn accept(core: Rc<Core>, listener: Listener) {
     }
 }
 
+/// Says that there are too many connections, and waits a moment for the peer to have read it.
+async fn refuse(socket: Socket) {
+    let told = async {
+        socket.write_all(TOO_MANY).await?;
+        socket.shutdown(Shutdown::Write)?;
+        // Closing with unread input would reset the connection and lose the answer.
+        let mut unread = [0; 1_024];
+        while socket.read(&mut unread).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    // Whether the peer has heard it changes nothing.
+    let _ = timeout(HTTP_WATCH_INTERVAL, told).await;
+}
+
 async fn serve(core: Rc<Core>, socket: Socket) {
     let stream = SocketStream { socket: Rc::new(socket) };
     let clock = core.clock;
-    let moved_ns = Rc::new(Cell::new(clock.monotonic_ns()));
-    let io = HyperIo { stream, moved_ns: Rc::clone(&moved_ns) };
+    let pace = Rc::new(Pace::new(clock.monotonic_ns()));
+    let io = HyperIo { stream, pace: Rc::clone(&pace) };
+    let answering = Rc::clone(&pace);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let core = Rc::clone(&core);
-        async move { Ok::<_, Infallible>(answer(&core, &request).await) }
+        let (core, pace) = (Rc::clone(&core), Rc::clone(&answering));
+        async move {
+            pace.answer_began();
+            let response = answer(&core, &request).await;
+            pace.answer_ended();
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.header_read_timeout(None).max_buf_size(HTTP_BUFFER_BYTES);
+    // A client may end its side once it has asked and still reads the answer.
+    builder.half_close(true).header_read_timeout(None).max_buf_size(HTTP_BUFFER_BYTES);
     let served = std::pin::pin!(builder.serve_connection(io, service));
     let stalled = std::pin::pin!(async {
-        let limit_ns = HTTP_STALL_TIMEOUT.as_nanos() as u64;
-        while clock.monotonic_ns().saturating_sub(moved_ns.get()) < limit_ns {
-            sleep(HTTP_STALL_TIMEOUT / 4).await;
+        while !pace.is_overdue(clock.monotonic_ns()) {
+            sleep(HTTP_WATCH_INTERVAL).await;
         }
     });
     match select(served, stalled).await {

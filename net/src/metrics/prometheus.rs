@@ -23,7 +23,9 @@ impl Page {
         let _ = write!(self.0, "{name}");
         for (index, (label, content)) in labels.iter().enumerate() {
             let open = if index == 0 { '{' } else { ',' };
-            let _ = write!(self.0, "{open}{label}=\"{content}\"");
+            let _ = write!(self.0, "{open}{label}=\"");
+            let _ = write!(Escaped(&mut self.0), "{content}");
+            self.0.push('"');
         }
         let close = if labels.is_empty() { "" } else { "}" };
         let _ = writeln!(self.0, "{close} {value}");
@@ -40,6 +42,23 @@ impl Page {
         for core in &report.cores {
             self.line(name, &[("core", &core.core)], value(core));
         }
+    }
+}
+
+/// Writes the content of a label: a name may hold a quote, a backslash or a line break.
+struct Escaped<'a>(&'a mut String);
+
+impl Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        for letter in text.chars() {
+            match letter {
+                '\\' => self.0.push_str("\\\\"),
+                '"' => self.0.push_str("\\\""),
+                '\n' => self.0.push_str("\\n"),
+                other => self.0.push(other),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -151,8 +170,11 @@ fn connections(page: &mut Page, report: &NodeReport) {
     page.each_core(report, sent, |core| core.server.bytes_sent);
     let requests = ("heddle_requests_in_flight", "gauge", "Requests being worked on.");
     page.each_core(report, requests, |core| core.server.requests);
-    let bytes = ("heddle_request_bytes_in_flight", "gauge", "Bytes of those requests.");
+    let bytes = ("heddle_request_bytes_in_flight", "gauge", "Bytes of those and of arriving ones.");
     page.each_core(report, bytes, |core| core.server.request_bytes);
+    let replies =
+        ("heddle_reply_bytes_in_flight", "gauge", "Bytes of replies gathered or not sent yet.");
+    page.each_core(report, replies, |core| core.server.reply_bytes);
 }
 
 fn scheduling(page: &mut Page, report: &NodeReport) {
@@ -174,6 +196,14 @@ fn scheduling(page: &mut Page, report: &NodeReport) {
             page.line(QUEUE, &labels, seconds(queue.busy_us));
         }
     }
+    const REQUESTS: &str = "heddle_queue_requests_in_flight";
+    page.metric(REQUESTS, "gauge", "Requests being worked on, by the queue they run in.");
+    for core in &report.cores {
+        for queue in &core.queues {
+            let labels: [(&str, &dyn Display); 2] = [("core", &core.core), ("queue", &queue.name)];
+            page.line(REQUESTS, &labels, queue.requests);
+        }
+    }
     let sent = ("heddle_mesh_requests_total", "counter", "Requests sent to other cores.");
     page.each_core(report, sent, |core| core.mesh_requests);
     let pending = ("heddle_mesh_requests_pending", "gauge", "Those not answered yet.");
@@ -190,4 +220,16 @@ fn index(page: &mut Page, report: &NodeReport) {
     page.each_core(report, distances, |core| core.search.distance_evaluations);
     let linked = ("heddle_vectors_linked_total", "counter", "Vectors linked into graphs.");
     page.each_core(report, linked, |core| core.slots_indexed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_escaped() {
+        let mut page = Page(String::new());
+        page.line("a", &[("b", &"plain"), ("c", &"q\"b\\l\nend")], 1);
+        assert_eq!(page.0, "a{b=\"plain\",c=\"q\\\"b\\\\l\\nend\"} 1\n");
+    }
 }

@@ -42,6 +42,8 @@ pub(crate) struct QueueReport {
     pub(crate) name: &'static str,
     pub(crate) busy_us: u64,
     pub(crate) selected: u64,
+    /// Client requests being worked on in it.
+    pub(crate) requests: usize,
 }
 
 /// One kind of request.
@@ -69,6 +71,7 @@ pub(crate) struct ServerReport {
     pub(crate) connections: usize,
     pub(crate) request_bytes: usize,
     pub(crate) requests: usize,
+    pub(crate) reply_bytes: usize,
     pub(crate) accepted: u64,
     pub(crate) refused: u64,
     pub(crate) timed_out: u64,

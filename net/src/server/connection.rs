@@ -3,6 +3,9 @@
 //! Requests run as tasks of their own and answer in whatever order they end. The reader stops
 //! reading while too much is unanswered or unread by the peer, so a connection's memory is bounded
 //! by TCP itself. An idle connection owns no buffer: bytes are read into a buffer of the core.
+//!
+//! What a connection holds is counted for its core as it grows: bodies while they arrive and until
+//! they are answered, replies while they are gathered and until they are sent.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -14,17 +17,17 @@ use std::task::{Context, Poll, Waker};
 
 use futures::io::{AsyncRead, AsyncWrite};
 use heddle_runtime::net::{Socket, SocketStream};
-use heddle_runtime::{Queue, spawn};
+use heddle_runtime::{Queue, spawn, yield_if_needed};
 use heddle_types::limits::{
     CLIENT_BODY_BYTES_MAX, CONNECTION_BYTES_IN_FLIGHT_MAX, CONNECTION_REPLY_BYTES_MAX,
-    CONNECTION_REQUESTS_IN_FLIGHT_MAX,
+    CONNECTION_REQUESTS_IN_FLIGHT_MAX, NODE_BODY_BYTES_MAX,
 };
 use heddle_types::{ApiError, Clock, ErrorCode};
 use heddle_wire::{Frame, FrameKind, Header, MessageError, MessageType, encode_error};
 
 use crate::core::Core;
 use crate::dispatch;
-use crate::limits::{LINGER_BYTES_MAX, WRITE_SLICES_MAX};
+use crate::limits::{FRAMES_PER_TURN_MAX, LINGER_BYTES_MAX, WRITE_SLICES_MAX};
 use crate::server::frames::{Admission, FrameEvent, FrameReader};
 use crate::server::watch::{Progress, Reading};
 
@@ -36,6 +39,59 @@ pub(crate) struct RequestFrame {
     pub(crate) body: heddle_wire::AlignedVec<16>,
     /// When its last byte was seen, monotonic nanoseconds.
     pub(crate) arrived_ns: u64,
+    /// What its reply takes while it is gathered.
+    pub(crate) reply: ReplyBudget,
+}
+
+impl RequestFrame {
+    /// Does nobody want the reply any more?
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.reply.connection.broken.get()
+    }
+}
+
+/// Bytes of a reply that is being gathered, counted for its connection and its core.
+#[derive(Debug)]
+pub(crate) struct ReplyBudget {
+    connection: Rc<Connection>,
+    bytes: Cell<usize>,
+}
+
+impl ReplyBudget {
+    fn new(connection: &Rc<Connection>) -> Self {
+        Self { connection: Rc::clone(connection), bytes: Cell::new(0) }
+    }
+
+    /// Says that the reply takes or is going to take this many bytes in all; less than was said
+    /// before changes nothing.
+    ///
+    /// Errors: `TooLarge` when no frame holds so much, `Overloaded` when the core holds too much.
+    pub(crate) fn reserve(&self, bytes: usize) -> Result<(), ApiError> {
+        if bytes > NODE_BODY_BYTES_MAX {
+            return Err(ApiError::new(
+                ErrorCode::TooLarge,
+                format!("the reply would have more than {NODE_BODY_BYTES_MAX} bytes"),
+                "fewer objects at once",
+            ));
+        }
+        let more = bytes.saturating_sub(self.bytes.get());
+        let connection = &self.connection;
+        if !connection.core.server.try_hold_reply(more) {
+            let message = "this core holds as many reply bytes as it may";
+            return Err(ApiError::transient(ErrorCode::Overloaded, message));
+        }
+        connection.reserved.set(connection.reserved.get() + more);
+        self.bytes.set(self.bytes.get() + more);
+        Ok(())
+    }
+}
+
+impl Drop for ReplyBudget {
+    fn drop(&mut self) {
+        let (connection, bytes) = (&self.connection, self.bytes.get());
+        connection.reserved.set(connection.reserved.get() - bytes);
+        connection.core.server.release_reply(bytes);
+    }
 }
 
 /// Replies on their way out.
@@ -67,8 +123,15 @@ pub(crate) struct Connection {
     outbox: RefCell<Outbox>,
     requests: Cell<usize>,
     request_bytes: Cell<usize>,
+    // Bytes of replies that are being gathered.
+    reserved: Cell<usize>,
+    // Requests that wait until earlier replies are out.
+    starting: RefCell<Vec<Waker>>,
+    // Memory of input that is no request yet, as counted for the core.
+    input_bytes: Cell<usize>,
     // The reader, while it waits for room or for the last reply.
     waiting: Cell<Option<Waker>>,
+    // Nothing can be sent any more; whoever works for this connection may stop.
     broken: Cell<bool>,
     pub(crate) progress: Progress,
 }
@@ -88,12 +151,20 @@ pub(crate) async fn serve(core: Rc<Core>, socket: Socket) {
         outbox: RefCell::default(),
         requests: Cell::new(0),
         request_bytes: Cell::new(0),
+        reserved: Cell::new(0),
+        starting: RefCell::default(),
+        input_bytes: Cell::new(0),
         waiting: Cell::new(None),
         broken: Cell::new(false),
         progress: Progress::new(now),
     });
     let number = core.server.enter(&connection);
+    if core.is_draining() {
+        // It was accepted before the drain began and entered after the others were told.
+        connection.stop_reading();
+    }
     let end = connection.read_requests().await;
+    connection.count_input(0);
     connection.progress.reading.set(Reading::Ended);
     std::future::poll_fn(|context| connection.poll_all_sent(context)).await;
     if end == End::Refused && !connection.broken.get() {
@@ -105,8 +176,10 @@ pub(crate) async fn serve(core: Rc<Core>, socket: Socket) {
 impl Connection {
     /// Reads frames and starts their requests until the stream ends.
     async fn read_requests(self: &Rc<Self>) -> End {
-        let mut intake = Intake { frames: FrameReader::new(CLIENT_BODY_BYTES_MAX), left: vec![] };
+        let mut intake = Intake::new();
         loop {
+            // A peer that never lets its socket run dry does not keep the core for itself.
+            yield_if_needed().await;
             std::future::poll_fn(|context| self.poll_room(context)).await;
             if self.broken.get() {
                 return End::Broken;
@@ -120,9 +193,13 @@ impl Connection {
                         return End::PeerDone;
                     }
                     Ok(Read::Bytes { refused }) => refused,
-                    Err(_reset) => return End::Broken,
+                    Err(_reset) => {
+                        self.cut();
+                        return End::Broken;
+                    }
                 },
             };
+            self.count_input(intake.held_bytes());
             if refused || self.core.is_draining() {
                 return End::Refused;
             }
@@ -131,7 +208,20 @@ impl Connection {
 
     fn take_left(self: &Rc<Self>, intake: &mut Intake) -> bool {
         let left = std::mem::take(&mut intake.left);
-        self.absorb(&left, intake)
+        let (taken, refused) = self.absorb(&left[intake.left_start..], &mut intake.frames);
+        intake.left_start += taken;
+        if intake.left_start < left.len() {
+            intake.left = left;
+        } else {
+            intake.left_start = 0;
+        }
+        refused
+    }
+
+    /// Counts the memory of input that is no request yet.
+    fn count_input(&self, bytes: usize) {
+        self.core.server.release(self.input_bytes.replace(bytes));
+        self.core.server.hold(bytes);
     }
 
     /// One read: straight into a long body, otherwise into the core's buffer.
@@ -141,6 +231,10 @@ impl Connection {
         intake: &mut Intake,
     ) -> Poll<io::Result<Read>> {
         self.progress.reading_at(intake.frames.at_boundary());
+        if !self.core.server.has_room(intake.frames.growth_bytes()) {
+            // Half of a request that cannot be worked on is of no use to anybody.
+            intake.frames.skip_body();
+        }
         if let Some(target) = intake.frames.direct_target() {
             let count = std::task::ready!(self.poll_socket(context, target))?;
             if count == 0 {
@@ -155,7 +249,8 @@ impl Connection {
         if count == 0 {
             return Poll::Ready(Ok(Read::End));
         }
-        let refused = self.absorb(&buffer[..count], intake);
+        let (taken, refused) = self.absorb(&buffer[..count], &mut intake.frames);
+        intake.left.extend_from_slice(&buffer[taken..count]);
         Poll::Ready(Ok(Read::Bytes { refused }))
     }
 
@@ -167,26 +262,27 @@ impl Connection {
         Poll::Ready(Ok(count))
     }
 
-    /// Takes frames out of `bytes` while there is room; the rest waits. True when the stream ends.
-    fn absorb(self: &Rc<Self>, mut bytes: &[u8], intake: &mut Intake) -> bool {
-        while !bytes.is_empty() {
-            if !self.has_room() {
-                intake.left.extend_from_slice(bytes);
-                return false;
+    /// Takes some frames out of `bytes` while there is room; the rest waits for another turn. Says
+    /// how many bytes were taken, and whether the stream ends.
+    fn absorb(self: &Rc<Self>, bytes: &[u8], frames: &mut FrameReader) -> (usize, bool) {
+        let mut rest = bytes;
+        for _ in 0..FRAMES_PER_TURN_MAX {
+            if rest.is_empty() || !self.has_room() {
+                break;
             }
             let mut admit = |header: &Header| self.admit(header);
-            let event = intake.frames.absorb(&mut bytes, &mut admit);
+            let event = frames.absorb(&mut rest, &mut admit);
             if event.is_some_and(|event| self.handle(event)) {
-                return true;
+                return (bytes.len(), true);
             }
         }
-        false
+        (bytes.len() - rest.len(), false)
     }
 
     fn admit(&self, header: &Header) -> Admission {
         self.progress.frame_began(self.core.clock.monotonic_ns());
         match header.kind() {
-            FrameKind::Request(_) if self.core.server.has_room(header.body_length as usize) => {
+            FrameKind::Request(_) if self.core.server.admits(header.body_length as usize) => {
                 Admission::Keep
             }
             _ => Admission::Skip,
@@ -222,20 +318,32 @@ impl Connection {
             return self.refuse(header.request_id, &skipped_error(&header));
         };
         let bytes = body.len();
+        let queue = queue_of(kind);
         self.requests.set(self.requests.get() + 1);
         self.request_bytes.set(self.request_bytes.get() + bytes);
-        self.core.server.hold(bytes);
+        self.core.server.begin(queue, bytes);
         let arrived_ns = self.core.clock.monotonic_ns();
-        let request = RequestFrame { header, kind, body, arrived_ns };
+        let reply = ReplyBudget::new(self);
+        let request = RequestFrame { header, kind, body, arrived_ns, reply };
         let connection = Rc::clone(self);
-        spawn(queue_of(kind), async move {
+        spawn(queue, async move {
+            std::future::poll_fn(|context| connection.poll_start(context)).await;
             let reply = dispatch::answer(&connection.core, request).await;
             connection.requests.set(connection.requests.get() - 1);
             connection.request_bytes.set(connection.request_bytes.get() - bytes);
-            connection.core.server.release(bytes);
+            connection.core.server.end(queue, bytes);
             connection.send(reply);
-            connection.wake_reader();
+            connection.wake_waiting();
         });
+    }
+
+    /// Ready when the replies before leave room for another one to be gathered.
+    fn poll_start(&self, context: &mut Context<'_>) -> Poll<()> {
+        if self.broken.get() || self.has_reply_room() {
+            return Poll::Ready(());
+        }
+        self.starting.borrow_mut().push(context.waker().clone());
+        Poll::Pending
     }
 
     fn refuse_truncated(self: &Rc<Self>, frames: &FrameReader) {
@@ -262,6 +370,7 @@ impl Connection {
             self.progress.bytes_written(self.core.clock.monotonic_ns());
         }
         outbox.bytes += frame.len();
+        self.core.server.hold_reply(frame.len());
         outbox.frames.push_back(frame);
         if !outbox.writing {
             outbox.writing = true;
@@ -273,14 +382,19 @@ impl Connection {
     fn has_room(&self) -> bool {
         self.requests.get() < CONNECTION_REQUESTS_IN_FLIGHT_MAX
             && self.request_bytes.get() + CLIENT_BODY_BYTES_MAX <= CONNECTION_BYTES_IN_FLIGHT_MAX
-            && self.outbox.borrow().bytes < CONNECTION_REPLY_BYTES_MAX
+            && self.has_reply_room()
+    }
+
+    fn has_reply_room(&self) -> bool {
+        self.outbox.borrow().bytes + self.reserved.get() < CONNECTION_REPLY_BYTES_MAX
     }
 
     fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
         if self.broken.get() || self.has_room() {
+            self.progress.resume(self.core.clock.monotonic_ns());
             return Poll::Ready(());
         }
-        self.progress.reading.set(Reading::Paused);
+        self.progress.pause(self.core.clock.monotonic_ns());
         self.waiting.set(Some(context.waker().clone()));
         Poll::Pending
     }
@@ -294,8 +408,13 @@ impl Connection {
         Poll::Pending
     }
 
-    fn wake_reader(&self) {
+    /// Wakes the reader and the requests that wait for room.
+    fn wake_waiting(&self) {
         if let Some(waker) = self.waiting.take() {
+            waker.wake();
+        }
+        // In their order; those that find no room line up again in the same order.
+        for waker in self.starting.take() {
             waker.wake();
         }
     }
@@ -321,6 +440,7 @@ impl Connection {
         self.core.metrics.bytes_sent.add(count as u64);
         let mut outbox = self.outbox.borrow_mut();
         outbox.bytes -= count;
+        self.core.server.release_reply(count);
         outbox.sent_of_first += count;
         while let Some(first) = outbox.frames.front() {
             let length = first.len();
@@ -337,9 +457,10 @@ impl Connection {
     /// Says that the socket is of no use any more; whoever waits on it finds out.
     pub(crate) fn cut(&self) {
         self.broken.set(true);
-        *self.outbox.borrow_mut() = Outbox::default();
+        let unsent = self.outbox.take();
+        self.core.server.release_reply(unsent.bytes);
         self.shutdown(Shutdown::Both);
-        self.wake_reader();
+        self.wake_waiting();
     }
 
     /// Makes the reader see the end of the stream: nothing new is taken in.
@@ -386,7 +507,7 @@ async fn write_replies(connection: Rc<Connection>) {
             Ok(0) => return,
             Ok(count) => {
                 let more = connection.advance(count);
-                connection.wake_reader();
+                connection.wake_waiting();
                 if !more {
                     return;
                 }
@@ -398,8 +519,20 @@ async fn write_replies(connection: Rc<Connection>) {
 
 struct Intake {
     frames: FrameReader,
-    // Bytes that were read while there was room and not looked at since.
+    // Bytes that were read while there was room and not looked at since, from an offset on.
     left: Vec<u8>,
+    left_start: usize,
+}
+
+impl Intake {
+    fn new() -> Self {
+        let frames = FrameReader::new(CLIENT_BODY_BYTES_MAX);
+        Self { frames, left: Vec::new(), left_start: 0 }
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.frames.held_bytes() + self.left.capacity()
+    }
 }
 
 enum Read {
@@ -411,7 +544,7 @@ fn skipped_error(header: &Header) -> ApiError {
     match header.kind() {
         FrameKind::Request(_) => ApiError::transient(
             ErrorCode::Overloaded,
-            "this core holds as many request bytes as it may",
+            "this core holds as many requests and request bytes as it may",
         ),
         FrameKind::Unknown(number) => MessageError::UnknownType { number }.into(),
         FrameKind::Reply(_) | FrameKind::Error => ApiError::new(

@@ -67,6 +67,25 @@ impl FrameReader {
         self.header_filled == 0 && self.body.is_none()
     }
 
+    /// Memory that the body being read takes, or is about to take in one piece.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.body.as_ref().map_or(0, |body| body.bytes.capacity().min(body.length()))
+    }
+
+    /// Memory that the next bytes of the body being read may take on top.
+    pub(crate) fn growth_bytes(&self) -> usize {
+        let keeping = self.body.as_ref().filter(|body| body.admission == Admission::Keep);
+        keeping.map_or(0, |body| body.missing().min(BODY_GROWTH_BYTES))
+    }
+
+    /// Gives up the body being read: what is there is thrown away, the rest is counted through.
+    pub(crate) fn skip_body(&mut self) {
+        if let Some(body) = &mut self.body {
+            body.admission = Admission::Skip;
+            body.bytes = AlignedVec::new();
+        }
+    }
+
     /// The request whose body is being read, once its header is known.
     pub(crate) fn current_request(&self) -> Option<u64> {
         self.body.as_ref().map(|body| body.header.request_id)
@@ -153,8 +172,12 @@ impl Body {
         Self { header, admission, bytes, arrived: 0, checksum: 0, opened: 0 }
     }
 
+    fn length(&self) -> usize {
+        self.header.body_length as usize
+    }
+
     fn missing(&self) -> usize {
-        self.header.body_length as usize - self.arrived
+        self.length() - self.arrived
     }
 
     fn push(&mut self, input: &[u8]) {
@@ -272,6 +295,23 @@ mod tests {
         let first = reader.absorb(&mut input, &mut admit);
         assert!(matches!(first, Some(FrameEvent::Skipped(header)) if header.request_id == 1));
         let second = reader.absorb(&mut input, &mut admit);
+        assert!(matches!(second, Some(FrameEvent::Frame(_, body)) if body[..] == *b"kept"));
+    }
+
+    #[test]
+    fn a_body_given_up_half_way_frees_its_memory_and_leaves_the_stream_in_step() {
+        let mut stream = frame(1, &body(500_000));
+        stream.extend(frame(2, b"kept"));
+        let mut reader = FrameReader::new(LIMIT);
+        let (mut first, mut rest) = stream.split_at(200_000);
+        assert!(reader.absorb(&mut first, &mut |_| Admission::Keep).is_none());
+        assert!(reader.held_bytes() >= 199_000);
+        assert_eq!(reader.growth_bytes(), BODY_GROWTH_BYTES);
+        reader.skip_body();
+        assert_eq!((reader.held_bytes(), reader.growth_bytes()), (0, 0));
+        let first = reader.absorb(&mut rest, &mut |_| Admission::Keep);
+        assert!(matches!(first, Some(FrameEvent::Skipped(header)) if header.request_id == 1));
+        let second = reader.absorb(&mut rest, &mut |_| Admission::Keep);
         assert!(matches!(second, Some(FrameEvent::Frame(_, body)) if body[..] == *b"kept"));
     }
 

@@ -12,13 +12,16 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use heddle_runtime::net::{Accepted, Listener, Socket};
-use heddle_runtime::{Queue, sleep, spawn};
+use heddle_runtime::{Queue, sleep, spawn, yield_if_needed};
 use heddle_types::limits::CONNECTIONS_MAX;
 use heddle_types::{ApiError, Clock, ErrorCode};
 use heddle_wire::encode_error;
 
 use crate::core::Core;
-use crate::limits::{ACCEPT_PAUSE, CORE_REQUEST_BYTES_MAX, READ_CHUNK_BYTES, WATCH_INTERVAL};
+use crate::limits::{
+    ACCEPT_PAUSE, CORE_REPLY_BYTES_MAX, CORE_REQUEST_BYTES_MAX, CORE_REQUESTS_MAX,
+    READ_CHUNK_BYTES, WATCH_INTERVAL,
+};
 use connection::Connection;
 
 /// The connections of one core.
@@ -27,8 +30,12 @@ pub(crate) struct Server {
     pub(crate) read_buffer: RefCell<Box<[u8]>>,
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     next_number: Cell<u64>,
-    requests: Cell<usize>,
+    // Requests being worked on, by the position of their queue.
+    requests: [Cell<usize>; Queue::ALL.len()],
+    // Bytes of requests, those that still arrive included.
     request_bytes: Cell<usize>,
+    // Bytes of replies, being gathered or not sent yet.
+    reply_bytes: Cell<usize>,
 }
 
 impl std::fmt::Debug for Server {
@@ -43,8 +50,9 @@ impl Server {
             read_buffer: RefCell::new(vec![0; READ_CHUNK_BYTES].into_boxed_slice()),
             connections: RefCell::default(),
             next_number: Cell::new(0),
-            requests: Cell::new(0),
+            requests: std::array::from_fn(|_| Cell::new(0)),
             request_bytes: Cell::new(0),
+            reply_bytes: Cell::new(0),
         }
     }
 
@@ -59,23 +67,71 @@ impl Server {
         self.connections.borrow_mut().remove(&number);
     }
 
+    /// May requests of this core take so many bytes more?
     fn has_room(&self, bytes: usize) -> bool {
         self.request_bytes.get() + bytes <= CORE_REQUEST_BYTES_MAX
     }
 
+    /// May another request come in?
+    fn admits(&self, bytes: usize) -> bool {
+        self.requests() < CORE_REQUESTS_MAX && self.has_room(bytes)
+    }
+
     fn hold(&self, bytes: usize) {
-        self.requests.set(self.requests.get() + 1);
         self.request_bytes.set(self.request_bytes.get() + bytes);
     }
 
     fn release(&self, bytes: usize) {
-        self.requests.set(self.requests.get() - 1);
         self.request_bytes.set(self.request_bytes.get() - bytes);
+    }
+
+    fn begin(&self, queue: Queue, bytes: usize) {
+        let requests = self.requests_of(queue);
+        requests.set(requests.get() + 1);
+        self.hold(bytes);
+    }
+
+    fn end(&self, queue: Queue, bytes: usize) {
+        let requests = self.requests_of(queue);
+        requests.set(requests.get() - 1);
+        self.release(bytes);
+    }
+
+    fn requests_of(&self, queue: Queue) -> &Cell<usize> {
+        let place = Queue::ALL.iter().position(|other| *other == queue);
+        &self.requests[place.expect("ALL lists every queue")]
+    }
+
+    /// Counts reply bytes; false and nothing when the core holds too many already.
+    fn try_hold_reply(&self, bytes: usize) -> bool {
+        let has_room = bytes == 0 || self.reply_bytes.get() + bytes <= CORE_REPLY_BYTES_MAX;
+        if has_room {
+            self.hold_reply(bytes);
+        }
+        has_room
+    }
+
+    fn hold_reply(&self, bytes: usize) {
+        self.reply_bytes.set(self.reply_bytes.get() + bytes);
+    }
+
+    fn release_reply(&self, bytes: usize) {
+        self.reply_bytes.set(self.reply_bytes.get() - bytes);
     }
 
     /// Requests that are being worked on.
     pub(crate) fn requests(&self) -> usize {
-        self.requests.get()
+        self.requests.iter().map(Cell::get).sum()
+    }
+
+    /// Requests that are being worked on in one queue.
+    pub(crate) fn requests_in(&self, queue: Queue) -> usize {
+        self.requests_of(queue).get()
+    }
+
+    /// Bytes of replies that are being gathered or not sent yet.
+    pub(crate) fn reply_bytes(&self) -> usize {
+        self.reply_bytes.get()
     }
 
     pub(crate) fn open_connections(&self) -> usize {
@@ -92,6 +148,12 @@ impl Server {
             connection.stop_reading();
         }
     }
+
+    /// Gives up every connection; whatever still works for one stops at its next look.
+    pub(crate) fn cut_all(&self) {
+        let open: Vec<_> = self.connections.borrow().values().cloned().collect();
+        open.iter().for_each(|connection| connection.cut());
+    }
 }
 
 /// Opens a listener and accepts its connections for as long as the node serves.
@@ -104,6 +166,8 @@ pub(crate) fn listen(core: &Rc<Core>, address: SocketAddr) -> io::Result<SocketA
 
 async fn accept(core: Rc<Core>, listener: Listener) {
     while !core.is_draining() {
+        // A flood of connections does not keep the core for itself.
+        yield_if_needed().await;
         match listener.accept().await.and_then(Accepted::into_socket) {
             Ok(socket) => admit(&core, socket),
             Err(error) => {

@@ -7,7 +7,8 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use crate::limits::{
-    BODY_BYTES_PER_SECOND_MIN, FIRST_BYTE_TIMEOUT, IDLE_TIMEOUT, LINGER_TIMEOUT, STALL_TIMEOUT,
+    BODY_BYTES_PER_SECOND_MIN, FIRST_BYTE_TIMEOUT, FRAME_TIMEOUT, IDLE_TIMEOUT, LINGER_TIMEOUT,
+    STALL_TIMEOUT,
 };
 
 /// What the reader of a connection waits for.
@@ -34,6 +35,7 @@ pub(crate) struct Progress {
     read_ns: Cell<u64>,
     written_ns: Cell<u64>,
     frame_ns: Cell<u64>,
+    paused_ns: Cell<u64>,
     frame_bytes: Cell<u64>,
 }
 
@@ -71,6 +73,7 @@ impl Progress {
             read_ns: Cell::new(now_ns),
             written_ns: Cell::new(now_ns),
             frame_ns: Cell::new(now_ns),
+            paused_ns: Cell::new(now_ns),
             frame_bytes: Cell::new(0),
         }
     }
@@ -98,6 +101,23 @@ impl Progress {
         self.frame_bytes.set(0);
     }
 
+    /// The server itself has stopped reading.
+    pub(crate) fn pause(&self, now_ns: u64) {
+        if self.reading.replace(Reading::Paused) != Reading::Paused {
+            self.paused_ns.set(now_ns);
+        }
+    }
+
+    /// The server reads again; the time between is nobody's fault.
+    pub(crate) fn resume(&self, now_ns: u64) {
+        if self.reading.get() == Reading::Paused {
+            let pause_ns = now_ns.saturating_sub(self.paused_ns.get());
+            self.frame_ns.set(self.frame_ns.get() + pause_ns);
+            self.read_ns.set(now_ns);
+            self.reading.set(Reading::Between);
+        }
+    }
+
     pub(crate) fn bytes_written(&self, now_ns: u64) {
         self.written_ns.set(now_ns);
     }
@@ -122,7 +142,7 @@ impl Progress {
             }
             Reading::InFrame => {
                 let earned = self.frame_bytes.get() / BODY_BYTES_PER_SECOND_MIN;
-                let allowed = STALL_TIMEOUT + Duration::from_secs(earned);
+                let allowed = (STALL_TIMEOUT + Duration::from_secs(earned)).min(FRAME_TIMEOUT);
                 let slow = silence > STALL_TIMEOUT || since(&self.frame_ns) > allowed;
                 slow.then_some(Overdue::SlowSender)
             }
@@ -170,18 +190,46 @@ mod tests {
                 cut_at = Some(second);
                 break;
             }
-            progress.bytes_read(second * SECOND, 100);
+            progress.bytes_read(second * SECOND, 7_000);
         }
-        assert_eq!(cut_at, Some(12), "the first kibibyte earns one second beyond the ten");
+        assert_eq!(cut_at, Some(12), "the first 64 KiB earn one second beyond the ten");
+    }
+
+    #[test]
+    fn no_frame_takes_longer_than_two_minutes() {
+        let progress = Progress::new(0);
+        progress.reading_at(true);
+        progress.bytes_read(0, 64);
+        for second in 1..=120 {
+            progress.reading_at(false);
+            check(&progress, second, None);
+            progress.bytes_read(second * SECOND, 100 << 10);
+        }
+        progress.reading_at(false);
+        check(&progress, 121, Some(Overdue::SlowSender));
+    }
+
+    #[test]
+    fn a_pause_of_the_server_is_not_counted_against_a_frame() {
+        let progress = Progress::new(0);
+        progress.reading_at(true);
+        progress.bytes_read(SECOND, 64);
+        progress.pause(2 * SECOND);
+        progress.pause(50 * SECOND);
+        check(&progress, 100, None);
+        progress.resume(100 * SECOND);
+        progress.reading_at(false);
+        check(&progress, 109, None);
+        check(&progress, 111, Some(Overdue::SlowSender));
     }
 
     #[test]
     fn a_fast_long_body_is_not_cut() {
         let progress = Progress::new(0);
-        for second in 1..1_000 {
+        for second in 1..120 {
             progress.reading_at(false);
             assert_eq!(progress.overdue(second * SECOND, false, false), None);
-            progress.bytes_read(second * SECOND, 2 << 10);
+            progress.bytes_read(second * SECOND, 128 << 10);
             progress.reading.set(Reading::InFrame);
         }
     }

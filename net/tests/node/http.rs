@@ -36,6 +36,35 @@ fn health_pages_answer_and_others_do_not_exist() {
 }
 
 #[test]
+fn a_connection_above_the_limit_is_told_so() {
+    let dir = TempDir::new();
+    let node = TestNode::start(&config(&dir, 1));
+    let ready = "GET /v1/.well-known/ready HTTP/1.1\r\nHost: x\r\n\r\n";
+    let open: Vec<TcpStream> = (0..64)
+        .map(|_| {
+            let mut stream = TcpStream::connect(node.http_address()).unwrap();
+            stream.write_all(ready.as_bytes()).unwrap();
+            assert!(stream.read(&mut [0; 1_024]).unwrap() > 0);
+            stream
+        })
+        .collect();
+    assert_eq!(ask(&node, "GET", "/v1/.well-known/ready").0, 503);
+    drop(open);
+}
+
+#[test]
+fn a_client_that_has_asked_may_end_its_side() {
+    let dir = TempDir::new();
+    let node = TestNode::start(&config(&dir, 1));
+    let mut stream = TcpStream::connect(node.http_address()).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+}
+
+#[test]
 fn requests_of_one_connection_are_answered_in_turn() {
     let dir = TempDir::new();
     let node = TestNode::start(&config(&dir, 1));

@@ -171,6 +171,37 @@ fn what_cannot_be_used_is_refused_with_its_own_exit_code() {
 }
 
 #[test]
+fn what_a_drop_has_left_is_removed_at_the_next_start() {
+    let dir = TempDir::new();
+    let config = config(&dir, 1);
+    let node = TestNode::start(&config);
+    block_on(async { fill(&connect(&node).await, 1).await });
+    node.kill();
+    let left = config.data_dir.join("shards/0000000099");
+    std::fs::create_dir_all(left.join("part")).unwrap();
+    let foreign = config.data_dir.join("shards/notes");
+    std::fs::create_dir(&foreign).unwrap();
+    drop(check_after_start(&config));
+    assert!(!left.exists() && foreign.exists());
+}
+
+#[test]
+fn the_version_of_the_catalog_survives_its_last_collection() {
+    let dir = TempDir::new();
+    let config = config(&dir, 1);
+    let epoch = |node: &TestNode| block_on(async { connect(node).await.topology().epoch });
+    let node = TestNode::start(&config);
+    block_on(async {
+        let client = connect(&node).await;
+        client.create_collection(&docs(1, None)).await.unwrap();
+        client.drop_collection("Docs").await.unwrap();
+    });
+    let before = epoch(&node);
+    assert_eq!(node.terminate().code(), Some(0));
+    assert_eq!(epoch(&TestNode::start(&config)), before);
+}
+
+#[test]
 fn the_ready_file_names_the_ports() {
     let dir = TempDir::new();
     let path = dir.path().join("ready.json");

@@ -7,7 +7,7 @@ use heddle_types::limits::{CONNECTION_REPLY_BYTES_MAX, CONNECTION_REQUESTS_IN_FL
 use heddle_types::{ApiError, ErrorCode, ObjectId};
 use heddle_wire::message::{
     CollectionCreateRequest, CollectionListRequest, GetRequest, HelloReply, HelloRequest, PutMode,
-    PutRequest, Request, SearchRequest, Want,
+    PutRequest, Request, ScanRequest, SearchRequest, Want,
 };
 use heddle_wire::{
     FrameKind, HEADER_BYTES, Header, MessageType, VERSION, decode, encode_reply, encode_request,
@@ -239,6 +239,20 @@ fn five_thousand_idle_connections_cost_little_and_block_nobody() {
 fn a_body_of_many_mebibytes_arrives_whole() {
     let (_dir, node) = start();
     let mut client = RawClient::connect(node.address());
+    put_wide(&mut client);
+    let get = GetRequest {
+        collection: "Wide".to_owned(),
+        tenant: String::new(),
+        epoch: 0,
+        ids: ObjectId::from_row(899).0.to_vec(),
+        want: Want::ALL.bits(),
+    };
+    let reply = client.call(&get).unwrap();
+    assert_eq!(reply.objects.vectors[0].values[3_999], 4_898.0);
+}
+
+/// 900 objects of 16 KB.
+fn put_wide(client: &mut RawClient) {
     let mut config = docs(1, Some(4_000));
     config.name = "Wide".to_owned();
     let definition = serde_json::to_string(&config).unwrap();
@@ -251,15 +265,76 @@ fn a_body_of_many_mebibytes_arrives_whole() {
     }
     let reply = client.call(&request).unwrap();
     assert!(reply.into_results().iter().all(Result::is_ok));
-    let get = GetRequest {
+}
+
+#[test]
+fn bodies_that_never_end_hold_no_more_than_the_core_allows() {
+    let (_dir, node) = start();
+    let before = node.resident_bytes();
+    let mut head = with_header(|header| header.body_length = 16 << 20);
+    head.truncate(HEADER_BYTES);
+    let part = vec![0; 12 << 20];
+    let slow: Vec<RawClient> = (0..40)
+        .map(|_| {
+            let mut client = RawClient::connect(node.address());
+            client.send_bytes(&head);
+            client.send_bytes(&part);
+            client
+        })
+        .collect();
+    let held = node.resident_bytes() - before;
+    assert!(held < 400 << 20, "{held} bytes for 480 MiB of halves");
+    let mut other = RawClient::connect(node.address());
+    other.call(&hello()).unwrap();
+    drop(slow);
+    create_docs(&mut other);
+    let stored = other.call(&put_of(0..100, 0)).unwrap();
+    assert!(stored.into_results().iter().all(Result::is_ok));
+}
+
+#[test]
+fn replies_in_the_making_are_bounded() {
+    let (_dir, node) = start();
+    let mut client = RawClient::connect(node.address());
+    put_wide(&mut client);
+    let scan = ScanRequest {
         collection: "Wide".to_owned(),
         tenant: String::new(),
         epoch: 0,
-        ids: ObjectId::from_row(899).0.to_vec(),
+        after: Vec::new(),
+        limit: 900,
+        filter: Vec::new(),
         want: Want::ALL.bits(),
     };
-    let reply = client.call(&get).unwrap();
-    assert_eq!(reply.objects.vectors[0].values[3_999], 4_898.0);
+    let before = node.resident_bytes();
+    let mut clients: Vec<RawClient> = (0..8).map(|_| RawClient::connect(node.address())).collect();
+    for client in &mut clients {
+        (0..128).for_each(|id| client.send(id, &scan));
+    }
+    let mut most = 0;
+    for _ in 0..5 {
+        for client in &mut clients {
+            let (header, body) = client.receive().expect("every scan is answered");
+            assert_eq!(header.kind(), FrameKind::Reply(MessageType::Scan));
+            assert!(body.len() > 8 << 20);
+            most = most.max(node.resident_bytes() - before);
+        }
+    }
+    assert!(most < 500 << 20, "{most} bytes for 1,024 scans of 8 MiB");
+}
+
+#[test]
+fn a_first_vector_of_zeros_fixes_the_dimension_where_it_has_a_place() {
+    let (_dir, node) = start();
+    let mut client = RawClient::connect(node.address());
+    let definition = serde_json::to_string(&docs(1, None)).unwrap();
+    client.call(&CollectionCreateRequest { definition }).unwrap();
+    let mut request = PutRequest::new("Docs", "", 0, PutMode::Replace);
+    request.push(&ObjectId::from_row(0), &[]);
+    assert!(request.push_vector("", &[0.0; 8]));
+    let stored = client.call(&request).unwrap().into_results();
+    assert!(stored.iter().all(Result::is_ok), "{stored:?}");
+    assert_eq!(client.call(&search()).unwrap().ids.len(), 16);
 }
 
 fn search() -> SearchRequest {
