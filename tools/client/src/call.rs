@@ -196,6 +196,9 @@ impl Shared {
                     (verdict, failure.error)
                 }
                 Miss::Error(error) => {
+                    // Whatever a later attempt is answered with, this one may have done its work.
+                    may_have_applied |=
+                        error.retry == Retry::MayHaveApplied && M::CLASS != Class::Read;
                     let verdict = verdict_on_error(M::CLASS, options.retry_writes, &error);
                     (verdict, ClientError::Api(error))
                 }

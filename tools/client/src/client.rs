@@ -111,7 +111,7 @@ impl Client {
         })?;
         let reply = self.call(CollectionCreateRequest { definition }).await?;
         let created: CollectionCreateReply = reply.decode()?;
-        self.refresh_topology().await?;
+        self.refresh_after_change().await;
         config_of(&reply, &created.collection)
     }
 
@@ -138,7 +138,14 @@ impl Client {
     pub async fn drop_collection(&self, name: &str) -> Result<(), ClientError> {
         let reply = self.call(CollectionDropRequest { name: name.to_owned() }).await?;
         reply.decode::<CollectionDropReply>()?;
-        self.refresh_topology().await
+        self.refresh_after_change().await;
+        Ok(())
+    }
+
+    /// Fetches the topology after a change that is done. When that fails the change is done all the
+    /// same, and the next call that needs the new topology fetches it.
+    async fn refresh_after_change(&self) {
+        let _ = self.refresh_topology().await;
     }
 
     /// A handle on a collection. Whether it exists shows when the handle is used.

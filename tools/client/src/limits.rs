@@ -6,8 +6,10 @@ use heddle_types::limits::{CLIENT_BODY_BYTES_MAX, CONNECTION_REQUESTS_IN_FLIGHT_
 
 /// How long a call waits for its reply when nothing else was asked for.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
-/// How long one attempt to connect may take.
+/// How long one attempt to connect may take, whatever time the caller has left.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Share of the caller's time that one attempt to connect may take when that is longer: a third.
+pub const CONNECT_SHARE: u32 = 3;
 /// Most requests in flight on one connection: what the server takes.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = CONNECTION_REQUESTS_IN_FLIGHT_MAX;
 /// Most request bytes in flight on one connection (32 MiB): what the server takes.

@@ -15,13 +15,13 @@ use heddle_wire::message::{ErrorReply, FEATURES, HelloReply, HelloRequest, decod
 use heddle_wire::{AlignedVec, Frame, FrameKind, MessageType, VERSION, encode_request};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use super::frames::FrameReader;
 use crate::error::ClientError;
 use crate::limits::{
-    BYTES_IN_FLIGHT_MAX, BYTES_IN_FLIGHT_UNIT, CONNECT_TIMEOUT, IDLE_CLOSE, OVERDUE,
-    READS_PER_TURN_MAX, REQUESTS_IN_FLIGHT_MAX, WATCH_INTERVAL, WRITE_FRAMES_MAX,
+    BYTES_IN_FLIGHT_MAX, BYTES_IN_FLIGHT_UNIT, IDLE_CLOSE, OVERDUE, READS_PER_TURN_MAX,
+    REQUESTS_IN_FLIGHT_MAX, WATCH_INTERVAL, WRITE_FRAMES_MAX,
 };
 
 /// A reply as it arrived; its body checksum is checked.
@@ -123,12 +123,13 @@ pub(crate) struct Connection {
 const BYTE_UNITS_MAX: u32 = (BYTES_IN_FLIGHT_MAX / BYTES_IN_FLIGHT_UNIT) as u32;
 
 impl Connection {
-    /// Connects, starts the task of the connection, and learns what the server allows.
+    /// Connects, starts the task of the connection, and learns what the server allows; gives up at
+    /// `limit`.
     ///
     /// Errors: [`ClientError::Connection`]; an error of the server, which speaks another version
     /// or takes no connections.
-    pub(crate) async fn open(address: &str) -> Result<Self, ClientError> {
-        let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+    pub(crate) async fn open(address: &str, limit: Instant) -> Result<Self, ClientError> {
+        let connected = timeout_at(limit, TcpStream::connect(address)).await;
         let stream = match connected {
             Ok(stream) => stream,
             Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
@@ -146,17 +147,17 @@ impl Connection {
         };
         let limits = [Arc::clone(&connection.requests), Arc::clone(&connection.bytes)];
         tokio::spawn(Driver::new(stream, &connection.address).run(queue, limits));
-        connection.hello().await?;
+        connection.hello(limit).await?;
         Ok(connection)
     }
 
     /// Agrees on the version and lowers the limits to those of the server.
-    async fn hello(&self) -> Result<(), ClientError> {
+    async fn hello(&self, limit: Instant) -> Result<(), ClientError> {
         let client = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned();
         let hello =
             HelloRequest { version_min: VERSION, version_max: VERSION, features: FEATURES, client };
         let frame = Arc::new(encode_request(0, 0, &hello).map_err(ApiError::from)?);
-        let reply = self.call(&frame, Instant::now() + CONNECT_TIMEOUT).await;
+        let reply = self.call(&frame, limit).await;
         let reply = reply.map_err(|failure| failure.error)?;
         let invalid =
             |source| ClientError::InvalidReply { address: self.address().to_owned(), source };

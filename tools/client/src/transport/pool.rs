@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout_at};
@@ -10,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::connection::Connection;
 use crate::backoff;
 use crate::error::ClientError;
+use crate::limits::{CONNECT_SHARE, CONNECT_TIMEOUT};
 
 /// One address: its connection, if there is one, and how it went lately.
 #[derive(Default)]
@@ -84,14 +86,15 @@ impl Pool {
     ) -> Result<Lease, ClientError> {
         let started = Instant::now();
         let in_flight = InFlight::begin(self.slot(address));
-        let Ok(connected) = timeout_at(deadline, connect(&in_flight.0, address)).await else {
+        let Ok(connected) = timeout_at(deadline, connect(&in_flight.0, address, deadline)).await
+        else {
             return Err(ClientError::Timeout { after: started.elapsed() });
         };
         Ok(Lease { connection: connected?, _in_flight: in_flight })
     }
 }
 
-async fn connect(slot: &Slot, address: &str) -> Result<Connection, ClientError> {
+async fn connect(slot: &Slot, address: &str, deadline: Instant) -> Result<Connection, ClientError> {
     let mut state = slot.state.lock().await;
     if let Some(connection) = &state.connection {
         if !connection.is_closed() {
@@ -104,7 +107,9 @@ async fn connect(slot: &Slot, address: &str) -> Result<Connection, ClientError> 
     {
         return Err(error.clone());
     }
-    match Connection::open(address).await {
+    let now = Instant::now();
+    let limit = now + attempt_limit(deadline.saturating_duration_since(now));
+    match Connection::open(address, limit).await {
         Ok(connection) => {
             *state = State { connection: Some(connection.clone()), ..State::default() };
             Ok(connection)
@@ -116,5 +121,22 @@ async fn connect(slot: &Slot, address: &str) -> Result<Connection, ClientError> 
             state.closed_until = Some((until, error.clone()));
             Err(error)
         }
+    }
+}
+
+/// How long one attempt to connect may take: a caller with much time waits for a slow network, and
+/// still has time left to try another address.
+fn attempt_limit(left: Duration) -> Duration {
+    CONNECT_TIMEOUT.max(left / CONNECT_SHARE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_time_waits_longer_for_a_connection() {
+        assert_eq!(attempt_limit(Duration::from_secs(1)), CONNECT_TIMEOUT);
+        assert_eq!(attempt_limit(Duration::from_secs(60)), Duration::from_secs(20));
     }
 }

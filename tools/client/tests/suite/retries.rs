@@ -64,6 +64,17 @@ async fn a_put_is_sent_again_when_the_user_asked_for_it() {
 }
 
 #[tokio::test]
+async fn a_refusal_does_not_undo_an_attempt_before_whose_outcome_is_unknown() {
+    let mut server = FakeServer::start(1).await;
+    let docs = server.client().await.retrying_writes().collection("Docs");
+    let writer = tokio::spawn(async move { docs.put(object(1)).await });
+    server.next().await.error(&ApiError::unknown("the home core was lost"));
+    server.next().await.error(&ApiError::transient(ErrorCode::DiskFull, "no space"));
+    let outcome = writer.await.unwrap();
+    assert!(is_unknown(&outcome), "{outcome:?}");
+}
+
+#[tokio::test]
 async fn a_create_that_was_sent_is_never_sent_again() {
     let mut server = FakeServer::start(1).await;
     let client = server.client().await.retrying_writes();
