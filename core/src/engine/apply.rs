@@ -8,7 +8,7 @@ use heddle_types::{ApiError, Clock, Device, ErrorCode, Lsn};
 
 use super::pending::{Change, Outcome, Pending};
 use super::yielding::yield_now;
-use super::{Book, Engine, ShardCell};
+use super::{Book, Engine, EngineError, ShardCell};
 use crate::shard::{Applied, ApplyError};
 use crate::wal::WalError;
 
@@ -28,6 +28,13 @@ impl<D: Device, C: Clock> Engine<D, C> {
         };
         self.fail_pending(&error);
         error
+    }
+
+    /// Waits until every write is durable and records that it is, so that the next start can tell
+    /// damage to the end of the log from a torn write. For a clean stop, after the last
+    /// [`Engine::checkpoint`]. Needs [`Engine::run_wal`] to be running.
+    pub async fn seal(&self) -> Result<(), EngineError> {
+        Ok(self.inner.wal.seal().await?)
     }
 
     async fn apply_durable(&self) -> WalError {
