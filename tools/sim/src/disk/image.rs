@@ -182,6 +182,17 @@ impl NameChange {
             Self::Rename { source, target, entry } => {
                 names.remove(source);
                 names.insert(target.clone(), *entry);
+                if *entry == Entry::Directory {
+                    // What is below a directory goes along with it.
+                    let prefix = format!("{source}/");
+                    let below: Vec<String> =
+                        names.keys().filter(|name| name.starts_with(&prefix)).cloned().collect();
+                    for name in below {
+                        let moved = format!("{target}/{}", &name[prefix.len()..]);
+                        let entry = names.remove(&name);
+                        names.extend(entry.map(|entry| (moved, entry)));
+                    }
+                }
             }
         }
     }
