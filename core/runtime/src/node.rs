@@ -1,7 +1,7 @@
 //! Starts the cores of a node, each an executor on a pinned thread, and waits for their end.
 
 use std::future::Future;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Once, mpsc};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -300,12 +300,16 @@ fn fitting_io_memory(wanted_bytes: usize, cores: usize) -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
     let fitting = fitting_io_memory_under(limit, wanted_bytes, cores);
     if fitting < wanted_bytes {
-        tracing::warn!(
-            wanted_bytes,
-            fitting_bytes = fitting,
-            memlock_bytes = limit,
-            "the memlock limit is small: less registered IO memory; set LimitMEMLOCK=infinity"
-        );
+        // The self-test of a start makes executors too; the limit is the same for all of them.
+        static TOLD: Once = Once::new();
+        TOLD.call_once(|| {
+            tracing::warn!(
+                wanted_bytes,
+                fitting_bytes = fitting,
+                memlock_bytes = limit,
+                "the memlock limit is small: less registered IO memory; set LimitMEMLOCK=infinity"
+            );
+        });
     }
     fitting
 }

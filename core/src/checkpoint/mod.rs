@@ -16,7 +16,7 @@ use heddle_types::Device;
 
 pub use error::CheckpointError;
 pub use reader::ImageReader;
-pub use writer::ImageWriter;
+pub use writer::{ImageWriter, next_generation, repair_superblocks};
 
 /// Number of a section inside an image; what it means is the caller's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -35,6 +35,7 @@ impl<D: Device> ImageReader<D> {
         let Some(superblock) = newest_superblock(device, directory, shard).await? else {
             return Ok(None);
         };
+        let superblock = superblock.newest;
         let path = format!("{directory}/{}", image_name(superblock.key.generation));
         let file = match device.open(&path, OpenMode::Read).await {
             Ok(file) => file,
@@ -149,21 +150,38 @@ fn corrupt(path: &str, offset: u64, fault: Fault) -> CheckpointError {
     }
 }
 
+/// What the superblocks of a shard say.
+pub(super) struct Found {
+    /// The one of the highest generation.
+    pub(super) newest: Superblock,
+    /// The names under which something else stands, or nothing.
+    pub(super) stale: Vec<&'static str>,
+}
+
 /// The superblock of the highest generation.
 ///
 /// One bad superblock is explained by a crash while it was written, and the other then names a
-/// whole image. Two bad ones are not, unless both are blank: then nothing was ever committed.
-async fn newest_superblock<D: Device>(
+/// whole image. Two bad ones are not, unless an image was never named: then nothing was ever
+/// committed. One that cannot be read counts as bad as long as the other is whole.
+pub(super) async fn newest_superblock<D: Device>(
     device: &D,
     directory: &str,
     shard: ShardId,
-) -> Result<Option<Superblock>, CheckpointError> {
+) -> Result<Option<Found>, CheckpointError> {
     let mut newest: Option<Superblock> = None;
+    let mut whole = Vec::new();
     let mut damage = None;
     let mut missing = 0;
     for name in SUPERBLOCK_NAMES {
         let path = format!("{directory}/{name}");
-        match read_superblock(device, &path).await? {
+        let read = match read_superblock(device, &path).await {
+            Ok(read) => read,
+            Err(error) => {
+                damage = damage.or(Some(error));
+                continue;
+            }
+        };
+        match read {
             Read::Missing => missing += 1,
             Read::Damaged(fault) => damage = damage.or_else(|| Some(corrupt(&path, 0, fault))),
             Read::Whole(found) if found.key.shard != shard => {
@@ -173,17 +191,29 @@ async fn newest_superblock<D: Device>(
             Read::Whole(found) => {
                 let newer = newest.filter(|newest| newest.key.generation > found.key.generation);
                 newest = newer.or(Some(found));
+                whole.push((name, found.key.generation));
             }
         }
     }
-    match (newest, damage) {
-        (Some(newest), None) => Ok(Some(newest)),
+    let found = newest.map(|newest| {
+        let names = |name: &&str| whole.contains(&(*name, newest.key.generation));
+        let stale = SUPERBLOCK_NAMES.into_iter().filter(|name| !names(name)).collect();
+        Found { newest, stale }
+    });
+    match (found, damage) {
+        (Some(found), None) => Ok(Some(found)),
         // Another version wrote it: guessing from the rest could go back in time.
         (_, Some(version @ CheckpointError::Version { .. })) => Err(version),
-        (Some(newest), Some(_)) => Ok(Some(newest)),
+        (Some(found), Some(_)) => Ok(Some(found)),
+        (None, Some(unread @ CheckpointError::Device(_))) => Err(unread),
         // The second is only written once the first is durable: the very first commit was torn.
         (None, Some(_)) if missing == 1 && !any_image(device, directory, 2).await? => Ok(None),
         (None, Some(damage)) => Err(damage),
+        // The image of a second commit implies that a superblock was durable before it.
+        (None, None) if any_image(device, directory, 2).await? => {
+            let path = format!("{directory}/{}", SUPERBLOCK_NAMES[0]);
+            Err(corrupt(&path, 0, fault("file length", PAGE_SIZE_BYTES as u64, 0_u64)))
+        }
         (None, None) => Ok(None),
     }
 }

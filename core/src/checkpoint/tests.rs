@@ -207,3 +207,43 @@ fn sections_get_what_was_announced() {
         assert_eq!(read(&disk).await, Ok(0));
     });
 }
+
+#[test]
+fn a_superblock_that_cannot_be_read_is_survived_when_the_other_is_whole() {
+    block_on(async {
+        let start = new_disk().await;
+        write(&start, 1).await.unwrap();
+        write(&start, 2).await.unwrap();
+        // Each superblock is opened, measured and read.
+        for at in 1..=6 {
+            let disk = start.crashed(Crash::KeepAll);
+            disk.set_latency_turns_max(0);
+            disk.fail_operation(at, Fault::Io);
+            assert_eq!(read(&disk).await, Ok(2), "operation {at}");
+        }
+        let disk = start.crashed(Crash::KeepAll);
+        disk.remove(&format!("{DIRECTORY}/{}", SUPERBLOCK_NAMES[1])).await.unwrap();
+        disk.fail_operation(disk.operations() + 1, Fault::Io);
+        assert!(matches!(read(&disk).await, Err(CheckpointError::Device(_))));
+    });
+}
+
+#[test]
+fn missing_superblocks_beside_a_later_image_are_damage() {
+    block_on(async {
+        for generations in [1, 2] {
+            let disk = new_disk().await;
+            for generation in 1..=generations {
+                write(&disk, generation).await.unwrap();
+            }
+            for name in SUPERBLOCK_NAMES {
+                disk.remove(&format!("{DIRECTORY}/{name}")).await.unwrap();
+            }
+            match generations {
+                // As a crash before the very first superblock leaves it.
+                1 => assert_eq!(read(&disk).await, Ok(0)),
+                _ => assert!(matches!(read(&disk).await, Err(CheckpointError::Corrupt { .. }))),
+            }
+        }
+    });
+}

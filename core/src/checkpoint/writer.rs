@@ -7,8 +7,10 @@ use super::format::{
     FIRST_SECTION_OFFSET, ImageKey, META_BYTES_MAX, SECTIONS_MAX, SUPERBLOCK_BYTES, Section,
     Superblock, Table, encode_image_header,
 };
+use super::reader::newest_superblock;
 use super::{
-    CheckpointError, SUPERBLOCK_NAMES, SectionId, TEMPORARY_SUFFIX, image_name, remove_other_images,
+    CheckpointError, SUPERBLOCK_NAMES, SectionId, TEMPORARY_SUFFIX, image_generation, image_name,
+    remove_other_images,
 };
 
 /// An image that is being written. Dropping it leaves a temporary file that the next writer or
@@ -150,8 +152,14 @@ impl<D: Device> ImageWriter<D> {
         self.device.rename(&temporary_path(&self.directory, self.key.generation), &path).await?;
         self.device.sync_dir(&self.directory).await?;
         // One after the other: at every moment one of the two is whole and durable. Afterwards
-        // both name this image, so that damage to either is survived.
-        for name in SUPERBLOCK_NAMES {
+        // both name this image, so that damage to either is survived. The one that names the
+        // present checkpoint comes last: a commit before may have stopped between the two.
+        let found = newest_superblock(&self.device, &self.directory, self.key.shard).await?;
+        let mut names = SUPERBLOCK_NAMES;
+        if found.is_some_and(|found| found.stale.contains(&SUPERBLOCK_NAMES[1])) {
+            names.reverse();
+        }
+        for name in names {
             write_superblock(&self.device, &self.directory, name, &superblock).await?;
         }
         remove_other_images(&self.device, &self.directory, self.key.generation).await
@@ -163,6 +171,58 @@ impl<D: Device> ImageWriter<D> {
         self.file.close().await?;
         Ok(self.device.remove(&path).await?)
     }
+}
+
+/// The generation of the next image of a shard; `committed` is that of the last one whose commit was
+/// reported (0: none ever was), `tried` the highest that was begun.
+///
+/// Above all that is there: a commit that failed may have left a superblock that names its image,
+/// which must not be written over. While nothing was ever committed, all that such tries left is
+/// removed, superblocks durably first, and the first generation is given again: images of later
+/// ones say that a superblock was durable, and a superblock whose sync failed is none.
+pub async fn next_generation<D: Device>(
+    device: &D,
+    directory: &str,
+    committed: u64,
+    tried: u64,
+) -> Result<u64, CheckpointError> {
+    if committed == 0 {
+        if tried > 0 {
+            remove_superblocks(device, directory).await?;
+        }
+        remove_other_images(device, directory, 0).await?;
+        device.sync_dir(directory).await?;
+        return Ok(1);
+    }
+    let names = device.list(directory).await?;
+    let there = names.iter().filter_map(|name| image_generation(name));
+    Ok(there.fold(tried.max(committed), u64::max) + 1)
+}
+
+async fn remove_superblocks<D: Device>(device: &D, directory: &str) -> Result<(), CheckpointError> {
+    for name in SUPERBLOCK_NAMES {
+        match device.remove(&format!("{directory}/{name}")).await {
+            Ok(()) | Err(DeviceError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(device.sync_dir(directory).await?)
+}
+
+/// Makes both superblocks name the checkpoint in use; for a start, before older images are removed:
+/// a superblock left behind would else name an image that is gone.
+///
+/// Errors: the device's, or damage to both superblocks; the checkpoint in use is untouched.
+pub async fn repair_superblocks<D: Device>(
+    device: &D,
+    directory: &str,
+    shard: ShardId,
+) -> Result<(), CheckpointError> {
+    let Some(found) = newest_superblock(device, directory, shard).await? else { return Ok(()) };
+    for name in found.stale {
+        write_superblock(device, directory, name, &found.newest).await?;
+    }
+    Ok(())
 }
 
 fn temporary_path(directory: &str, generation: u64) -> String {

@@ -133,7 +133,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
 
     /// Up to `limit` stored vectors that wait for their place in a graph; `None` when none wait.
     ///
-    /// Shards take turns. At most one batch is out a shard; dropping a batch gives it back. The
+    /// Shards take turns, and where much is dead so do batches and steps of the sweep: `None` may
+    /// mean that [`Engine::sweep_step`] comes first. At most one batch is out a shard; dropping a batch gives it back. The
     /// graph depends on the batch size, and on nothing else but the order of the writes.
     #[must_use]
     pub fn index_batch(&self, limit: usize) -> Option<IndexBatch> {
@@ -146,7 +147,10 @@ impl<D: Device, C: Clock> Engine<D, C> {
 
     fn batch_of(&self, cell: &ShardCell<D>, limit: usize) -> Option<IndexBatch> {
         let mut shard = cell.shard.borrow_mut();
-        let pauses = shard.is_imaging() || shard.lease.is_out() || cell.book.borrow().link_failed;
+        let pauses = shard.is_imaging()
+            || shard.lease.is_out()
+            || shard.owes_sweep()
+            || cell.book.borrow().link_failed;
         if pauses {
             return None;
         }
@@ -156,6 +160,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         if slots.is_empty() {
             return None;
         }
+        shard.note_batch();
         let view = Arc::clone(shard.view());
         Some(IndexBatch { view, vector, slots, lease: shard.lease.take() })
     }
@@ -176,6 +181,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
             if let Err(error) = writer.try_link(slot, &candidates, &directory) {
                 tracing::warn!(shard = cell.id.0, %error, "linking pauses");
                 cell.book.borrow_mut().link_failed = true;
+                // Links before this one may have moved an arena.
+                self.republish(&mut shard);
                 return LinkProgress::Done;
             }
         }
@@ -203,21 +210,31 @@ impl<D: Device, C: Clock> Engine<D, C> {
     }
 
     /// One unit of row upkeep: a full memtable is written, or mostly dead segments are rewritten.
-    /// False when there was nothing to do.
+    /// Or log that nobody needs is given up. False when there was nothing to do.
     ///
-    /// Errors: the device's or damage in a segment; rows stay where they were. A full disk makes
+    /// Errors: the device's or damage in a segment; rows stay where they were. A shard that fails
+    /// does not keep the others from their turn; the first error is returned. A full disk makes
     /// writes fail with `DiskFull` once memory is used up, until a later call succeeds.
     pub async fn maintain(&self) -> Result<bool, EngineError> {
+        let (mut is_worked, mut first_error) = (false, None);
         for cell in self.cells_in_turn() {
-            let needs_flush = cell.shard.borrow().objects.needs_flush();
-            if needs_flush && self.flush_rows(&cell).await? {
-                return Ok(true);
-            }
-            if self.compact(&cell).await? {
-                return Ok(true);
+            match self.maintain_shard(&cell).await {
+                Ok(done) => is_worked |= done,
+                Err(error) => first_error = first_error.or(Some(error)),
             }
         }
-        Ok(false)
+        if self.has_log_to_release() {
+            self.release_log().await?;
+        }
+        first_error.map_or(Ok(is_worked), Err)
+    }
+
+    async fn maintain_shard(&self, cell: &ShardCell<D>) -> Result<bool, EngineError> {
+        let needs_flush = cell.shard.borrow().objects.needs_flush();
+        if needs_flush && self.flush_rows(cell).await? {
+            return Ok(true);
+        }
+        self.compact(cell).await
     }
 
     /// Writes the memtable of a shard. False when it is empty or being written already.

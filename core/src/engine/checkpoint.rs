@@ -3,11 +3,12 @@
 use std::rc::Rc;
 
 use heddle_types::limits::CHECKPOINT_CHUNK_BYTES;
-use heddle_types::{Clock, Device, Lsn, ShardId};
+use heddle_types::{Clock, Device, DeviceError, Lsn, ShardId};
 
+use super::recover::{LOGS, REMOVED_SUFFIX, log_directory};
 use super::yielding::yield_now;
 use super::{Engine, EngineError, ShardCell};
-use crate::checkpoint::{CheckpointError, ImageWriter, SectionId};
+use crate::checkpoint::{CheckpointError, ImageWriter, SectionId, next_generation};
 use crate::property::PropertyCursor;
 use crate::shard::image::{
     DIRECTORY, FACTS_BYTES, ImageMeta, ImagePlan, PROPERTIES, SLOTS, TOMBSTONES, vector_section,
@@ -24,19 +25,26 @@ const LOG_SEGMENTS_MIN: u64 = 4;
 
 impl<D: Device, C: Clock> Engine<D, C> {
     /// The shards whose image is due: by log bytes of their own, or all with changes when the log
-    /// is too long; the one that holds back most of the log first.
+    /// is too long; the one that holds back most of the log first. While a shard's image fails, the
+    /// log is long for its sake, and images of shards that changed later would not shorten it.
     #[must_use]
     pub fn checkpoint_due(&self) -> Vec<ShardId> {
         let config = &self.inner.config;
         let log_bytes = self.inner.wal.stats().segment_bytes;
         let log_limit = config.log_bytes_max.max(LOG_SEGMENTS_MIN * config.wal.segment_bytes);
         let is_log_long = log_bytes >= log_limit;
+        let cells = self.cells();
+        let failing = cells.iter().map(|cell| cell.book.borrow()).filter(|book| book.image_failed);
+        let held_at = failing.filter_map(|book| book.first_unimaged).min();
         let mut due: Vec<(Option<Lsn>, ShardId)> = Vec::new();
-        for cell in self.cells() {
+        for cell in &cells {
             let book = cell.book.borrow();
             let has_changes = book.first_unimaged.is_some() || book.needs_image;
-            let is_due =
-                book.needs_image || book.log_bytes >= config.checkpoint_log_bytes || is_log_long;
+            let holds_log =
+                book.first_unimaged.is_some_and(|own| held_at.is_none_or(|at| own <= at));
+            let is_due = book.needs_image
+                || book.log_bytes >= config.checkpoint_log_bytes
+                || (is_log_long && holds_log);
             if has_changes && is_due && !book.imaging && !book.poisoned {
                 due.push((book.first_unimaged, cell.id));
             }
@@ -57,25 +65,37 @@ impl<D: Device, C: Clock> Engine<D, C> {
 
     /// Writes an image of a shard while it serves, then releases the log that no shard needs.
     ///
-    /// A call while one is being written waits for it and does nothing. Errors: the image before
-    /// stays in place and the log is kept; try again later. Needs no other task to run. Linking,
-    /// sweeping and compaction of the shard pause meanwhile.
+    /// When this returns, an image holds every change that was applied before the call; one that
+    /// another call writes meanwhile counts if it does. Errors: the image before stays in place and
+    /// the log is kept; try again later. A poisoned shard is passed over: its image would claim to
+    /// cover a record that is only in the log. Needs no other task to run. Linking, sweeping and
+    /// compaction of the shard pause meanwhile.
     pub async fn checkpoint(&self, shard: ShardId) -> Result<(), EngineError> {
         let no_shard = || EngineError::NoShard { shard };
         let cell = self.cell(shard).map_err(|_unavailable| no_shard())?;
-        if cell.book.borrow().imaging {
-            self.inner.settled.wait_until(|| !cell.book.borrow().imaging).await;
-            return Ok(());
+        let needed = self.inner.state.borrow().applied_lsn;
+        let is_busy = || cell.book.borrow().imaging;
+        let mut has_waited = false;
+        while is_busy() {
+            has_waited = true;
+            self.inner.settled.wait_until(|| !is_busy()).await;
         }
-        if cell.book.borrow().poisoned {
-            // The image would claim to cover a record that is only in the log.
+        if has_waited && cell.book.borrow().is_imaged(needed) {
             return Ok(());
         }
         let imaging = Imaging::begin(self, &cell);
         self.inner.settled.wait_until(|| !cell.book.borrow().compacting).await;
+        // Looked at after the last wait: a record may have failed to apply meanwhile.
+        if cell.dropped.get() {
+            return Err(no_shard());
+        }
+        if cell.book.borrow().poisoned {
+            return Ok(());
+        }
         let (plan, covers) = self.plan_image(&cell);
         let written = self.write_image(&cell, plan, covers).await;
         drop(imaging);
+        cell.book.borrow_mut().image_failed = written.is_err();
         written?;
         self.remove_segments(&cell).await?;
         self.release_log().await
@@ -107,8 +127,15 @@ impl<D: Device, C: Clock> Engine<D, C> {
             plan.meta.segments = objects.sealed_segments();
             objects.begin_checkpoint();
         }
-        let generation = cell.book.borrow().generation + 1;
         let failed = |source| EngineError::Checkpoint { shard: cell.id, source };
+        let directory = cell.shard.borrow().spec.directory.clone();
+        let (committed, tried) = {
+            let book = cell.book.borrow();
+            (book.generation, book.tried_generation)
+        };
+        let next = next_generation(&self.inner.device, &directory, committed, tried).await;
+        let generation = next.map_err(failed)?;
+        cell.book.borrow_mut().tried_generation = generation;
         self.write_sections(cell, &mut plan, generation, covers).await.map_err(failed)?;
         let mut book = cell.book.borrow_mut();
         book.generation = generation;
@@ -163,17 +190,39 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// Gives up log records that every shard's image covers, and logs of earlier runs.
     pub(super) async fn release_log(&self) -> Result<(), EngineError> {
         self.inner.wal.release(self.log_needed_from()).await?;
-        let needs_old = self.cells().iter().any(|cell| cell.book.borrow().needs_image);
-        let old = self.inner.state.borrow().old_logs.clone();
-        if needs_old || old.is_empty() {
-            return Ok(());
+        while self.may_remove_old_logs() {
+            let Some(log_index) = self.inner.state.borrow_mut().old_logs.pop() else { break };
+            if let Err(error) = self.remove_old_log(log_index).await {
+                self.inner.state.borrow_mut().old_logs.push(log_index);
+                return Err(error.into());
+            }
         }
-        for log_index in &old {
-            self.inner.device.remove_tree(&super::recover::log_directory(*log_index)).await?;
-        }
-        self.inner.device.sync_dir(super::recover::LOGS).await?;
-        self.inner.state.borrow_mut().old_logs.clear();
         Ok(())
+    }
+
+    fn may_remove_old_logs(&self) -> bool {
+        let needs_old = self.cells().iter().any(|cell| cell.book.borrow().needs_image);
+        !needs_old && !self.inner.state.borrow().old_logs.is_empty()
+    }
+
+    /// A log that lacks some of its segments is damage, so it goes by one rename.
+    async fn remove_old_log(&self, log_index: u32) -> Result<(), DeviceError> {
+        let device = &self.inner.device;
+        let directory = log_directory(log_index);
+        let removed = format!("{directory}{REMOVED_SUFFIX}");
+        device.remove_tree(&removed).await?;
+        match device.rename(&directory, &removed).await {
+            Ok(()) | Err(DeviceError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        device.sync_dir(LOGS).await?;
+        device.remove_tree(&removed).await?;
+        device.sync_dir(LOGS).await
+    }
+
+    /// Is there log that no shard needs any more?
+    pub(super) fn has_log_to_release(&self) -> bool {
+        self.may_remove_old_logs() || self.inner.wal.has_releasable(self.log_needed_from())
     }
 
     /// The first record that is not in the image of its shard.

@@ -9,7 +9,7 @@ use heddle_types::{Device, DeviceError, ShardId};
 use super::config::{EngineConfig, OpenReport};
 use super::recover::{Covered, Opened, object_config, parent};
 use super::{Book, EngineError, ShardCell};
-use crate::checkpoint::{CheckpointError, ImageReader, SectionId, remove_other_images};
+use crate::checkpoint::{CheckpointError, ImageReader, SectionId};
 use crate::objects::ObjectStore;
 use crate::property::PropertyIndex;
 use crate::shard::image::{
@@ -45,9 +45,9 @@ impl<D: Device> Loader<'_, D> {
         let broken = |source| EngineError::Checkpoint { shard: id, source };
         let reader = ImageReader::open(self.device, &directory, id).await.map_err(broken)?;
         let Some(reader) = reader else {
-            let shard = self.empty(spec, report).await?;
-            let covered = None;
-            return Ok(Opened { cell: Rc::new(ShardCell::new(shard, Book::default())), covered });
+            let (shard, unreferenced) = self.empty(spec, report).await?;
+            let cell = Rc::new(ShardCell::new(shard, Book::default()));
+            return Ok(Opened { cell, covered: None, unreferenced });
         };
         let meta = ImageMeta::decode(reader.meta(), &spec).map_err(|error| unfit(id, error))?;
         let book = Book {
@@ -57,9 +57,8 @@ impl<D: Device> Loader<'_, D> {
             ..Book::default()
         };
         let covered = Some(Covered { log_index: meta.log_index, covers: reader.covers() });
-        let shard = self.restore(spec, meta, &reader, report).await?;
-        remove_other_images(self.device, &directory, book.generation).await.map_err(broken)?;
-        Ok(Opened { cell: Rc::new(ShardCell::new(shard, book)), covered })
+        let (shard, unreferenced) = self.restore(spec, meta, &reader, report).await?;
+        Ok(Opened { cell: Rc::new(ShardCell::new(shard, book)), covered, unreferenced })
     }
 
     async fn make_directory(&self, directory: &str) -> Result<(), DeviceError> {
@@ -72,25 +71,26 @@ impl<D: Device> Loader<'_, D> {
         spec: &ShardSpec,
         segments: &[u32],
         report: &mut OpenReport,
-    ) -> Result<ObjectStore<D>, EngineError> {
+    ) -> Result<(ObjectStore<D>, Vec<String>), EngineError> {
         let config = object_config(self.config);
         let device = self.device.clone();
         let opened = ObjectStore::open(device, &spec.directory, spec.id, config, segments).await;
         let (objects, found) =
             opened.map_err(|source| EngineError::Objects { shard: spec.id, source })?;
         report.foreign_files.extend(found.foreign);
-        Ok(objects)
+        Ok((objects, found.unreferenced))
     }
 
     async fn empty(
         &self,
         spec: ShardSpec,
         report: &mut OpenReport,
-    ) -> Result<Shard<D>, EngineError> {
+    ) -> Result<(Shard<D>, Vec<String>), EngineError> {
         let id = spec.id;
-        let objects = self.open_objects(&spec, &[], report).await?;
-        Shard::new(spec, objects, Arc::clone(self.quiescence))
-            .map_err(|source| EngineError::Index { shard: id, source })
+        let (objects, unreferenced) = self.open_objects(&spec, &[], report).await?;
+        let shard = Shard::new(spec, objects, Arc::clone(self.quiescence))
+            .map_err(|source| EngineError::Index { shard: id, source })?;
+        Ok((shard, unreferenced))
     }
 
     async fn restore(
@@ -99,11 +99,11 @@ impl<D: Device> Loader<'_, D> {
         meta: ImageMeta,
         reader: &ImageReader<D>,
         report: &mut OpenReport,
-    ) -> Result<Shard<D>, EngineError> {
+    ) -> Result<(Shard<D>, Vec<String>), EngineError> {
         let id = spec.id;
         let broken = |source| EngineError::Checkpoint { shard: id, source };
         let refused = |source| EngineError::Index { shard: id, source };
-        let objects = self.open_objects(&spec, &meta.segments, report).await?;
+        let (objects, unreferenced) = self.open_objects(&spec, &meta.segments, report).await?;
         let quiescence = Arc::clone(self.quiescence);
         let mut directory = DirectoryWriter::restore(meta.slots, quiescence).map_err(refused)?;
         for part in 0..DIRECTORY_PARTS {
@@ -131,7 +131,7 @@ impl<D: Device> Loader<'_, D> {
             rebuild_properties(&mut shard).await?;
             report.properties_rebuilt.push(id);
         }
-        Ok(shard)
+        Ok((shard, unreferenced))
     }
 
     /// Restores one vector index; when only its graph is unusable, its vectors go to the tail and
@@ -218,6 +218,9 @@ async fn rebuild_vector<D: Device>(
     else {
         return Ok(None);
     };
+    if meta.slots == 0 {
+        return Ok(Some(vector));
+    }
     let section = |part| SectionId(vector_section(index) + part);
     let present = reader.read_all(section(PART_PRESENT)).await.map_err(broken)?;
     let norms = reader.read_all(section(PART_NORMS)).await.map_err(broken)?;

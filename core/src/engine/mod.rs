@@ -123,6 +123,10 @@ struct Book {
     log_bytes: u64,
     /// Generation of the last image; 0 before the first.
     generation: u64,
+    /// Generation of the last image that was begun.
+    tried_generation: u64,
+    /// The last image failed.
+    image_failed: bool,
     /// Position that the last image covers.
     covers: Lsn,
     /// When the last image was committed, microseconds since the Unix epoch; 0 before the first.
@@ -139,6 +143,13 @@ struct Book {
     flushing: bool,
     /// Segments are being rewritten.
     compacting: bool,
+}
+
+impl Book {
+    /// Does the last image hold everything that was applied up to `lsn`?
+    fn is_imaged(&self, lsn: Lsn) -> bool {
+        !self.needs_image && self.first_unimaged.is_none_or(|first| first > lsn)
+    }
 }
 
 impl<D: Device, C: Clock> Engine<D, C> {

@@ -12,6 +12,7 @@ use rustc_hash::FxHashMap;
 use super::config::{EngineConfig, OpenReport, Progress};
 use super::load::Loader;
 use super::{Engine, EngineError, Inner, MemoryGauge, ShardCell, State};
+use crate::checkpoint::{remove_other_images, repair_superblocks};
 use crate::objects::{ObjectConfig, ObjectError};
 use crate::shard::record::{decode_delete, decode_put};
 use crate::shard::{Applied, ShardSpec};
@@ -19,6 +20,8 @@ use crate::wal::{Record, RecordKind, Recovery, Signal, Wal, WalError};
 
 /// Parent of all log directories.
 pub(super) const LOGS: &str = "logs";
+/// Ending of the name of a log directory that is being removed.
+pub(super) const REMOVED_SUFFIX: &str = ".removed";
 /// Records between two reports of progress.
 const PROGRESS_EVERY_RECORDS: u64 = 65_536;
 
@@ -47,6 +50,36 @@ pub(super) struct Covered {
 pub(super) struct Opened<D: Device> {
     pub(super) cell: Rc<ShardCell<D>>,
     pub(super) covered: Option<Covered>,
+    /// Object segments and temporary files that the image does not refer to.
+    pub(super) unreferenced: Vec<String>,
+}
+
+impl<D: Device> Opened<D> {
+    /// Removes older images and what no image refers to.
+    async fn remove_leftovers(&self, device: &D) -> Result<(), EngineError> {
+        let shard = self.cell.id;
+        let directory = self.cell.shard.borrow().spec.directory.clone();
+        for name in &self.unreferenced {
+            match device.remove(&format!("{directory}/{name}")).await {
+                Ok(()) | Err(DeviceError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if !self.unreferenced.is_empty() {
+            device.sync_dir(&directory).await?;
+        }
+        let generation = self.cell.book.borrow().generation;
+        if generation == 0 {
+            return Ok(());
+        }
+        if let Err(error) = repair_superblocks(device, &directory, shard).await {
+            // The other one is whole. What this one may name has to stay.
+            tracing::warn!(shard = shard.0, %error, "one of two superblocks cannot be written");
+            return Ok(());
+        }
+        let removed = remove_other_images(device, &directory, generation).await;
+        removed.map_err(|source| EngineError::Checkpoint { shard, source })
+    }
 }
 
 impl<D: Device, C: Clock> Engine<D, C> {
@@ -89,6 +122,11 @@ impl<D: Device, C: Clock> Engine<D, C> {
         check_covers(&opened, *own, found.first_lsn, found.next_lsn)?;
         report.foreign_files.extend(found.foreign);
         report.torn_at = found.cut;
+        remove_leftover_logs(&device).await;
+        // Only now is it known that nothing else is needed.
+        for opened in opened.values() {
+            opened.remove_leftovers(&device).await?;
+        }
         let old_logs = old.to_vec();
         let engine = Self::assemble(device, clock, config, quiescence, wal, opened, newest);
         engine.inner.state.borrow_mut().old_logs = old_logs;
@@ -141,6 +179,22 @@ impl<D: Device, C: Clock> Engine<D, C> {
         if !self.inner.state.borrow().old_logs.is_empty() {
             self.cells().iter().for_each(|cell| cell.book.borrow_mut().needs_image = true);
         }
+    }
+}
+
+/// Removes what is left of logs whose removal was cut short. Engines of several cores may do so at
+/// once, and what stays is only garbage, so nothing depends on it.
+async fn remove_leftover_logs<D: Device>(device: &D) {
+    let removed = async {
+        for name in device.list(LOGS).await? {
+            if name.ends_with(REMOVED_SUFFIX) {
+                device.remove_tree(&format!("{LOGS}/{name}")).await?;
+            }
+        }
+        Ok::<(), DeviceError>(())
+    };
+    if let Err(error) = removed.await {
+        tracing::debug!(%error, "what is left of a removed log stays until the next start");
     }
 }
 

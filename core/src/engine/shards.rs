@@ -70,12 +70,12 @@ impl<D: Device, C: Clock> Engine<D, C> {
     }
 
     /// Forgets a shard and removes its files. Its records in the log are passed over at the next
-    /// start; writes in flight get `Unavailable`.
+    /// start; writes in flight get `Unavailable`. One that is not here is fine.
     ///
     /// Call it after the catalog forgot the shard. Errors: the shard is gone from memory all the
     /// same; what is left of its files is garbage.
     pub async fn drop_shard(&self, id: ShardId) -> Result<(), ApiError> {
-        let cell = self.cell(id)?;
+        let Ok(cell) = self.cell(id) else { return Ok(()) };
         cell.dropped.set(true);
         self.inner.state.borrow_mut().shards.remove(&id);
         self.inner.settled.notify();
@@ -92,7 +92,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             self.inner.device.sync_dir(parent(&directory)).await
         };
         removed.await.map_err(EngineError::from)?;
-        Ok(())
+        Ok(self.release_log().await?)
     }
 }
 

@@ -59,8 +59,11 @@ const NEIGHBOURS: [&str; 2] = ["image-", "superblock."];
 /// What opening a store found beside the segments that were asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ObjectOpenReport {
-    /// The store's own files that no image refers to; they were removed.
+    /// Files of its own that were never finished; they were removed.
     pub removed: Vec<String>,
+    /// Segments that the image does not refer to. The caller removes them once it
+    /// knows that the image and the log behind it are whole; no number of theirs is given again.
+    pub unreferenced: Vec<String>,
     /// Names that are none of the shard's; they were left alone.
     pub foreign: Vec<String>,
 }
@@ -122,8 +125,8 @@ enum Source<D: Device> {
 impl<D: Device> ObjectStore<D> {
     /// Opens the store in a shard's existing directory with the segments that its image refers to.
     ///
-    /// Every row counts as dead until [`ObjectStore::adopt`] names it. Segments and temporary files
-    /// that the image does not know are removed: what they hold is replayed from the log. Errors:
+    /// Every row counts as dead until [`ObjectStore::adopt`] names it. Segments that the
+    /// image does not know are reported: what they hold is replayed from the log. Errors:
     /// [`ObjectError::Device`] with `NotFound` for a missing segment, [`ObjectError::Corrupt`].
     pub async fn open(
         device: D,
@@ -139,7 +142,7 @@ impl<D: Device> ObjectStore<D> {
                 Name::Segment(number) => {
                     number_next = number_next.max(number.saturating_add(1));
                     if !referenced.contains(&number) {
-                        report.removed.push(name);
+                        report.unreferenced.push(name);
                     }
                 }
                 Name::Temporary => report.removed.push(name),
@@ -147,7 +150,6 @@ impl<D: Device> ObjectStore<D> {
                 Name::Other => report.foreign.push(name),
             }
         }
-        // All referenced segments are sound before anything is removed.
         let mut segments = BTreeMap::new();
         for number in referenced {
             let segment = Segment::open(&device, directory, shard, *number).await?;

@@ -17,9 +17,14 @@ const SWEEP_SLOTS_STEP: usize = 64;
 /// Values that one step looks at in the property indexes.
 const RECLAIM_KEYS_STEP: usize = 512;
 
+/// Steps of a sweep that come between two batches to be linked: about as much time as a batch takes.
+const SWEEP_STEPS_PER_BATCH: u32 = 16;
+
 /// Where the sweep of a shard stands.
 #[derive(Default)]
 pub(super) struct SweepPhase {
+    /// Steps that come before the next batch is handed out.
+    owed_steps: u32,
     /// Dead slots that no vector index holds. They are out of the graphs, and wait.
     pub(super) released: RoaringBitmap,
     state: State,
@@ -41,6 +46,7 @@ impl<D: Device> Shard<D> {
         if self.imaging.is_some() || self.lease.is_out() {
             return false;
         }
+        self.phase.owed_steps = self.phase.owed_steps.saturating_sub(1);
         match std::mem::take(&mut self.phase.state) {
             State::Idle => self.begin_sweep(),
             State::Graphs { done } => {
@@ -64,6 +70,17 @@ impl<D: Device> Shard<D> {
         let directory = self.directory.view();
         let threshold = DEAD_SLOTS_MIN.max(directory.published() / DEAD_SLOT_RATIO);
         !matches!(self.phase.state, State::Idle) || directory.dead_count() >= threshold
+    }
+
+    /// A batch to be linked is handed out. While much is dead, linking and sweeping take turns: new
+    /// vectors may never stop coming, and dead slots would pile up behind them.
+    pub(crate) fn note_batch(&mut self) {
+        self.phase.owed_steps = if self.wants_sweep() { SWEEP_STEPS_PER_BATCH } else { 0 };
+    }
+
+    /// Is it the sweep's turn?
+    pub(crate) fn owes_sweep(&self) -> bool {
+        self.phase.owed_steps > 0 && self.wants_sweep()
     }
 
     fn begin_sweep(&mut self) -> bool {

@@ -15,11 +15,13 @@ pub fn vector_index(config: &CollectionConfig, name: &str) -> Result<usize, ApiE
     if name.is_empty() && config.vectors.len() == 1 {
         return Ok(0);
     }
-    let names: Vec<&str> = config.vectors.iter().map(|vector| vector.name.as_str()).collect();
-    Err(invalid_vector(
-        format!("collection {} has no vector {name:?}", config.name),
-        format!("one of {names:?}"),
-    ))
+    let message = if name.is_empty() {
+        format!("collection {} has no default vector", config.name)
+    } else {
+        format!("collection {} has no vector \"{name}\"", config.name)
+    };
+    let names: Vec<String> = config.vectors.iter().map(super::vector_name).collect();
+    Err(invalid_vector(message, names.join(" or ")))
 }
 
 /// Checks one query. `k` counts the offset in; `ef` 0 means the collection's default.

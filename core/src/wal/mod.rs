@@ -128,6 +128,10 @@ struct State<D: Device> {
     /// Segments that hold or held batches, oldest first; the tail's is the last.
     extents: VecDeque<Extent>,
     releasing: bool,
+    /// A segment was taken out of the directory and no sync has made that durable yet.
+    release_unsynced: bool,
+    /// A released file whose new name is not durable yet.
+    recyclable_unsynced: Option<String>,
     /// A released file, kept for its allocated blocks.
     recyclable: Option<String>,
     number_next: u64,

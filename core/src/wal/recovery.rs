@@ -443,6 +443,8 @@ impl<D: Device> Recovery<D> {
             waiter_next: 0,
             extents,
             releasing: false,
+            release_unsynced: false,
+            recyclable_unsynced: None,
             recyclable: None,
             number_next: self.number_next + 1,
             allocation,

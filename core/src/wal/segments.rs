@@ -80,9 +80,17 @@ pub(super) async fn make_segment<D: Device>(
             (path, file)
         }
     };
-    file.write_at(0, AlignedBuf::from_slice(&header.encode())).await?;
-    file.sync().await?;
-    device.rename(&temporary, &name).await?;
+    let prepared = async {
+        file.write_at(0, AlignedBuf::from_slice(&header.encode())).await?;
+        file.sync().await?;
+        device.rename(&temporary, &name).await
+    };
+    if let Err(error) = prepared.await {
+        // Nobody would look for the file again before the next start.
+        drop(file.close().await);
+        drop(device.remove(&temporary).await);
+        return Err(error);
+    }
     device.sync_dir(directory).await?;
     Ok(Segment { key: header.key, bytes: header.segment_bytes, file })
 }
@@ -142,9 +150,10 @@ impl<D: Device> Wal<D> {
             // Two releases at once could remove segments out of order.
             return Ok(());
         }
+        let releasing = Releasing(&self.inner);
         let released = self.release_below(below).await;
+        drop(releasing);
         let mut state = self.inner.state.borrow_mut();
-        state.releasing = false;
         if matches!(state.allocation, Allocation::Refused { .. }) {
             state.allocation = Allocation::Ready;
         }
@@ -155,26 +164,68 @@ impl<D: Device> Wal<D> {
 
     async fn release_below(&self, below: Lsn) -> Result<(), WalError> {
         let inner = &self.inner;
+        // What an earlier call took out has to be durably gone before anything behind it goes.
+        inner.sync_release().await?;
         while let Some(extent) = inner.releasable(below) {
             let path = format!("{}/{}", inner.directory, segment_name(extent.number));
             let recycle = extent.bytes == inner.config.segment_bytes
                 && inner.state.borrow().recyclable.is_none();
             if recycle {
                 let target = format!("{path}{TEMPORARY_SUFFIX}");
-                inner.device.rename(&path, &target).await?;
-                inner.device.sync_dir(&inner.directory).await?;
-                inner.state.borrow_mut().recyclable = Some(target);
+                match inner.device.rename(&path, &target).await {
+                    Ok(()) => inner.state.borrow_mut().recyclable_unsynced = Some(target),
+                    // A release that was given up in an await took it out already.
+                    Err(DeviceError::NotFound { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
             } else {
-                inner.device.remove(&path).await?;
-                inner.device.sync_dir(&inner.directory).await?;
+                match inner.device.remove(&path).await {
+                    Ok(()) | Err(DeviceError::NotFound { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
-            inner.state.borrow_mut().extents.pop_front();
+            {
+                let mut state = inner.state.borrow_mut();
+                state.extents.pop_front();
+                state.release_unsynced = true;
+            }
+            inner.sync_release().await?;
         }
         Ok(())
+    }
+
+    /// Would [`Wal::release`] give up anything?
+    pub(crate) fn has_releasable(&self, below: Lsn) -> bool {
+        self.inner.state.borrow().release_unsynced || self.inner.releasable(below).is_some()
+    }
+}
+
+/// A release under way; ends when it is dropped, also in an await.
+struct Releasing<'a, D: Device>(&'a Inner<D>);
+
+impl<D: Device> Drop for Releasing<'_, D> {
+    fn drop(&mut self) {
+        self.0.state.borrow_mut().releasing = false;
     }
 }
 
 impl<D: Device> Inner<D> {
+    /// Makes durable that segments left the directory. A file is written again only after its old
+    /// name is durably gone.
+    async fn sync_release(&self) -> Result<(), DeviceError> {
+        if !self.state.borrow().release_unsynced {
+            return Ok(());
+        }
+        self.device.sync_dir(&self.directory).await?;
+        let mut state = self.state.borrow_mut();
+        state.release_unsynced = false;
+        let synced = state.recyclable_unsynced.take();
+        if synced.is_some() {
+            state.recyclable = synced;
+        }
+        Ok(())
+    }
+
     /// The oldest segment, if all of it is below `below` and a later one holds durable records.
     fn releasable(&self, below: Lsn) -> Option<Extent> {
         let state = self.state.borrow();

@@ -259,9 +259,13 @@ impl CollectionConfig {
         for (index, vector) in self.vectors.iter().enumerate() {
             vector.validate()?;
             if self.vectors[..index].iter().any(|other| other.name == vector.name) {
+                let name = match vector.name.as_str() {
+                    "" => "the default vector (the one without a name)".to_owned(),
+                    name => format!("vector \"{name}\""),
+                };
                 return Err(ApiError::new(
                     ErrorCode::InvalidVector,
-                    format!("vector \"{}\" is declared twice", vector.name),
+                    format!("{name} is declared twice"),
                     "unique vector names",
                 ));
             }

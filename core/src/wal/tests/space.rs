@@ -1,5 +1,7 @@
 //! Segments come and go: full disks, release, reuse.
 
+use heddle_sim::Fault;
+
 use super::*;
 
 #[test]
@@ -123,6 +125,31 @@ fn a_changed_segment_size_applies_to_new_segments_only() {
             let config = WalConfig { segment_bytes: odd, ..SMALL };
             let refused = recover_with(&SimDisk::new(1), config).await.err();
             assert_eq!(refused, Some(WalError::SegmentSize { segment_bytes: odd }));
+        }
+    });
+}
+
+#[test]
+fn a_release_that_failed_anywhere_goes_on_with_the_next_call() {
+    block_on(async {
+        for at in 1..=6 {
+            for fault in [Fault::Io, Fault::NoSpace] {
+                let disk = SimDisk::new(1);
+                disk.set_latency_turns_max(0);
+                let (wal, _, _) = recover(&disk).await.unwrap();
+                write_all(&wal, 0..200, 4).await;
+                let before = wal.stats().segments;
+                disk.fail_operation(disk.operations() + at, fault);
+                let failed = wal.release(Lsn(201)).await;
+                assert!(failed.is_err(), "operation {at}");
+                let (_, _, found) = recover(&disk.crashed(Crash::Random(at))).await.unwrap();
+                assert!(found.contains_key(&Lsn(200)));
+                wal.release(Lsn(201)).await.unwrap();
+                assert!(wal.stats().segments <= 2, "{before} segments, {:?}", wal.stats());
+                write_all(&wal, 200..260, 4).await;
+                let (_, _, found) = recover(&disk.crashed(Crash::LoseUnsynced)).await.unwrap();
+                assert!(found.contains_key(&Lsn(260)));
+            }
         }
     });
 }
