@@ -1,9 +1,10 @@
 //! Memory that other cores read while its owner fills it.
 //!
-//! An [`Arena`] is one contiguous range of zeroed memory: `base + position * stride` needs no table.
-//! Large arenas reserve address space without access and commit it from the front, so a reservation
-//! costs nothing until it is used; small ones are one plain mapping that the kernel fills lazily.
-//! Numbers that change while others read are atomics; floats are written once per publication.
+//! An [`Arena`] is one contiguous range of zeroed memory: `base + position * stride` needs no
+//! table. Large arenas reserve address space without access and commit it from the front, so a
+//! reservation costs nothing until it is used; small ones are one plain mapping that the kernel
+//! fills lazily. Numbers that change while others read are atomics; floats are written once per
+//! publication.
 //!
 //! Sharing rule: any core may read, one owner (the writer of the index) commits and writes. What is
 //! read as plain floats was written before the position was published with release ordering, and is
@@ -220,8 +221,8 @@ impl Arena {
     pub(crate) fn read_bytes(&self, offset: usize, out: &mut [u8]) {
         assert!(offset + out.len() <= self.committed_bytes());
         let source = self.base.wrapping_add(offset).cast_const();
-        // SAFETY: the source is committed, the target is foreign memory; the caller of an image read
-        // keeps the owner from changing these positions while it reads.
+        // SAFETY: the source is committed, the target is foreign memory; the caller of an image
+        // read keeps the owner from changing these positions while it reads.
         unsafe { core::ptr::copy_nonoverlapping(source, out.as_mut_ptr(), out.len()) };
     }
 

@@ -288,7 +288,8 @@ impl DirectoryWriter {
     }
 
     /// Gives a dead slot back, once no vector index holds it. `epoch` comes from
-    /// [`Quiescence::retire_epoch`] after that; `push` hands the slot out when the epoch has passed.
+    /// [`Quiescence::retire_epoch`] after that; `push` hands the slot out when the epoch has
+    /// passed.
     ///
     /// Panics: the slot is not dead (a caller bug).
     pub fn free(&mut self, slot: Slot, epoch: u64) {

@@ -188,8 +188,9 @@ impl VectorView {
 
     /// The newest view of the same index: this one, or what it grew into.
     ///
-    /// A reader may keep any view for as long as it likes and calls this under each pin; an outgrown
-    /// view no longer follows its index and may show vectors of slots that were reused since.
+    /// A reader may keep any view for as long as it likes and calls this under each pin; an
+    /// outgrown view no longer follows its index and may show vectors of slots that were reused
+    /// since.
     #[must_use]
     pub fn latest(self: &Arc<Self>) -> Arc<Self> {
         let mut newest = self;

@@ -102,9 +102,9 @@ fn move_home(shard: ShardId, home: CoreIndex) -> Command {
 
 /// Writes images of everything, then the new homes.
 ///
-/// When that cannot be done (no space), the node serves all the same: what is stored can be read. The
-/// shards that moved take no writes then: the log of their new home is not the one in which another
-/// number of cores would look for them.
+/// When that cannot be done (no space), the node serves all the same: what is stored can be read.
+/// The shards that moved take no writes then: the log of their new home is not the one in which
+/// another number of cores would look for them.
 async fn settle_moves(core: &Rc<Core>, meta: &Rc<Meta>, moved: &[Command]) -> Result<(), ApiError> {
     let written = core.call_all(0..core.data_cores, |_| CoreRequest::CheckpointAll).await;
     let settled = match written {
@@ -139,8 +139,8 @@ async fn numbers_in<N: FromStr + Ord>(device: &GlommioDevice, folder: &str) -> V
 }
 
 /// Removes the folders of shards that the catalog does not know: a drop, or a create that was taken
-/// back, did not come this far. The caller has seen that the catalog is whole: a folder is made only
-/// after the catalog names its shard.
+/// back, did not come this far. The caller has seen that the catalog is whole: a folder is made
+/// only after the catalog names its shard.
 async fn remove_orphans(device: &GlommioDevice, catalog: &Catalog, shards: &[u64]) {
     let known: BTreeSet<u64> = catalog.shards().map(|(_, shard)| shard.id.0).collect();
     for shard in shards.iter().filter(|shard| !known.contains(shard)) {
@@ -276,8 +276,9 @@ pub(crate) async fn stop(core: &Rc<Core>) {
     core.node.enter(Phase::Draining);
     let drained = core.call_all(0..core.data_cores, |_| CoreRequest::Drain).await;
     let written = core.call_all(0..core.data_cores, |_| CoreRequest::CheckpointAll).await;
+    let sealed = core.call_all(0..core.data_cores, |_| CoreRequest::Seal).await;
     // Without the checkpoint nothing is lost, the next start replays the log.
-    for error in [drained.err(), written.err()].into_iter().flatten() {
+    for error in [drained.err(), written.err(), sealed.err()].into_iter().flatten() {
         tracing::warn!(%error, "the stop is not complete");
     }
     tracing::info!("stopped");

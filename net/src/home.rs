@@ -78,6 +78,10 @@ async fn handle_node(core: Rc<Core>, request: CoreRequest) -> CoreAnswer {
         CoreRequest::CheckpointAll => {
             lifecycle::checkpoint_all(&core).await.map(|()| CoreReply::Done)
         }
+        CoreRequest::Seal => {
+            core.engine()?.seal().await.map_err(ApiError::from)?;
+            Ok(CoreReply::Done)
+        }
         CoreRequest::Drain => {
             lifecycle::drain(&core).await;
             Ok(CoreReply::Done)

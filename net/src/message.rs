@@ -26,6 +26,8 @@ pub(crate) enum CoreRequest {
     Open(Box<OpenOrder>),
     /// Checkpoint every shard.
     CheckpointAll,
+    /// Say in the log that it ends here: the last thing before a clean stop.
+    Seal,
     /// Open the listeners.
     Listen(ListenOrder),
     /// Take nothing new, answer what is in flight.
@@ -196,7 +198,7 @@ impl Routed for CoreRequest {
             | Self::Count { .. }
             | Self::FilterBitmap { .. } => Queue::Search,
             Self::Put { .. } | Self::Delete { .. } | Self::SearchBatch(_) => Queue::Insert,
-            Self::CheckpointAll => Queue::Background,
+            Self::CheckpointAll | Self::Seal => Queue::Background,
             Self::Open(_)
             | Self::Listen(_)
             | Self::Drain

@@ -152,8 +152,8 @@ impl Meta {
     ) -> CoreAnswer {
         let name = entry.config.name.clone();
         if let Err(refused) = self.commit(store, &[Command::DropCollection { name }]).await {
-            // The catalog has it, so the cores must know it as well: then it can be dropped, and the
-            // next start makes the shards that are missing.
+            // The catalog has it, so the cores must know it as well: then it can be dropped, and
+            // the next start makes the shards that are missing.
             tracing::warn!(collection = %entry.config.name, error = %refused, "not taken back");
             let published = self.publish(entry).await;
             return Err(published.err().unwrap_or(error));

@@ -126,8 +126,8 @@ impl Registry {
     }
 
     // Two publications of one home core may overtake each other: the newer version stays. They may
-    // also come in after a drop that they knew nothing of: a view kept then would keep the memory of
-    // its shard for as long as the node runs.
+    // also come in after a drop that they knew nothing of: a view kept then would keep the memory
+    // of its shard for as long as the node runs.
     fn install_views(&self, set: ViewSet) {
         let dropped = self.dropped.borrow();
         let mut views = self.views.borrow_mut();

@@ -9,8 +9,9 @@ use heddle_types::Distance;
 use crate::config::keys::{self, KEYS, Key};
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 no server answered, 4 not found,
-5 a write whose outcome is unknown; `heddle serve` adds 64 to 74 (docs/operations.md).";
+Exit codes: 0 done, 1 failed or refused, 2 wrong usage or an input file that is missing or
+malformed, 3 no server answered, 4 not found, 5 a write whose outcome is unknown;
+`heddle serve` adds 64 to 74 (docs/operations.md).";
 
 /// Heddle: a vector database, and the command that runs and talks to it.
 #[derive(Parser, Debug)]
@@ -55,7 +56,9 @@ a UUID. A collection that does not exist is created; the types of its properties
 Examples:
   heddle import Docs --vectors base.npy --properties base.jsonl.gz
   heddle import Sift --vectors base.fvecs --distance l2-squared --connections 8
-  heddle import Docs --vectors base.npy --resume      go on after the last acknowledged row")]
+
+An import that was cut off goes on after its last acknowledged row with the same files and --resume:
+  heddle import Docs --vectors base.npy --properties base.jsonl.gz --resume")]
     Import(Import),
     /// Read one object
     #[command(after_help = "\
@@ -82,6 +85,10 @@ Examples:
     #[command(subcommand)]
     Bench(Bench),
     /// Show what a node is doing
+    #[command(after_help = "\
+Examples:
+  heddle status
+  heddle status --json | jq '.cores[].engine.shards[]?'")]
     Status(Status),
     /// Print a completion script for a shell
     #[command(after_help = "\
@@ -91,8 +98,14 @@ Example:
         /// Shell to complete for
         shell: clap_complete::Shell,
     },
-    /// Kill a node at random moments while it imports, and check what it acknowledged
-    #[command(hide = true)]
+    /// For developers: kill a node at random moments and check all that it acknowledged
+    #[command(after_help = "\
+Starts a node of its own in a temporary folder, writes, updates and deletes rows, ends the node with
+SIGKILL at random moments, and compares every row after each restart. Ends with 1 when one is lost.
+
+Examples:
+  heddle crash-test
+  heddle crash-test --rounds 500 --seed 7 --json")]
     CrashTest(CrashTest),
 }
 
@@ -203,6 +216,10 @@ Examples:
   heddle collection create --file schema.json")]
     Create(CollectionCreate),
     /// List collections
+    #[command(after_help = "\
+Examples:
+  heddle collection list
+  heddle collection list --json | jq -r '.[].name'")]
     List {
         #[command(flatten)]
         connection: Connection,
@@ -211,6 +228,10 @@ Examples:
         json: bool,
     },
     /// Show the definition of a collection
+    #[command(after_help = "\
+Examples:
+  heddle collection show Docs
+  heddle collection show Docs --json > schema.json")]
     Show {
         /// Name of the collection
         name: String,
@@ -221,6 +242,10 @@ Examples:
         json: bool,
     },
     /// Drop a collection and its data
+    #[command(after_help = "\
+Examples:
+  heddle collection drop Docs           asks for the name first
+  heddle collection drop Docs --yes --json")]
     Drop {
         /// Name of the collection
         name: String,
@@ -229,6 +254,9 @@ Examples:
         yes: bool,
         #[command(flatten)]
         connection: Connection,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -268,6 +296,10 @@ pub(crate) struct CollectionCreate {
     pub(crate) json: bool,
 }
 
+fn at_least_one() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..)
+}
+
 /// The distance of a name, with the names in the error.
 fn distance(text: &str) -> Result<Distance, String> {
     let text = if text == "l2" { "l2-squared" } else { text };
@@ -299,7 +331,7 @@ pub(crate) struct Import {
     /// Rows to import [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
-    /// Go on after the last row that an earlier import of these files had acknowledged
+    /// Go on after the last row that an unfinished import of the same files had acknowledged
     #[arg(long)]
     pub(crate) resume: bool,
     /// Where progress is kept [default: in the user's state folder]
@@ -346,7 +378,7 @@ pub(crate) struct Search {
     #[arg(long, value_name = "FILE:N")]
     pub(crate) row: Option<String>,
     /// Neighbours to find
-    #[arg(short, long, value_name = "N", default_value_t = 10)]
+    #[arg(short, long, value_name = "N", default_value_t = 10, value_parser = at_least_one())]
     pub(crate) k: u32,
     /// Candidates to keep: more is more exact and slower; 0 takes the collection's default
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -409,9 +441,9 @@ pub(crate) struct BenchSearch {
     #[arg(long, value_name = "FILE")]
     pub(crate) truth: PathBuf,
     /// Neighbours to find and to compare
-    #[arg(short, long, value_name = "N", default_value_t = 10)]
+    #[arg(short, long, value_name = "N", default_value_t = 10, value_parser = at_least_one())]
     pub(crate) k: u32,
-    /// Candidates to keep, one measurement each
+    /// Candidates to keep, one measurement each; values below k count as k
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "10,20,40,80,160")]
     pub(crate) ef: Vec<u32>,
     /// Connections, each with one query on its way
@@ -513,5 +545,18 @@ mod tests {
         assert!(!parse(&[]));
         assert!(!parse(&["--like", "1", "--row", "a.npy:0"]));
         assert!(parse(&["--vector", "[-0.5]"]));
+        assert!(!parse(&["--like", "1", "--k", "0"]));
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        fn check(command: &Command) {
+            let children: Vec<&Command> = command.get_subcommands().collect();
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let name = command.get_name();
+            assert!(!children.is_empty() || after.contains("heddle "), "{name} has no example");
+            children.into_iter().for_each(check);
+        }
+        check(&Cli::command());
     }
 }

@@ -12,7 +12,7 @@ use heddle_types::{ApiError, ErrorCode, FatalReason};
 pub(crate) enum Kind {
     /// The command failed, or a check said no.
     Failed,
-    /// Arguments or files make no sense; nothing was done.
+    /// Arguments make no sense, or a file they name is missing or malformed.
     Usage,
     /// No server answered.
     Unreachable,
@@ -61,6 +61,12 @@ impl Failure {
         Self { kind: Kind::Fatal(reason), message: message.into() }
     }
 
+    /// A file that the user named and that cannot be read, or not as what it should be.
+    pub(crate) fn input(path: &Path, error: impl fmt::Display) -> Self {
+        Self::usage(format!("{}: {error}", path.display()))
+    }
+
+    /// A file that the command itself writes or keeps.
     pub(crate) fn file(path: &Path, error: impl fmt::Display) -> Self {
         Self::failed(format!("{}: {error}", path.display()))
     }
@@ -102,7 +108,7 @@ impl From<ClientError> for Failure {
 
 impl From<heddle_bench::vectors::VectorFileError> for Failure {
     fn from(error: heddle_bench::vectors::VectorFileError) -> Self {
-        Self::failed(error.to_string())
+        Self::usage(error.to_string())
     }
 }
 

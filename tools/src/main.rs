@@ -16,6 +16,7 @@ mod demo;
 mod failure;
 mod filter;
 mod import;
+mod leftovers;
 mod node_process;
 mod output;
 mod scratch;

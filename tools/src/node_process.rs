@@ -3,14 +3,17 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use heddle_net::ReadyReport;
 
 use crate::failure::Failure;
+use crate::leftovers::Leftovers;
 
 /// Longest time a node may take until it serves.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -26,6 +29,8 @@ pub(crate) struct NodeOptions {
     pub(crate) cores: usize,
     /// Further flags.
     pub(crate) flags: Vec<&'static str>,
+    /// Told of the running node.
+    pub(crate) leftovers: Arc<Leftovers>,
 }
 
 /// A running node. Dropping it kills it.
@@ -37,6 +42,7 @@ pub(crate) struct NodeProcess {
     lines: Receiver<String>,
     started: Instant,
     ends_with_us: bool,
+    leftovers: Arc<Leftovers>,
 }
 
 impl NodeProcess {
@@ -60,7 +66,10 @@ impl NodeProcess {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log_file)
+            // A Ctrl-C of the terminal is for this command, which then ends the node.
+            .process_group(0)
             .spawn()?;
+        options.leftovers.node_started(child.id());
         let output = child.stdout.take().ok_or_else(|| Failure::failed("no pipe to the node"))?;
         let (sender, lines) = mpsc::channel();
         // Ends with the pipe, that is with the node.
@@ -71,7 +80,8 @@ impl NodeProcess {
                 }
             }
         });
-        Ok(Self { child, log, lines, started: Instant::now(), ends_with_us: true })
+        let (started, leftovers) = (Instant::now(), Arc::clone(&options.leftovers));
+        Ok(Self { child, log, lines, started, ends_with_us: true, leftovers })
     }
 
     /// Waits until the node serves; returns where, and how long the start took.
@@ -105,6 +115,8 @@ impl NodeProcess {
     /// Ends the node as a power cut would: no signal handler runs.
     pub(crate) fn kill(&mut self) -> Result<(), Failure> {
         self.child.kill()?;
+        // Before the wait gives the process id free.
+        self.leftovers.node_gone();
         self.child.wait()?;
         Ok(())
     }
@@ -128,6 +140,7 @@ impl NodeProcess {
     /// Lets the node live on after this command.
     pub(crate) fn release(mut self) -> u32 {
         self.ends_with_us = false;
+        self.leftovers.node_gone();
         self.child.id()
     }
 
@@ -144,6 +157,7 @@ impl Drop for NodeProcess {
         if self.ends_with_us {
             // It may have ended already; then there is nothing to kill.
             let _ = self.child.kill();
+            self.leftovers.node_gone();
             let _ = self.child.wait();
         }
     }

@@ -23,8 +23,8 @@ pub(crate) async fn connect(connection: &Connection) -> Result<Client, Failure> 
         let failure = Failure::from(error);
         let addresses = connection.address.join(", ");
         let message = format!(
-            "{}\nNo node answers at {addresses}; `heddle serve` starts one, --address names \
-             another.",
+            "{}\nNo node speaks the native protocol at {addresses}; `heddle serve` starts one, \
+             --address names another.",
             failure.message
         );
         Failure { message, ..failure }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
 use support::{DEMO, Folder, Node, heddle, outcome};
@@ -36,6 +36,7 @@ fn a_second_server_on_a_directory_is_refused_with_the_holder() {
     let (code, _, error) = outcome(&second.unwrap());
     assert_eq!(code, 66, "{error}");
     assert!(error.contains(&node.pid().to_string()), "{error}");
+    assert!(error.contains("data_dir") && error.contains("stop that process"), "{error}");
 }
 
 #[test]
@@ -173,6 +174,124 @@ fn an_import_that_failed_goes_on_where_it_stopped() {
     assert_eq!(count, 349, "the good rows of the bad row's batch were written too");
 }
 
+/// The objects of a collection, with their properties.
+fn property_count(node: &Node, name: &str) -> u64 {
+    node.json(&["count", name, "--filter", "source is not null"])["count"]
+        .as_u64()
+        .expect("a count is a number")
+}
+
+#[test]
+fn going_on_with_nothing_is_refused_and_properties_stay() {
+    // An import with properties, then one of the vectors alone with --resume: it began at row 0
+    // and replaced whole objects.
+    let folder = Folder::new("nothing");
+    let node = Node::start(&folder.join("data"));
+    let state = folder.join("state.json");
+    let vectors = format!("{DEMO}/base.npy");
+    let arguments = ["import", "Docs", "--vectors", &vectors, "--state", &state, "--resume"];
+    let (code, _, error) = node.run(&arguments);
+    assert!(code == 2 && error.contains("does not exist"), "{error}");
+    assert_eq!(node.run(&["count", "Docs"]).0, 4, "nothing was created");
+    import(&node, &["--limit", "200", "--state", &state]);
+    let before = property_count(&node, "Docs");
+    assert!(before > 0);
+    let (code, _, error) = node.run(&arguments);
+    assert!(code == 2 && error.contains("start without --resume"), "{error}");
+    assert_eq!(property_count(&node, "Docs"), before);
+}
+
+#[test]
+fn a_waiting_import_says_for_what() {
+    let folder = Folder::new("waiting");
+    let data = folder.join("data");
+    let node = Node::start(&data);
+    import(&node, &["--limit", "50", "--state", &folder.join("state.json")]);
+    let vectors = format!("{DEMO}/base.npy");
+    let state = folder.join("other.json");
+    let mut import = heddle(&["import", "Docs", "--vectors", &vectors, "--state", &state])
+        .env("HEDDLE_ADDRESS", &node.address)
+        .args(["--timeout", "1", "--connections", "1", "--batch", "1"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The progress file says that rows were acknowledged; then the server goes.
+    while !std::path::Path::new(&state).exists() {
+        assert!(import.try_wait().unwrap().is_none(), "the import ended before its first note");
+        std::thread::yield_now();
+    }
+    node.kill();
+    let mut lines = BufReader::new(import.stderr.take().unwrap()).lines();
+    let line = lines.find(|line| line.as_ref().unwrap().contains("waiting")).unwrap().unwrap();
+    assert!(line.contains("no connection") || line.contains("outcome unknown"), "{line}");
+    import.kill().unwrap();
+    import.wait().unwrap();
+}
+
+#[test]
+fn an_interrupted_demo_leaves_neither_node_nor_folder() {
+    let folder = Folder::new("interrupt");
+    let mut demo = heddle(&["demo"])
+        .env("TMPDIR", &folder.0)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let start = lines.find(|line| line.as_ref().unwrap().contains("process ")).unwrap().unwrap();
+    let mut words = start.split_whitespace().skip_while(|word| *word != "process");
+    let node: i32 = words.nth(1).unwrap().parse().unwrap();
+    assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 1);
+    let pid = rustix::process::Pid::from_child(&demo);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(demo.wait().unwrap().code(), Some(130));
+    assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 0);
+    // The node was killed before its folder was removed; who reaps it decides when its id is free.
+    let status = std::fs::read_to_string(format!("/proc/{node}/stat")).unwrap_or_default();
+    assert!(status.is_empty() || status.contains(") Z "), "{status}");
+}
+
+#[test]
+fn a_missing_or_wrong_file_is_wrong_usage() {
+    let folder = Folder::new("files");
+    let node = Node::start(&folder.join("data"));
+    let cut = folder.join("cut.npy");
+    let whole = std::fs::read(format!("{DEMO}/base.npy")).unwrap();
+    std::fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
+    let lines = folder.join("bad.jsonl");
+    std::fs::write(&lines, "{\"a\": 1}\n{\"a\": }\n").unwrap();
+    let (missing, vectors) = (folder.join("missing"), format!("{DEMO}/base.npy"));
+    let bench = ["bench", "search", "Docs", "--queries", &missing, "--truth", &missing];
+    let import = |vectors: &str| -> Vec<String> {
+        ["import", "Docs", "--vectors", vectors].map(str::to_owned).to_vec()
+    };
+    let with_lines = [import(&vectors), vec!["--properties".to_owned(), lines.clone()]].concat();
+    let create = ["collection", "create", "--file", &missing].map(str::to_owned).to_vec();
+    let check = |arguments: &[String], expected: &[&str]| {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let (code, _, error) = node.run(&arguments);
+        assert_eq!(code, 2, "{arguments:?}: {error}");
+        for part in expected {
+            assert!(error.contains(part), "{arguments:?}: {error}");
+        }
+    };
+    check(&create, &[&missing]);
+    check(&import(&missing), &[&missing]);
+    check(&bench.map(str::to_owned), &[&missing]);
+    let bytes = [whole.len().to_string(), (whole.len() / 2).to_string()];
+    check(&import(&cut), &[&bytes[0], &bytes[1]]);
+    check(&with_lines, &["bad.jsonl: line 2, column 7: expected value"]);
+}
+
+#[test]
+fn the_port_of_http_is_recognised() {
+    let folder = Folder::new("http");
+    let node = Node::start(&folder.join("data"));
+    let address = format!("127.0.0.1:{}", node.ready["http_port"]);
+    let (code, _, error) = node.run(&["count", "Docs", "--address", &address, "--timeout", "3"]);
+    assert!(code == 3 && error.contains("an HTTP server answers there"), "{error}");
+}
+
 #[test]
 fn collections_are_created_listed_shown_and_dropped() {
     let folder = Folder::new("collections");
@@ -192,7 +311,8 @@ fn collections_are_created_listed_shown_and_dropped() {
     assert_eq!(names, ["Second", "Tiny"]);
     let (code, _, error) = node.run(&["collection", "drop", "Tiny"]);
     assert!(code == 2 && error.contains("--yes"), "{error}");
-    assert_eq!(node.run(&["collection", "drop", "Tiny", "--yes"]).0, 0);
+    let dropped = node.json(&["collection", "drop", "Tiny", "--yes"]);
+    assert_eq!((dropped["dropped"].as_str(), dropped["objects"].as_u64()), (Some("Tiny"), Some(0)));
     assert_eq!(node.run(&["count", "Tiny"]).0, 4);
 }
 

@@ -1,7 +1,7 @@
 //! Files of vectors: `.npy` (f32, f64, f16, u8, i8, i32, i64), `.fvecs`, `.bvecs` and `.ivecs`.
 //!
-//! A file is opened, its shape checked against its length, and rows are read in pieces, converted to
-//! f32; nothing is allocated from a number in the file before that check.
+//! A file is opened, its shape checked against its length, and rows are read in pieces, converted
+//! to f32; nothing is allocated from a number in the file before that check.
 
 mod convert;
 mod npy;
@@ -26,7 +26,7 @@ pub enum VectorFileError {
         source: std::io::Error,
     },
     /// The name ends in none of the known suffixes.
-    #[error("{path}: expected a file that ends in .npy, .fvecs, .bvecs or .ivecs", path = path.display())]
+    #[error("{}: expected a file that ends in .npy, .fvecs, .bvecs or .ivecs", path.display())]
     Suffix {
         /// Which file.
         path: PathBuf,
@@ -91,9 +91,17 @@ impl VectorFile {
         let bytes = header.rows.checked_mul(header.dims);
         let bytes = bytes.and_then(|count| count.checked_mul(header.element.bytes()));
         let expected = bytes.and_then(|bytes| (bytes as u64).checked_add(header.data_start));
-        if expected != Some(length) || header.dims == 0 || header.dims > DIMS_MAX {
-            let shape = format!("{} x {}", header.rows, header.dims);
-            let problem = format!("a {shape} matrix does not have {length} bytes");
+        let shape = format!("{} x {}", header.rows, header.dims);
+        if header.dims == 0 || header.dims > DIMS_MAX {
+            let problem = format!("its shape is {shape}, expected 1 to {DIMS_MAX} columns");
+            return Err(refused(problem));
+        }
+        if expected != Some(length) {
+            let expected = expected.map_or_else(|| "more".to_owned(), |bytes| bytes.to_string());
+            let problem = format!(
+                "{length} bytes, expected {expected} for the {shape} matrix its header names: \
+                 the file is cut off or has something behind it"
+            );
             return Err(refused(problem));
         }
         let npy::Header { rows, dims, element, data_start } = header;
@@ -143,7 +151,8 @@ impl VectorFile {
     /// `[count, dims]`. Integers beyond 2^24 lose precision; use [`Self::read_integers`] for ids.
     ///
     /// # Errors
-    /// [`VectorFileError::Io`], or [`VectorFileError::Format`] when a row repeats another dimension.
+    /// [`VectorFileError::Io`], or [`VectorFileError::Format`] when a row repeats another
+    /// dimension.
     pub fn read_rows(
         &self,
         first: usize,
@@ -167,7 +176,8 @@ impl VectorFile {
     /// The whole file as integers, for tables of row numbers.
     ///
     /// # Errors
-    /// As for [`Self::read_rows`], or [`VectorFileError::Format`] when the elements are not integers.
+    /// As for [`Self::read_rows`], or [`VectorFileError::Format`] when the elements are not
+    /// integers.
     pub fn read_integers(&self) -> Result<Vec<i64>, VectorFileError> {
         if !self.element.is_integer() {
             let problem = format!("expected integers, found {:?}", self.element);

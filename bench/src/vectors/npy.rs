@@ -41,7 +41,9 @@ pub(super) fn parse_header(head: &[u8]) -> Result<Header, String> {
         other => return Err(format!("elements of type {other}")),
     };
     if !value_of(text, "fortran_order")?.starts_with("False") {
-        return Err("columns stored one after the other (Fortran order)".into());
+        let problem = "Fortran order (columns one after the other), expected rows: save it as \
+                       np.save(path, np.ascontiguousarray(array))";
+        return Err(problem.into());
     }
     let (rows, dims) = shape(value_of(text, "shape")?)?;
     Ok(Header { rows, dims, element, data_start: end as u64 })

@@ -1,9 +1,9 @@
 //! A pulse that wakes a sleeping core, whatever else fails to.
 //!
-//! A core sleeps in its main ring. Timers and wake-ups from other cores arrive in a second ring, and
-//! a poll of that ring, set up anew before each sleep, is all that carries them over. Seen once under
-//! load on kernel 6.18, cause unknown: a call between cores hung for half a minute, timers of a
-//! second notwithstanding, and ended at the next byte on a socket, which the main ring watches
+//! A core sleeps in its main ring. Timers and wake-ups from other cores arrive in a second ring,
+//! and a poll of that ring, set up anew before each sleep, is all that carries them over. Seen once
+//! under load on kernel 6.18, cause unknown: a call between cores hung for half a minute, timers of
+//! a second notwithstanding, and ended at the next byte on a socket, which the main ring watches
 //! itself. So the main ring also watches a timer of the operating system. When nothing is wrong, a
 //! beat finds nothing to do.
 

@@ -258,8 +258,8 @@ impl<Q: Routed + Send + 'static, R: Send + 'static> CoreLink<Q, R> {
     /// Asks a core and waits for its reply.
     ///
     /// Waits first while [`MESH_REQUESTS_QUEUED_MAX`] requests of this core lie unread there. A
-    /// call to the own core runs the handler in place. Dropping the future does not stop the work there.
-    /// Cost: two wake-ups at most, one allocation each side.
+    /// call to the own core runs the handler in place. Dropping the future does not stop the work
+    /// there. Cost: two wake-ups at most, one allocation each side.
     pub async fn call(&self, target: CoreIndex, request: Q) -> Result<R, MeshError> {
         if target == self.shared.own {
             let handler = self.shared.handler().await;

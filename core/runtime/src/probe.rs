@@ -58,8 +58,8 @@ impl Check {
     }
 }
 
-/// Whether a directory holds a node's data already. Then a full disk is no reason not to start: what
-/// is stored can be read, and often only a node that runs can make room.
+/// Whether a directory holds a node's data already. Then a full disk is no reason not to start:
+/// what is stored can be read, and often only a node that runs can make room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Directory {
     Fresh,

@@ -118,8 +118,9 @@ pub(crate) fn install() -> Handles {
     });
     // A message is only handed on here, never worked on, so the mesh may go first.
     // Without a latency goal a message wakes a core that sleeps, and a core that works sees it at
-    // the end of its turn. With one, each message would also break into the turn, through a system call
-    // of the sender: measured, that made the round trip between two idle cores three times as long.
+    // the end of its turn. With one, each message would also break into the turn, through a system
+    // call of the sender: measured, that made the round trip between two idle cores three times as
+    // long.
     let mesh = executor.create_task_queue(Shares::Static(1000), Latency::NotImportant, "mesh");
     let handles = Handles { queues, mesh };
     HANDLES.set(Some(handles));

@@ -1,8 +1,8 @@
 //! Waiting until a descriptor can be read or written.
 //!
 //! The runtime's own wait adds one waker to the ring's entry at every poll, so a task that waits
-//! for a quiet socket and a busy channel at once would pile up wakers without bound. Here each direction
-//! registers one waker of its own and hands its wake on to the task that polled last.
+//! for a quiet socket and a busy channel at once would pile up wakers without bound. Here each
+//! direction registers one waker of its own and hands its wake on to the task that polled last.
 
 use std::cell::{Cell, RefCell};
 use std::io;

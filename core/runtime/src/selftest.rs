@@ -1,8 +1,8 @@
 //! The boot self-test: what must work before a node says that it is ready.
 //!
-//! On some kernels a sleep or a wake-up from another thread never ends, and nothing reports it. So a
-//! small node is run first, against the clock: a timer, messages between two cores, and a page of the
-//! data directory written, synced and read back.
+//! On some kernels a sleep or a wake-up from another thread never ends, and nothing reports it. So
+//! a small node is run first, against the clock: a timer, messages between two cores, and a page of
+//! the data directory written, synced and read back.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! Signals as events of one core.
 //!
-//! A handler does two things that are safe anywhere: it writes a byte into a socket, which wakes the
-//! core that waits, and it remembers that the end was asked for. The second wish to end is carried
-//! out in the handler itself, so it works even when every core hangs.
+//! A handler does two things that are safe anywhere: it writes a byte into a socket, which wakes
+//! the core that waits, and it remembers that the end was asked for. The second wish to end is
+//! carried out in the handler itself, so it works even when every core hangs.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;

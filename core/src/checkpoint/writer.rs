@@ -173,8 +173,8 @@ impl<D: Device> ImageWriter<D> {
     }
 }
 
-/// The generation of the next image of a shard; `committed` is that of the last one whose commit was
-/// reported (0: none ever was), `tried` the highest that was begun.
+/// The generation of the next image of a shard; `committed` is that of the last one whose commit
+/// was reported (0: none ever was), `tried` the highest that was begun.
 ///
 /// Above all that is there: a commit that failed may have left a superblock that names its image,
 /// which must not be written over. While nothing was ever committed, all that such tries left is

@@ -134,8 +134,9 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// Up to `limit` stored vectors that wait for their place in a graph; `None` when none wait.
     ///
     /// Shards take turns, and where much is dead so do batches and steps of the sweep: `None` may
-    /// mean that [`Engine::sweep_step`] comes first. At most one batch is out a shard; dropping a batch gives it back. The
-    /// graph depends on the batch size, and on nothing else but the order of the writes.
+    /// mean that [`Engine::sweep_step`] comes first. At most one batch is out a shard; dropping a
+    /// batch gives it back. The graph depends on the batch size, and on nothing else but the order
+    /// of the writes.
     #[must_use]
     pub fn index_batch(&self, limit: usize) -> Option<IndexBatch> {
         let cells = self.cells_in_turn();

@@ -1,8 +1,8 @@
 //! Property rows of one shard on disk, log-structured.
 //!
 //! A row goes into a memtable that is laid out like the file it becomes; the file is written whole,
-//! synced, and never changed. Memory holds only each object's [`Location`] (kept by the shard). Rows
-//! that died are counted; segments that are mostly dead, or many small ones, are rewritten.
+//! synced, and never changed. Memory holds only each object's [`Location`] (kept by the shard).
+//! Rows that died are counted; segments that are mostly dead, or many small ones, are rewritten.
 //!
 //! The store is changed by short synchronous calls; the slow work between them lives in jobs that
 //! borrow nothing from it: `begin_*` takes a job out, its `run` does the IO, `finish_*` puts the

@@ -17,7 +17,8 @@ const SWEEP_SLOTS_STEP: usize = 64;
 /// Values that one step looks at in the property indexes.
 const RECLAIM_KEYS_STEP: usize = 512;
 
-/// Steps of a sweep that come between two batches to be linked: about as much time as a batch takes.
+/// Steps of a sweep that come between two batches to be linked: about as much time as a batch
+/// takes.
 const SWEEP_STEPS_PER_BATCH: u32 = 16;
 
 /// Where the sweep of a shard stands.

@@ -28,8 +28,8 @@ impl<D: Device> Wal<D> {
     /// Writes and syncs batches and allocates segments ahead, for as long as the log lives.
     ///
     /// Returns only when a write or sync failed: every waiter got that error, nothing further is
-    /// accepted, and the process has to end. Run it exactly once per log, to the end: dropped with a
-    /// batch in flight it takes that batch along, and nothing after it becomes durable.
+    /// accepted, and the process has to end. Run it exactly once per log, to the end: dropped with
+    /// a batch in flight it takes that batch along, and nothing after it becomes durable.
     pub async fn run(&self) -> WalError {
         let flush = pin!(self.inner.flush());
         let allocate = pin!(self.inner.allocate_ahead());

@@ -147,13 +147,13 @@ pub struct CandidatesTask<'a> {
 impl VectorView {
     /// The search phase of an insert: finds whom `slot` should be linked with. Any core; read only.
     ///
-    /// The caller holds a pin until the candidates are linked. The result depends on the graph as it
-    /// is now: candidates of several slots computed before the first of them is linked depend on the
-    /// batch size alone, not on how many threads computed them.
+    /// The caller holds a pin until the candidates are linked. The result depends on the graph as
+    /// it is now: candidates of several slots computed before the first of them is linked depend on
+    /// the batch size alone, not on how many threads computed them.
     ///
     /// Dead nodes are walked through and never candidates. A slot that is dead, or holds no vector,
-    /// has no candidates. Cost: an ordinary search with `ef_construction` candidates, and a distance
-    /// for each dead node on the way; no allocation once the buffers have grown.
+    /// has no candidates. Cost: an ordinary search with `ef_construction` candidates, and a
+    /// distance for each dead node on the way; no allocation once the buffers have grown.
     pub fn candidates(
         &self,
         directory: &SlotDirectory,

@@ -165,8 +165,8 @@ impl Walker {
     pub(crate) fn evaluate(&mut self, view: &VectorView, query: &[f32]) {
         self.distances.resize(self.fresh.len(), 0.0);
         debug_assert!(self.fresh.iter().all(|&slot| slot < view.high.load(Ordering::Acquire)));
-        // SAFETY: a slot gets into `fresh` from a link or a presence bit of this view, both read with
-        // acquire ordering after the row was written, and rows below `high` are committed.
+        // SAFETY: a slot gets into `fresh` from a link or a presence bit of this view, both read
+        // with acquire ordering after the row was written, and rows below `high` are committed.
         unsafe { view.kernels.many(query, view.rows(), &self.fresh, &mut self.distances) };
         self.evaluations += self.fresh.len() as u64;
     }

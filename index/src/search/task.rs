@@ -25,8 +25,8 @@ const WIDEN_FACTOR: usize = 4;
 /// fifteen distances, and reading and testing up to a thousand ids taken as thirty more.
 const TWO_HOP_COST_PER_CANDIDATE: u64 = 45;
 
-/// A two-hop walk starts from this many passing rows beside the usual entry, spread over the filter:
-/// the rows that pass may lie far from where the descent ends.
+/// A two-hop walk starts from this many passing rows beside the usual entry, spread over the
+/// filter: the rows that pass may lie far from where the descent ends.
 const TWO_HOP_SEEDS: usize = 8;
 
 /// How the walk treats a filter.
@@ -36,7 +36,8 @@ enum Mode {
     Plain,
     /// Most rows pass: walk over all nodes, collect the passing ones.
     Collect,
-    /// Few rows pass: walk over passing nodes alone, looking through the others to their neighbours.
+    /// Few rows pass: walk over passing nodes alone, looking through the others to their
+    /// neighbours.
     TwoHop,
 }
 

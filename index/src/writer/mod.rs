@@ -62,7 +62,8 @@ impl VectorWriter {
     }
 
     /// Stores the vector of a slot. From now on searches find it by scanning, once the directory
-    /// shows the slot as live. Under cosine a copy of unit length is kept, and the length beside it.
+    /// shows the slot as live. Under cosine a copy of unit length is kept, and the length beside
+    /// it.
     ///
     /// # Errors
     /// [`IndexError::Dimension`], [`IndexError::NotFinite`], [`IndexError::ZeroVector`],

@@ -4,8 +4,9 @@
 //! candidate is kept when it is nearer to the node than to every neighbour kept so far; lists
 //! shorter than the limit are taken whole.
 //!
-//! Departure: at most half of a list goes to vectors equal to the node's own. They would fill all of
-//! it (nothing is nearer than equal), and a few dozen copies of one vector would then lead nowhere.
+//! Departure: at most half of a list goes to vectors equal to the node's own. They would fill all
+//! of it (nothing is nearer than equal), and a few dozen copies of one vector would then lead
+//! nowhere.
 
 use crate::Slot;
 use crate::search::pool::Neighbour;

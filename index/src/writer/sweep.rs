@@ -56,8 +56,8 @@ impl Sweep {
 impl VectorWriter {
     /// Tells the index that the object of a slot died; beside [`crate::DirectoryWriter::kill`].
     ///
-    /// A slot that was not linked yet leaves at once and is reported by the next sweep step. Without
-    /// this call a sweep finds the slot by itself when its next pass begins.
+    /// A slot that was not linked yet leaves at once and is reported by the next sweep step.
+    /// Without this call a sweep finds the slot by itself when its next pass begins.
     pub fn kill(&mut self, slot: Slot) {
         let view = &*self.view;
         if !view.holds(slot) {
@@ -76,7 +76,8 @@ impl VectorWriter {
     /// the slots this index no longer holds. Once every index of the shard has reported a slot, the
     /// caller retires an epoch and gives the slot to [`crate::DirectoryWriter::free`].
     ///
-    /// Cost: two cache lines per slot without dead neighbours; a repair is about an insert's linking.
+    /// Cost: two cache lines per slot without dead neighbours; a repair is about an insert's
+    /// linking.
     pub fn sweep_step(
         &mut self,
         directory: &SlotDirectory,

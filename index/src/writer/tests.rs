@@ -321,7 +321,7 @@ fn link_whole(shard: &mut Shard, batch: usize) {
 fn vectors_amid_a_dead_cluster_are_linked_to_the_living() {
     let mut random = Random::new(31);
     let far = random.vectors(1_500, 16, 20);
-    let centre = vec![40.0; 16];
+    let centre = [40.0; 16];
     let mut near = |count: usize| -> Vec<Vec<f32>> {
         let mut point = || centre.iter().map(|c| c + random.gauss() * 0.1).collect();
         (0..count).map(|_| point()).collect()

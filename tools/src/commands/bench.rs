@@ -30,7 +30,7 @@ pub(crate) async fn search(arguments: &BenchSearch) -> Result<(), Failure> {
     };
     let is_json_output = arguments.json.as_deref() == Some(Path::new("-"));
     let mut rows = Vec::new();
-    for ef in &arguments.ef {
+    for ef in &effective_efs(&arguments.ef, arguments.k) {
         let row = measure(&load, &queries, *ef).await?;
         if !is_json_output {
             eprintln!("ef {ef}: recall {:.4}, {:.0} queries/s", row.recall, row.qps);
@@ -47,6 +47,22 @@ pub(crate) async fn search(arguments: &BenchSearch) -> Result<(), Failure> {
     }
     print!("{}", table(&rows).render(Style::of_stdout()));
     Ok(())
+}
+
+/// The values that the server will use: it keeps at least k candidates, so values below k would
+/// measure the same search under another name.
+fn effective_efs(asked: &[u32], k: u32) -> Vec<u32> {
+    let mut efs: Vec<u32> = Vec::new();
+    for ef in asked {
+        if *ef < k {
+            eprintln!("heddle: --ef {ef} is below --k {k}: measured and shown as ef {k}");
+        }
+        let ef = (*ef).max(k);
+        if !efs.contains(&ef) {
+            efs.push(ef);
+        }
+    }
+    efs
 }
 
 fn check(arguments: &BenchSearch) -> Result<(), Failure> {
@@ -121,4 +137,15 @@ fn table(rows: &[Row]) -> Table {
         table.row(cells);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ef_below_k_is_measured_once_and_as_k() {
+        assert_eq!(effective_efs(&[10, 20, 40, 80], 40), [40, 80]);
+        assert_eq!(effective_efs(&[10, 20], 10), [10, 20]);
+    }
 }

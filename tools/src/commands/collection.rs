@@ -3,10 +3,11 @@
 use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 
-use heddle_types::schema::{CollectionConfig, DataType, PropertyConfig, VectorConfig};
+use heddle_types::schema::{CollectionConfig, DataType, IndexType, PropertyConfig, VectorConfig};
 
 use crate::cli::{Collection, CollectionCreate, Connection};
 use crate::failure::Failure;
+use crate::import::progress::forget_collection;
 use crate::output::{Style, Table, grouped, print_json};
 use crate::session;
 
@@ -15,7 +16,14 @@ pub(crate) async fn run(action: &Collection) -> Result<(), Failure> {
         Collection::Create(arguments) => create(arguments).await,
         Collection::List { connection, json } => list(connection, *json).await,
         Collection::Show { name, connection, json } => show(name, connection, *json).await,
-        Collection::Drop { name, yes, connection } => drop_one(name, *yes, connection).await,
+        Collection::Drop { name, yes, connection, json } => {
+            let count = drop_one(name, *yes, connection).await?;
+            if *json {
+                return print_json(&serde_json::json!({ "dropped": name, "objects": count }));
+            }
+            println!("dropped collection {name} with {} objects", grouped(count));
+            Ok(())
+        }
     }
 }
 
@@ -43,7 +51,7 @@ fn read_definition(path: &Path) -> Result<CollectionConfig, Failure> {
     if path == Path::new("-") {
         std::io::stdin().read_to_string(&mut text)?;
     } else {
-        text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
+        text = std::fs::read_to_string(path).map_err(|error| Failure::input(path, error))?;
     }
     serde_json::from_str(&text)
         .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
@@ -128,6 +136,15 @@ fn vector_text(vector: &VectorConfig) -> String {
     format!("{name}{dims} {}", vector.distance.name())
 }
 
+/// As definitions write it.
+fn kind_name(kind: IndexType) -> &'static str {
+    match kind {
+        IndexType::Hnsw => "hnsw",
+        IndexType::Flat => "flat",
+        IndexType::Dynamic => "dynamic",
+    }
+}
+
 async fn show(name: &str, connection: &Connection, json: bool) -> Result<(), Failure> {
     let client = session::connect(connection).await?;
     let config = client.collection_config(name).await?;
@@ -140,9 +157,9 @@ async fn show(name: &str, connection: &Connection, json: bool) -> Result<(), Fai
     for vector in &config.vectors {
         let index = &vector.index;
         println!(
-            "  vector    {}, index {:?}, m {}, ef_construction {}, ef {}",
+            "  vector    {}, index {}, m {}, ef_construction {}, ef {}",
             vector_text(vector),
-            index.kind,
+            kind_name(index.kind),
             index.m,
             index.ef_construction,
             index.ef
@@ -156,23 +173,28 @@ async fn show(name: &str, connection: &Connection, json: bool) -> Result<(), Fai
     Ok(())
 }
 
-async fn drop_one(name: &str, is_sure: bool, connection: &Connection) -> Result<(), Failure> {
+/// Drops a collection; returns how many objects it held.
+async fn drop_one(name: &str, is_sure: bool, connection: &Connection) -> Result<u64, Failure> {
     let client = session::connect(connection).await?;
+    let id = client.topology().collections.get(name).map(|route| route.id.to_string());
     let count = client.collection(name).count(None).await?;
     if !is_sure && !confirm(name, count)? {
         return Err(Failure::failed("nothing was dropped"));
     }
     client.drop_collection(name).await?;
-    println!("dropped collection {name} with {} objects", grouped(count));
-    Ok(())
+    if let Some(id) = id {
+        forget_collection(&id);
+    }
+    Ok(count)
 }
 
 fn confirm(name: &str, count: u64) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::usage("say --yes to drop a collection without being asked"));
     }
-    print!("Drop {name} and its {} objects? Type its name: ", grouped(count));
-    std::io::stdout().flush()?;
+    // Standard output is for the result.
+    eprint!("Drop {name} and its {} objects? Type its name: ", grouped(count));
+    std::io::stderr().flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     Ok(answer.trim() == name)

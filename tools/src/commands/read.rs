@@ -7,6 +7,7 @@ use std::time::Instant;
 use heddle_bench::vectors::VectorFile;
 use heddle_client::{Hit, Search, SearchResult, StoredObject, Want};
 use heddle_types::json::{date_to_text, properties_to_json};
+use heddle_types::limits::SEARCH_K_MAX;
 use heddle_types::{ObjectId, Properties, Value};
 use serde_json::{Value as Json, json};
 
@@ -89,6 +90,10 @@ pub(crate) async fn count(arguments: &cli::Count) -> Result<(), Failure> {
 }
 
 pub(crate) async fn search(arguments: &cli::Search) -> Result<(), Failure> {
+    // One more than k is asked for with --like.
+    if arguments.like.is_some() && arguments.k >= SEARCH_K_MAX {
+        return Err(Failure::usage(format!("--k must be 1 to {} with --like", SEARCH_K_MAX - 1)));
+    }
     let client = session::connect(&arguments.connection).await?;
     let config = client.collection_config(&arguments.name).await?;
     let (expression, json) = (arguments.filter.as_deref(), arguments.filter_json.as_deref());
@@ -96,7 +101,7 @@ pub(crate) async fn search(arguments: &cli::Search) -> Result<(), Failure> {
     let like = arguments.like.as_deref().map(id_from_text).transpose()?;
     let mut search = match (&like, &arguments.vector, &arguments.row) {
         // The object itself is its own nearest neighbour, and no news.
-        (Some(id), _, _) => Search::near_object(*id).k(arguments.k.saturating_add(1)),
+        (Some(id), _, _) => Search::near_object(*id).k(arguments.k + 1),
         (None, Some(text), _) => Search::near(vector_of(text)?).k(arguments.k),
         (None, None, Some(place)) => Search::near(row_of(place)?).k(arguments.k),
         (None, None, None) => return Err(Failure::usage("give --vector, --like or --row")),

@@ -30,8 +30,14 @@ pub(crate) fn run(arguments: &Serve) -> Result<(), Failure> {
     start_log(settings.node.log_level, settings.log_format);
     let (sender, receiver) = channel();
     announce(receiver, settings.ready_line);
-    heddle_net::run(settings.node, Some(sender))
-        .map_err(|error| Failure::fatal(error.reason(), error.to_string()))
+    heddle_net::run(settings.node, Some(sender)).map_err(|error| {
+        let reason = error.reason();
+        // Paths alone do not say which setting chose them.
+        let is_of_directory =
+            matches!(reason, FatalReason::DataDirectory | FatalReason::DataDirectoryInUse);
+        let key = if is_of_directory { "data_dir: " } else { "" };
+        Failure::fatal(reason, format!("{key}{error}"))
+    })
 }
 
 /// Sends log lines to standard error; standard output is for the ready report alone.

@@ -4,8 +4,8 @@
 //!
 //! Rows are written through the native protocol from several connections with default durability.
 //! Once every row was written they are written again with another vector, so that a lost update
-//! shows as well as a lost row. A write without an answer may have happened or not; after the
-//! restart it must stay what it then is.
+//! shows as well as a lost row. Some rows are deleted in between and must stay deleted. A write
+//! without an answer may have happened or not; after the restart it must stay what it then is.
 
 mod ledger;
 
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::future::{Either, join_all, select};
 use heddle_bench::vectors::VectorFile;
-use heddle_client::{Client, ClientOptions, Object, PutMode, Want};
+use heddle_client::{Client, ClientOptions, Collection, Object, PutMode, Want};
 use heddle_types::json::properties_from_json;
 use heddle_types::schema::{DataType, PropertyConfig, VectorConfig};
 use heddle_types::{CollectionConfig, Distance, ErrorCode, ObjectId};
@@ -30,11 +30,13 @@ use crate::node_process::{NodeOptions, NodeProcess, native_address};
 use crate::output::{duration, grouped, print_json};
 use crate::scratch::Scratch;
 use crate::session::block_on;
-use ledger::{Finding, Ledger, Material};
+use ledger::{Finding, Ledger, Material, Write};
 
 const COLLECTION: &str = "Crash";
 /// Rows of one request.
 const BATCH: usize = 64;
+/// Of so many rows one is deleted after it was put.
+const DELETE_RATIO: usize = 8;
 /// Ids of one read.
 const READ_BATCH: usize = 1_000;
 /// Findings that are printed.
@@ -53,6 +55,7 @@ struct Report {
     kills_during_start: u32,
     kills_while_writing: u32,
     acknowledged: u64,
+    deletes_acknowledged: u64,
     rows: u64,
     rows_checked: u64,
     lost: u64,
@@ -105,6 +108,7 @@ pub(crate) fn run(arguments: &CrashTest) -> Result<(), Failure> {
             data_dir: scratch.path().join("node"),
             cores: arguments.cores,
             flags: NODE_FLAGS.to_vec(),
+            leftovers: scratch.leftovers(),
         },
         connections: arguments.connections.clamp(1, 256),
         random: Random(seed),
@@ -351,18 +355,45 @@ impl Test {
             };
             let objects: Vec<Object> = places.iter().map(object).collect();
             for (row, version) in &places {
-                self.ledger.borrow_mut().sending(*row, *version);
+                self.ledger.borrow_mut().sending(*row, Write::Put(*version));
             }
             let outcomes = collection.put_batch(PutMode::Replace, &objects).await?;
-            for (outcome, (row, version)) in outcomes.into_iter().zip(places) {
+            for (outcome, (row, version)) in outcomes.into_iter().zip(&places) {
                 outcome.map_err(|error| Failure::failed(format!("row {row}: {error}")))?;
-                self.ledger.borrow_mut().acknowledge(row, version);
+                self.ledger.borrow_mut().acknowledge(*row, Write::Put(*version));
             }
+            self.delete_some(&collection, &places).await?;
         }
+    }
+
+    /// Deletes some of the rows just put, other ones at each version.
+    async fn delete_some(
+        &self,
+        collection: &Collection,
+        places: &[(usize, u32)],
+    ) -> Result<(), Failure> {
+        let is_chosen =
+            |(row, version): &&(usize, u32)| (row + *version as usize).is_multiple_of(DELETE_RATIO);
+        let chosen: Vec<(usize, u32)> = places.iter().filter(is_chosen).copied().collect();
+        let ids: Vec<ObjectId> =
+            chosen.iter().map(|(row, _)| ObjectId::from_row(*row as u64)).collect();
+        for (row, version) in &chosen {
+            self.ledger.borrow_mut().sending(*row, Write::Delete(*version));
+        }
+        let outcomes = collection.delete_batch(&ids).await?;
+        for (outcome, (row, version)) in outcomes.into_iter().zip(chosen) {
+            let refused = |error| Failure::failed(format!("row {row}: delete: {error}"));
+            if !outcome.map_err(refused)? {
+                return Err(Failure::failed(format!("row {row} was put and not there to delete")));
+            }
+            self.ledger.borrow_mut().acknowledge(row, Write::Delete(version));
+        }
+        Ok(())
     }
 
     fn show(&mut self, json: bool) -> Result<(), Failure> {
         self.report.acknowledged = self.ledger.borrow().acknowledged;
+        self.report.deletes_acknowledged = self.ledger.borrow().deleted;
         self.report.rows = self.ledger.borrow().certain_count();
         for finding in self.findings.iter().take(FINDINGS_SHOWN) {
             println!("{finding:?}");
@@ -379,8 +410,9 @@ impl Test {
             report.start_ms_max
         );
         println!(
-            "{} writes acknowledged over {} rows, {} rows checked",
+            "{} writes acknowledged, {} of them deletes; {} rows remain, {} rows checked",
             grouped(report.acknowledged),
+            grouped(report.deletes_acknowledged),
             grouped(report.rows),
             grouped(report.rows_checked)
         );

@@ -86,6 +86,7 @@ impl Demo {
             data_dir: scratch.path().join("node"),
             cores: arguments.cores,
             flags: Vec::new(),
+            leftovers: scratch.leftovers(),
         };
         let mut node = NodeProcess::spawn(&options)?;
         let (ready, time) = node.wait_ready()?;
@@ -232,7 +233,7 @@ impl Demo {
     }
 
     fn finish(self, keep: bool) -> Result<(), Failure> {
-        let Self { screen, mut scratch, mut node, ready, .. } = self;
+        let Self { screen, scratch, mut node, ready, .. } = self;
         if keep {
             scratch.keep();
             screen.kept(&ready, scratch.path(), node.log());

@@ -7,6 +7,7 @@
 pub(crate) mod infer;
 pub(crate) mod progress;
 pub(crate) mod rows;
+mod waiting;
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -26,8 +27,9 @@ use serde::Serialize;
 use crate::failure::Failure;
 use crate::status::NodeStatus;
 use infer::Inferred;
-use progress::{Acknowledged, StateFile, Subject};
+use progress::{Acknowledged, Noted, StateFile, Subject};
 use rows::{PropertyLines, take_id};
+use waiting::Waiting;
 
 /// Time without any acknowledged row after which an import gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -108,7 +110,7 @@ impl Import {
         let end = self.limit.unwrap_or(u64::MAX).min(vectors.rows() as u64);
         let (config, created) = self.prepare_collection(client, &vectors, end, bar).await?;
         let state = self.state_file(client)?;
-        let resumed_at = self.resumed_at(&state, created, end);
+        let resumed_at = self.resumed_at(&state, created, end)?;
         let mut source = Source {
             vectors,
             properties: self.properties.as_deref().map(PropertyLines::open).transpose()?,
@@ -168,6 +170,13 @@ impl Import {
                 Ok((config, false))
             }
             Err(error) if error.code() == Some(ErrorCode::UnknownCollection) => {
+                if self.resume {
+                    return Err(Failure::usage(format!(
+                        "collection {} does not exist, so no import of it can go on; start \
+                         without --resume",
+                        self.collection
+                    )));
+                }
                 let config = self.infer_collection(vectors, end, bar)?;
                 Ok((client.create_collection(&config).await?, true))
             }
@@ -239,16 +248,32 @@ impl Import {
         Ok(StateFile::new(self.state.as_deref(), subject))
     }
 
-    fn resumed_at(&self, state: &StateFile, created: bool, end: u64) -> u64 {
-        let Some(row) = state.load().filter(|row| !created && *row > 0) else { return 0 };
-        if self.resume {
-            return row.min(end);
+    /// The first row to send.
+    ///
+    /// Going on without a note that fits would begin at row 0 and replace whole objects: rows
+    /// imported with properties would lose them to a run without.
+    fn resumed_at(&self, state: &StateFile, created: bool, end: u64) -> Result<u64, Failure> {
+        let noted = if created { Noted::Nothing } else { state.load() };
+        match (noted, self.resume) {
+            (Noted::Rows(row), true) => Ok(row.min(end)),
+            (Noted::Rows(row), false) => {
+                eprintln!(
+                    "An earlier import of these files had {row} rows acknowledged; --resume goes \
+                     on there. This one begins at row 0."
+                );
+                Ok(0)
+            }
+            (_, false) => Ok(0),
+            (noted, true) => {
+                let mut message =
+                    "no unfinished import of these files; start without --resume".to_owned();
+                if let Noted::Other(what) = noted {
+                    let place = state.path().display();
+                    message.push_str(&format!("\n({place} is of {what})"));
+                }
+                Err(Failure::usage(message))
+            }
         }
-        eprintln!(
-            "An earlier import of these files had {row} rows acknowledged; --resume goes on there. \
-             This one begins at row 0."
-        );
-        0
     }
 
     async fn write_all(
@@ -265,10 +290,12 @@ impl Import {
             idle.push(client.collection(&self.collection));
         }
         let idle = RefCell::new(idle);
+        let waiting = Waiting::on(bar);
         let mut acknowledged = Acknowledged::from(resumed_at);
         let mut saved = Instant::now();
         let batches = stream::iter(std::iter::from_fn(|| source.next_batch().transpose()));
-        let mut sent = batches.map(|batch| send(batch, &idle)).buffer_unordered(self.connections);
+        let mut sent =
+            batches.map(|batch| send(batch, &idle, &waiting)).buffer_unordered(self.connections);
         let mut outcome = Ok(());
         while let Some(result) = sent.next().await {
             match result {
@@ -296,9 +323,13 @@ impl Import {
                 bar.abandon();
                 state.save(acknowledged.contiguous())?;
                 let rows = acknowledged.contiguous();
-                let place = state.path().display();
-                let note =
-                    format!("{rows} rows are acknowledged (noted in {place}); --resume goes on");
+                let note = match rows {
+                    0 => "row 0 is not acknowledged: there is nothing to --resume".to_owned(),
+                    rows => format!(
+                        "{rows} rows are acknowledged (noted in {}); --resume goes on",
+                        state.path().display()
+                    ),
+                };
                 Err(Failure { message: format!("{failure}\n{note}"), ..failure })
             }
         }
@@ -359,8 +390,9 @@ fn too_few_lines(row: u64, end: u64) -> Failure {
 }
 
 fn show(bar: &ProgressBar, length: u64, position: u64, what: &str) {
-    let template =
-        format!("  {{bar:32}} {{human_pos}}/{{human_len}} {what}  {{per_sec}}  {{eta}} left");
+    let template = format!(
+        "  {{bar:32}} {{human_pos}}/{{human_len}} {what}  {{per_sec}}  {{eta}} left{{msg}}"
+    );
     if let Ok(style) = ProgressStyle::with_template(&template) {
         bar.set_style(style.progress_chars("━╸ "));
     }
@@ -374,12 +406,13 @@ fn show(bar: &ProgressBar, length: u64, position: u64, what: &str) {
 async fn send(
     batch: Result<Batch, Failure>,
     idle: &RefCell<Vec<Collection>>,
+    waiting: &Waiting,
 ) -> Result<(u64, u64), Failure> {
     let Batch { first, objects } = batch?;
     let count = objects.len() as u64;
     let collection = idle.borrow_mut().pop();
     let collection = collection.ok_or_else(|| Failure::failed("more batches than connections"))?;
-    let sent = send_until_acknowledged(&collection, first, objects).await;
+    let sent = send_until_acknowledged(&collection, first, objects, waiting).await;
     idle.borrow_mut().push(collection);
     sent.map(|()| (first, count))
 }
@@ -388,6 +421,7 @@ async fn send_until_acknowledged(
     collection: &Collection,
     first: u64,
     objects: Vec<Object>,
+    waiting: &Waiting,
 ) -> Result<(), Failure> {
     let mut rows: Vec<u64> = (first..).take(objects.len()).collect();
     let mut left = objects;
@@ -410,7 +444,10 @@ async fn send_until_acknowledged(
                 Err(error) => return Err(of_row(rows[position], error)),
             }
         }
-        let Some((row, error)) = refused else { return Ok(()) };
+        let Some((row, error)) = refused else {
+            waiting.goes_on();
+            return Ok(());
+        };
         if kept.len() < left.len() {
             last_success = Instant::now();
             pause = PAUSE_MIN;
@@ -420,6 +457,7 @@ async fn send_until_acknowledged(
         if last_success.elapsed() > PATIENCE {
             return Err(of_row(row, error));
         }
+        waiting.waits_for(&error, PATIENCE);
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }

@@ -46,7 +46,7 @@ struct Fingerprint {
 
 impl Fingerprint {
     fn of(path: &Path) -> Result<Self, Failure> {
-        let failed = |error: std::io::Error| Failure::file(path, error);
+        let failed = |error: std::io::Error| Failure::input(path, error);
         let metadata = std::fs::metadata(path).map_err(failed)?;
         let modified = metadata.modified().map_err(failed)?;
         let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -83,6 +83,26 @@ impl Subject {
         })
     }
 
+    /// What `self` is, where it differs from what is asked for.
+    fn difference(&self, asked: &Self) -> String {
+        if self.collection_id != asked.collection_id {
+            return format!("another collection {}", self.collection);
+        }
+        if self.vectors.path != asked.vectors.path {
+            return self.vectors.path.display().to_string();
+        }
+        if self.vectors != asked.vectors {
+            return format!("{} before it changed", self.vectors.path.display());
+        }
+        match (&self.properties, &asked.properties) {
+            (Some(own), Some(asked)) if own.path == asked.path => {
+                format!("an import with {} before it changed", own.path.display())
+            }
+            (Some(own), _) => format!("an import with --properties {}", own.path.display()),
+            (None, _) => "an import without --properties".to_owned(),
+        }
+    }
+
     /// File name for the progress of this subject in a folder shared with others.
     fn file_name(&self) -> String {
         let key = format!("{}\n{}", self.collection_id, self.vectors.path.display());
@@ -95,6 +115,17 @@ impl Subject {
 struct Saved {
     subject: Subject,
     acknowledged: u64,
+}
+
+/// What a state file says to an import.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Noted {
+    /// There is no note, or one that cannot be read.
+    Nothing,
+    /// The note is of another import: of what.
+    Other(String),
+    /// Rows of this very import that are acknowledged without a gap; above 0.
+    Rows(u64),
 }
 
 /// The file that remembers how far an import came.
@@ -118,15 +149,21 @@ impl StateFile {
         &self.path
     }
 
-    /// Rows that an earlier import of the same files had acknowledged without a gap.
-    pub(crate) fn load(&self) -> Option<u64> {
-        let text = std::fs::read_to_string(&self.path).ok()?;
-        let saved: Saved = serde_json::from_str(&text).ok()?;
-        (saved.subject == self.subject).then_some(saved.acknowledged)
+    /// What an earlier import noted.
+    pub(crate) fn load(&self) -> Noted {
+        match read(&self.path) {
+            None | Some(Saved { acknowledged: 0, .. }) => Noted::Nothing,
+            Some(saved) if saved.subject == self.subject => Noted::Rows(saved.acknowledged),
+            Some(saved) => Noted::Other(saved.subject.difference(&self.subject)),
+        }
     }
 
-    /// Replaces the file in one step, so that a crash leaves the old or the new one.
+    /// Replaces the file in one step, so that a crash leaves the old or the new one. No rows leave
+    /// no file: there would be nothing to go on with.
     pub(crate) fn save(&self, acknowledged: u64) -> Result<(), Failure> {
+        if acknowledged == 0 {
+            return Ok(());
+        }
         let saved = Saved { subject: self.subject.clone(), acknowledged };
         let failed = |error: std::io::Error| Failure::file(&self.path, error);
         if let Some(folder) = self.path.parent() {
@@ -141,6 +178,25 @@ impl StateFile {
     pub(crate) fn remove(&self) {
         // A file that stays is taken up only by the same import, which then has nothing to do.
         let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn read(path: &Path) -> Option<Saved> {
+    serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
+}
+
+/// Removes what imports into a collection noted in the user's state folder: it was dropped.
+pub(crate) fn forget_collection(id: &str) {
+    forget_collection_in(&state_folder(), id);
+}
+
+fn forget_collection_in(folder: &Path, id: &str) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+        if read(&path).is_some_and(|saved| saved.subject.collection_id == id) {
+            // A file that stays is never taken up: no other collection has this identity.
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -185,11 +241,34 @@ mod tests {
         };
         let first = file("x");
         first.save(42).unwrap();
-        assert_eq!(first.load(), Some(42));
-        assert_eq!(file("y").load(), None, "another collection");
+        assert_eq!(first.load(), Noted::Rows(42));
+        let is_other = |noted: Noted| matches!(noted, Noted::Other(_));
+        assert!(is_other(file("y").load()), "another collection");
+        let subject = Subject::new("Docs", "x", &vectors, Some(&vectors)).unwrap();
+        let with_properties = StateFile::new(Some(&state), subject);
+        assert!(is_other(with_properties.load()), "other properties");
         std::fs::write(&vectors, "other content").unwrap();
-        assert_eq!(file("x").load(), None, "another file");
+        assert!(is_other(file("x").load()), "another file");
         first.remove();
-        assert_eq!(first.load(), None);
+        assert_eq!(first.load(), Noted::Nothing);
+        first.save(0).unwrap();
+        assert!(!state.exists(), "no rows are nothing to go on with");
+    }
+
+    #[test]
+    fn a_dropped_collection_is_forgotten_alone() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tmp/forget");
+        std::fs::create_dir_all(&folder).unwrap();
+        let vectors = folder.join("a.npy");
+        std::fs::write(&vectors, "one").unwrap();
+        let save = |id: &str| {
+            let subject = Subject::new("Docs", id, &vectors, None).unwrap();
+            let path = folder.join(subject.file_name());
+            StateFile::new(Some(&path), subject).save(7).unwrap();
+            path
+        };
+        let (dropped, other) = (save("x"), save("y"));
+        forget_collection_in(&folder, "x");
+        assert!(!dropped.exists() && other.exists() && vectors.exists());
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct PropertyLines {
 impl PropertyLines {
     /// Opens a file, packed by gzip or not, whatever its name says.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        let failed = |error: std::io::Error| Failure::file(path, error);
+        let failed = |error: std::io::Error| Failure::input(path, error);
         let mut file = File::open(path).map_err(failed)?;
         let mut magic = [0; 2];
         let count = file.read(&mut magic).map_err(failed)?;
@@ -44,10 +44,10 @@ impl PropertyLines {
         if !self.read_line()? {
             return Ok(None);
         }
-        let parsed = serde_json::from_slice(&self.line);
-        let object = parsed
-            .map_err(|error| Failure::file(&self.path, format!("line {}: {error}", self.row)))?;
-        Ok(Some(object))
+        match serde_json::from_slice(&self.line) {
+            Ok(object) => Ok(Some(object)),
+            Err(error) => Err(self.malformed(&error)),
+        }
     }
 
     /// Passes over lines without reading them as JSON.
@@ -60,15 +60,26 @@ impl PropertyLines {
         Ok(())
     }
 
+    /// Names the line of the file; the parser counts lines from the one it was given.
+    fn malformed(&self, error: &serde_json::Error) -> Failure {
+        let text = error.to_string();
+        let problem = text.split_once(" at line ").map_or(text.as_str(), |(problem, _)| problem);
+        let place = match error.column() {
+            0 => format!("line {}", self.row),
+            column => format!("line {}, column {column}", self.row),
+        };
+        Failure::input(&self.path, format!("{place}: {problem}"))
+    }
+
     fn read_line(&mut self) -> Result<bool, Failure> {
         self.line.clear();
         let mut limited = self.reader.by_ref().take(LINE_BYTES_MAX);
         let count = limited
             .read_until(b'\n', &mut self.line)
-            .map_err(|error| Failure::file(&self.path, error))?;
+            .map_err(|error| Failure::input(&self.path, error))?;
         if count as u64 == LINE_BYTES_MAX && self.line.last() != Some(&b'\n') {
             let problem = format!("line {} is longer than {LINE_BYTES_MAX} bytes", self.row + 1);
-            return Err(Failure::file(&self.path, problem));
+            return Err(Failure::input(&self.path, problem));
         }
         self.row += u64::from(count > 0);
         Ok(count > 0)
@@ -137,6 +148,7 @@ mod tests {
         lines.next_object().unwrap();
         let message = lines.next_object().unwrap_err().message;
         assert!(message.contains("bad.jsonl: line 2"), "{message}");
+        assert!(!message.contains("line 1"), "{message}");
     }
 
     #[test]

@@ -230,8 +230,8 @@ impl Connection {
     }
 }
 
-/// Takes away the permits that the server does not grant; at least one stays. Returns how many exist
-/// from now on.
+/// Takes away the permits that the server does not grant; at least one stays. Returns how many
+/// exist from now on.
 fn lower(permits: &Semaphore, granted: usize, server_max: u32) -> usize {
     let allowed = (server_max as usize).clamp(1, granted);
     permits.forget_permits(granted - allowed);

@@ -32,6 +32,9 @@ impl Partial {
 /// Why a stream of replies cannot be read on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum StreamError {
+    /// The bytes are the answer of an HTTP server.
+    #[error("an HTTP server answers there; the native protocol has another port (7700 by default)")]
+    Http,
     /// A header is damaged or foreign.
     #[error(transparent)]
     Header(#[from] HeaderError),
@@ -79,6 +82,9 @@ impl FrameReader {
     pub(crate) fn next_frame(&mut self) -> Result<Option<(Header, AlignedVec<16>)>, StreamError> {
         if self.partial.is_none() {
             let waiting = &self.buffer[self.start..self.end];
+            if waiting.starts_with(b"HTTP") {
+                return Err(StreamError::Http);
+            }
             let Some(head) = waiting.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
             let header = parse(head, NODE_BODY_BYTES_MAX)?;
             self.start += HEADER_BYTES;
@@ -156,6 +162,12 @@ mod tests {
             damaged[position] ^= 1;
             assert!(read(&damaged, 4_096).is_err(), "byte {position}");
         }
+    }
+
+    #[test]
+    fn an_http_server_is_called_by_its_name() {
+        let answer = b"HTTP/1.1 400 Bad Request";
+        assert_eq!(read(answer, 1), Err(StreamError::Http));
     }
 
     #[test]
