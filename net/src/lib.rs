@@ -1,10 +1,10 @@
 //! Native server, HTTP endpoints and node composition of Heddle.
 //!
 //! A node is a set of cores that share nothing but published views of shards. Every data core runs
-//! the same tasks: listeners and connections ([`server`]), the work on requests ([`dispatch`]), the
-//! engine of the shards that are at home on it ([`home`], [`background`]). The meta core keeps the
-//! catalog ([`meta`]), conducts start and stop ([`boot`]) and serves HTTP ([`http`]). Cores talk by
-//! the requests of [`message`] alone.
+//! the same tasks: listeners and connections (`server`), the work on requests (`dispatch`), the
+//! engine of the shards that are at home on it (`home`, `background`). The meta core keeps the
+//! catalog (`meta`), conducts start and stop (`boot`) and serves HTTP (`http`). Cores talk by
+//! the requests of `message` alone.
 //!
 //! Floor 4: knows everything below it.
 

@@ -1,6 +1,6 @@
 //! One shard at its home core: directory, vectors, properties, ids and rows as one thing.
 //!
-//! [`Shard`] is plain state without IO. The engine applies durable records to it in log order, one
+//! `Shard` is plain state without IO. The engine applies durable records to it in log order, one
 //! at a time and uninterrupted, so get and search never see half an object. A put takes a new slot
 //! and kills the old one; a slot is never changed in place.
 //!
