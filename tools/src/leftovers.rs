@@ -17,6 +17,10 @@ const INTERRUPTED: i32 = 130;
 const REMOVALS_MAX: usize = 40;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
 
+/// Set before the interruption takes the node away: what the command sees fail from then on is no
+/// failure of its own.
+static IS_INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
 /// The folder and the node of a command.
 #[derive(Debug)]
 pub(crate) struct Leftovers {
@@ -90,10 +94,18 @@ pub(crate) fn clear_when_interrupted(leftovers: &Arc<Leftovers>) -> Result<(), F
     // Waits in the kernel for the whole life of the command.
     std::thread::spawn(move || {
         if signals.read_exact(&mut [0]).is_ok() {
+            IS_INTERRUPTED.store(true, Ordering::SeqCst);
             leftovers.kill_node();
             leftovers.remove();
             std::process::exit(INTERRUPTED);
         }
     });
     Ok(())
+}
+
+/// Leaves the end of the process to the interruption, if there is one: it knows the exit code.
+pub(crate) fn yield_to_interruption() {
+    while IS_INTERRUPTED.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
 }

@@ -32,7 +32,9 @@ use failure::Failure;
 use session::block_on;
 
 fn main() -> ExitCode {
-    match dispatch(&Cli::parse().command) {
+    let result = dispatch(&Cli::parse().command);
+    leftovers::yield_to_interruption();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.message.is_empty() {

@@ -86,9 +86,9 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<(), Failure> {
 /// a machine with nothing but Rust and a C compiler can verify.
 pub(crate) fn test_arguments() -> Vec<&'static str> {
     if has_cargo_subcommand("nextest") {
-        vec!["nextest", "run", "--workspace"]
+        vec!["nextest", "run", "--workspace", "--no-fail-fast"]
     } else {
-        vec!["test", "--workspace", "--lib", "--bins", "--tests"]
+        vec!["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"]
     }
 }
 
