@@ -11,13 +11,14 @@ use crate::Slot;
 use crate::candidates::Candidates;
 use crate::directory::SlotDirectory;
 use crate::search::pool::{Neighbour, Pool};
+use crate::search::prepared::Prepared;
 use crate::search::scratch::{Scratch, Walker};
 use crate::view::{Entry, VectorView};
 
 /// Greedy descent from the entry to the layer above `floor`; returns the nearest node found.
 pub(crate) fn descend(
     view: &VectorView,
-    query: &[f32],
+    query: &Prepared,
     walker: &mut Walker,
     entry: Entry,
     floor: usize,
@@ -49,7 +50,7 @@ pub(crate) fn descend(
 /// the walker has computed `end` distances (false).
 fn walk(
     view: &VectorView,
-    query: &[f32],
+    query: &Prepared,
     walker: &mut Walker,
     pool: &mut Pool,
     level: usize,
@@ -74,12 +75,11 @@ fn walk(
 fn walk_to_live(
     view: &VectorView,
     directory: &SlotDirectory,
-    query: &[f32],
     scratch: &mut Scratch,
     level: usize,
     end: u64,
 ) -> bool {
-    let Scratch { walker, passed, frontier, .. } = scratch;
+    let Scratch { walker, passed, frontier, query, .. } = scratch;
     while let Some(&Reverse(node)) = frontier.peek() {
         if node.distance() > passed.worst() {
             break;
@@ -135,7 +135,6 @@ pub(crate) fn absorb(view: &VectorView, walker: &Walker, pool: &mut Pool) {
 pub struct CandidatesTask<'a> {
     view: &'a VectorView,
     directory: &'a SlotDirectory,
-    slot: Slot,
     scratch: &'a mut Scratch,
     out: &'a mut Candidates,
     /// Some slot was dead when the task began: candidates have to be told from the dead.
@@ -183,10 +182,12 @@ impl VectorView {
         let skips_dead = directory.dead_count() > 0;
         scratch.walker.begin(self);
         let mut task =
-            CandidatesTask { view: self, directory, slot, scratch, out, skips_dead, level: None };
+            CandidatesTask { view: self, directory, scratch, out, skips_dead, level: None };
         if let Some(entry) = entry {
             let top = self.level_of(slot).min(entry.level);
-            let nearest = descend(self, self.row(slot), &mut task.scratch.walker, entry, top);
+            let Scratch { walker, query, .. } = &mut *task.scratch;
+            self.query_of(slot, query);
+            let nearest = descend(self, query, walker, entry, top);
             task.begin_layer(nearest);
             task.level = Some(top);
         }
@@ -217,12 +218,11 @@ impl CandidatesTask<'_> {
     /// Works for about `budget` distances. Ready when the candidates are complete.
     pub fn step(&mut self, budget: u64) -> Poll<()> {
         let end = self.scratch.walker.evaluations.saturating_add(budget);
-        let query = self.view.row(self.slot);
         while let Some(level) = self.level {
             let is_through = if self.skips_dead {
-                walk_to_live(self.view, self.directory, query, self.scratch, level, end)
+                walk_to_live(self.view, self.directory, self.scratch, level, end)
             } else {
-                let Scratch { walker, pool, .. } = &mut *self.scratch;
+                let Scratch { walker, pool, query, .. } = &mut *self.scratch;
                 walk(self.view, query, walker, pool, level, end)
             };
             if !is_through {

@@ -2,6 +2,7 @@
 
 pub(crate) mod descent;
 pub(crate) mod pool;
+pub(crate) mod prepared;
 pub(crate) mod scratch;
 mod task;
 

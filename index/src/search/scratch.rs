@@ -9,6 +9,7 @@ use crate::Slot;
 use crate::bitmap::SlotBitmap;
 use crate::limits::SCAN_BLOCK;
 use crate::search::pool::{Neighbour, Pool};
+use crate::search::prepared::Prepared;
 use crate::view::VectorView;
 
 /// Working memory of one search at a time. Keep a few per core; it grows with the largest view.
@@ -23,8 +24,8 @@ pub struct Scratch {
     pub(crate) frontier: BinaryHeap<Reverse<Neighbour>>,
     /// Nearest rows of a scan.
     pub(crate) best: Pool,
-    /// The query, padded to the stride of the index.
-    pub(crate) query: Vec<f32>,
+    /// What distances are computed against.
+    pub(crate) query: Prepared,
 }
 
 impl Scratch {
@@ -159,15 +160,17 @@ impl Walker {
         self.hops += 1;
     }
 
-    /// Computes the distances of `fresh`.
+    /// Computes the distances of `fresh` to the query.
     #[inline]
     #[allow(unsafe_code, reason = "the kernel addresses rows by slot")]
-    pub(crate) fn evaluate(&mut self, view: &VectorView, query: &[f32]) {
+    pub(crate) fn evaluate(&mut self, view: &VectorView, query: &Prepared) {
         self.distances.resize(self.fresh.len(), 0.0);
         debug_assert!(self.fresh.iter().all(|&slot| slot < view.high.load(Ordering::Acquire)));
         // SAFETY: a slot gets into `fresh` from a link or a presence bit of this view, both read
         // with acquire ordering after the row was written, and rows below `high` are committed.
-        unsafe { view.kernels.many(query, view.rows(), &self.fresh, &mut self.distances) };
+        unsafe {
+            view.kernels.many(query.floats(view), view.rows(), &self.fresh, &mut self.distances)
+        };
         self.evaluations += self.fresh.len() as u64;
     }
 

@@ -7,7 +7,6 @@ use crate::bitmap::SlotBitmap;
 use crate::directory::SlotDirectory;
 use crate::distance::{from_raw, to_raw};
 use crate::limits::{EF_MAX, SCAN_BLOCK, TWO_HOP_SHARE_MAX};
-use crate::params::Metric;
 use crate::search::descent::{absorb, descend, prefetch_next};
 use crate::search::pool::{Neighbour, Pool};
 use crate::search::scratch::{Scratch, Walker};
@@ -109,7 +108,7 @@ impl VectorView {
         scratch: &'a mut Scratch,
     ) -> SearchTask<'a> {
         assert_eq!(query.len(), self.params.dims as usize, "the query has the index's dimension");
-        self.prepare_into(query, &mut scratch.query);
+        self.prepare(query, &mut scratch.query);
         let entry = self.entry();
         scratch.walker.begin(self);
         let k = request.k as usize;
@@ -138,19 +137,6 @@ impl VectorView {
         task.exact = entry.is_none() || task.scan_is_cheaper(present);
         task.begin_scan();
         task
-    }
-
-    /// Copies a query into its padded form; unit length under cosine.
-    fn prepare_into(&self, query: &[f32], out: &mut Vec<f32>) {
-        out.clear();
-        out.extend_from_slice(query);
-        out.resize(self.layout.stride, 0.0);
-        if self.params.metric == Metric::Cosine {
-            let norm = (-self.kernels.pair(out, out)).sqrt();
-            if norm > 0.0 {
-                out.iter_mut().for_each(|x| *x /= norm);
-            }
-        }
     }
 }
 

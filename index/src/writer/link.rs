@@ -8,6 +8,7 @@ use crate::directory::SlotDirectory;
 use crate::error::IndexError;
 use crate::limits::RECENT_LINKED_MAX;
 use crate::search::pool::Neighbour;
+use crate::search::prepared::Prepared;
 use crate::search::scratch::Walker;
 use crate::view::{Entry, VectorView};
 use crate::writer::VectorWriter;
@@ -17,6 +18,10 @@ use crate::writer::select::select;
 #[derive(Debug, Default)]
 pub(crate) struct LinkScratch {
     pub(crate) walker: Walker,
+    /// The node whose links are chosen.
+    pub(crate) query: Prepared,
+    /// The candidate that is compared with those kept before it.
+    pub(crate) other: Prepared,
     pub(crate) unit: Vec<f32>,
     pub(crate) candidates: Vec<Neighbour>,
     pub(crate) kept: Vec<Neighbour>,
@@ -116,11 +121,12 @@ fn collect_recent(
     slot: Slot,
 ) {
     scratch.recent.clear();
-    let walker = &mut scratch.walker;
+    let LinkScratch { walker, query, .. } = scratch;
     walker.fresh.clear();
     let unseen = recent.iter().rev().take_while(|(linked, _)| *linked > sequence);
     walker.fresh.extend(unseen.map(|(_, other)| *other).filter(|&other| other != slot));
-    walker.evaluate(view, view.row(slot));
+    view.query_of(slot, query);
+    walker.evaluate(view, query);
     let pairs = walker.fresh.iter().zip(&walker.distances);
     scratch.recent.extend(pairs.map(|(&other, &distance)| Neighbour::new(distance, other)));
 }
@@ -153,8 +159,9 @@ fn link_layer(
     slot: Slot,
     layer: usize,
 ) {
-    let LinkScratch { walker, candidates, kept, .. } = scratch;
-    select(view, slot, candidates, usize::from(view.params.m), walker, kept);
+    let LinkScratch { walker, other, candidates, kept, .. } = scratch;
+    let limit = usize::from(view.params.m);
+    select(view, slot, candidates, limit, (walker, other), kept);
     write_links(view, slot, layer, kept);
     for index in 0..scratch.kept.len() {
         let neighbour = scratch.kept[index];
@@ -174,7 +181,7 @@ fn link_back(
     layer: usize,
 ) {
     let words = view.link_words(node, layer);
-    let LinkScratch { walker, list, pruned, .. } = scratch;
+    let LinkScratch { walker, query, other: candidate, list, pruned, .. } = scratch;
     walker.fresh.clear();
     walker.fresh.extend(view.neighbours(node, layer));
     if let Some(word) = words.get(walker.fresh.len()) {
@@ -185,13 +192,14 @@ fn link_back(
         live_around(view, directory, walker, node, layer);
         walker.fresh.retain(|&slot| slot != other.slot());
     }
-    walker.evaluate(view, view.row(node));
+    view.query_of(node, query);
+    walker.evaluate(view, query);
     list.clear();
     let pairs = walker.fresh.iter().zip(&walker.distances);
     list.extend(pairs.map(|(&slot, &distance)| Neighbour::new(distance, slot)));
     list.push(other);
     list.sort_unstable();
-    select(view, node, list, words.len(), walker, pruned);
+    select(view, node, list, words.len(), (walker, candidate), pruned);
     write_links(view, node, layer, pruned);
 }
 

@@ -10,6 +10,7 @@
 
 use crate::Slot;
 use crate::search::pool::Neighbour;
+use crate::search::prepared::Prepared;
 use crate::search::scratch::Walker;
 use crate::view::VectorView;
 
@@ -27,7 +28,7 @@ pub(crate) fn select(
     node: Slot,
     candidates: &[Neighbour],
     limit: usize,
-    walker: &mut Walker,
+    (walker, other): (&mut Walker, &mut Prepared),
     kept: &mut Vec<Neighbour>,
 ) {
     kept.clear();
@@ -35,8 +36,7 @@ pub(crate) fn select(
         kept.extend_from_slice(candidates);
         return;
     }
-    let row = view.row(node);
-    let own = view.kernels.pair(row, row);
+    let own = view.own_distance(node);
     let equal = own + own.abs() * EQUAL_RATIO;
     for &candidate in candidates {
         if kept.len() >= limit {
@@ -45,7 +45,8 @@ pub(crate) fn select(
         if kept.len() >= limit / 2 && candidate.distance() <= equal {
             continue;
         }
-        if is_diverse(view, candidate, kept, walker) {
+        view.query_of(candidate.slot(), other);
+        if is_diverse(view, candidate, other, kept, walker) {
             kept.push(candidate);
         }
     }
@@ -54,15 +55,15 @@ pub(crate) fn select(
 fn is_diverse(
     view: &VectorView,
     candidate: Neighbour,
+    query: &Prepared,
     kept: &[Neighbour],
     walker: &mut Walker,
 ) -> bool {
-    let row = view.row(candidate.slot());
     let distance = candidate.distance();
     kept.chunks(COMPARE_BLOCK).all(|block| {
         walker.fresh.clear();
         walker.fresh.extend(block.iter().map(|neighbour| neighbour.slot()));
-        walker.evaluate(view, row);
+        walker.evaluate(view, query);
         walker.distances.iter().all(|&between| between >= distance)
     })
 }

@@ -182,13 +182,15 @@ fn repair_layer(
     node: Slot,
     layer: usize,
 ) {
-    let LinkScratch { walker, list, pruned, .. } = scratch;
+    let LinkScratch { walker, query, other, list, pruned, .. } = scratch;
     live_around(view, directory, walker, node, layer);
-    walker.evaluate(view, view.row(node));
+    view.query_of(node, query);
+    walker.evaluate(view, query);
     list.clear();
     let pairs = walker.fresh.iter().zip(&walker.distances);
     list.extend(pairs.map(|(&slot, &distance)| Neighbour::new(distance, slot)));
     list.sort_unstable();
-    select(view, node, list, view.link_words(node, layer).len(), walker, pruned);
+    let limit = view.link_words(node, layer).len();
+    select(view, node, list, limit, (walker, other), pruned);
     write_links(view, node, layer, pruned);
 }
