@@ -16,6 +16,12 @@ pub enum IndexError {
         /// Largest value allowed.
         maximum: u64,
     },
+    /// Two parameters exclude each other. Not worth a retry.
+    #[error("{problem}")]
+    Combination {
+        /// Which, and why.
+        problem: &'static str,
+    },
     /// A vector has the wrong number of components. Not worth a retry.
     #[error("vector has {found} components, expected {expected}")]
     Dimension {

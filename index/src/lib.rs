@@ -32,7 +32,7 @@ pub use candidates::Candidates;
 pub use directory::{DirectoryRestorer, DirectoryWriter, SlotDirectory};
 pub use error::IndexError;
 pub use image::{ImageSection, Restorer};
-pub use params::{IndexKind, IndexParams, Metric};
+pub use params::{Codes, IndexKind, IndexParams, Metric, RawVectors};
 pub use quiescence::{Pin, Quiescence, Reader};
 pub use search::{CandidatesTask, Hit, Scratch, SearchRequest, SearchStats, SearchTask};
 pub use view::{IndexStats, VectorView};

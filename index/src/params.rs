@@ -32,6 +32,41 @@ pub enum IndexKind {
     },
 }
 
+/// The compact form of the vectors that a walk reads; the nearest are computed again from more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codes {
+    /// The vectors themselves, as 32-bit floats.
+    None,
+    /// 16-bit floats.
+    Half,
+    /// Eight bits a component.
+    EightBit,
+    /// Four bits a component.
+    FourBit,
+    /// One bit a component.
+    OneBit,
+}
+
+impl Codes {
+    /// Whether a second plane refines the codes, so that distances need no full vectors.
+    #[must_use]
+    pub fn are_refined(self) -> bool {
+        match self {
+            Self::None | Self::Half => false,
+            Self::EightBit | Self::FourBit | Self::OneBit => true,
+        }
+    }
+}
+
+/// Whether an index with codes keeps the full vectors as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RawVectors {
+    /// The index holds them: the distances of hits are exact.
+    Memory,
+    /// The caller keeps them elsewhere: hits have the distances of the refined codes.
+    Absent,
+}
+
 /// Parameters of one vector index; fixed for its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexParams {
@@ -49,6 +84,10 @@ pub struct IndexParams {
     pub seed: u64,
     /// Up to this many rows a search scans instead of walking the graph, with or without filter.
     pub flat_cutoff: u32,
+    /// What a walk reads. [`Codes::None`] is the only one for Manhattan and Hamming distances.
+    pub codes: Codes,
+    /// Whether full vectors are kept beside codes.
+    pub raw: RawVectors,
     /// Expected number of vectors; avoids the copies of growth. Zero when unknown.
     pub capacity_hint: u32,
 }
@@ -65,6 +104,8 @@ impl IndexParams {
             ef_construction: 200,
             seed: 0,
             flat_cutoff: 1_000,
+            codes: Codes::None,
+            raw: RawVectors::Memory,
             capacity_hint: 0,
         }
     }
@@ -72,7 +113,8 @@ impl IndexParams {
     /// Checks every range.
     ///
     /// # Errors
-    /// [`IndexError::Parameter`] names the first parameter outside its range.
+    /// [`IndexError::Parameter`] names the first parameter outside its range,
+    /// [`IndexError::Combination`] says which two exclude each other.
     pub fn validate(&self) -> Result<(), IndexError> {
         let check = |name, found: u64, minimum: u64, maximum: u64| {
             if (minimum..=maximum).contains(&found) {
@@ -89,7 +131,17 @@ impl IndexParams {
             limits::EF_CONSTRUCTION_MIN.into(),
             limits::EF_CONSTRUCTION_MAX.into(),
         )?;
-        check("capacity_hint", self.capacity_hint.into(), 0, limits::SLOTS_MAX.into())
+        check("capacity_hint", self.capacity_hint.into(), 0, limits::SLOTS_MAX.into())?;
+        let refuse = |problem| Err(IndexError::Combination { problem });
+        match (self.metric, self.codes) {
+            (Metric::Manhattan | Metric::Hamming, codes) if codes != Codes::None => {
+                refuse("codes estimate products, so they serve l2, cosine and dot alone")
+            }
+            (_, codes) if self.raw == RawVectors::Absent && !codes.are_refined() => {
+                refuse("vectors can be left out only when 8-, 4- or 1-bit codes stand for them")
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -113,6 +165,27 @@ mod tests {
             match params.validate() {
                 Err(IndexError::Parameter { name, .. }) => assert_eq!(name, expected),
                 other => panic!("{expected}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn codes_go_with_metrics_that_are_products_and_stand_for_vectors_only_when_refined() {
+        let all = [Codes::None, Codes::Half, Codes::EightBit, Codes::FourBit, Codes::OneBit];
+        for codes in all {
+            for (metric, is_product) in
+                [(Metric::L2Squared, true), (Metric::Manhattan, false), (Metric::Hamming, false)]
+            {
+                for raw in [RawVectors::Memory, RawVectors::Absent] {
+                    let params = IndexParams { codes, raw, ..IndexParams::new(8, metric) };
+                    let fits = is_product || codes == Codes::None;
+                    let stands = raw == RawVectors::Memory || codes.are_refined();
+                    match params.validate() {
+                        Ok(()) => assert!(fits && stands, "{params:?}"),
+                        Err(IndexError::Combination { .. }) => assert!(!(fits && stands)),
+                        Err(other) => panic!("{other}"),
+                    }
+                }
             }
         }
     }

@@ -20,7 +20,7 @@ use crate::directory::reservation_slots;
 use crate::distance::{Kernels, Rows, kernels};
 use crate::error::IndexError;
 use crate::limits::{LANE_FLOATS, LEVEL_MAX, LINE_WORDS, SLOTS_MAX};
-use crate::params::{IndexKind, IndexParams, Metric};
+use crate::params::{Codes, IndexKind, IndexParams, Metric};
 
 /// Sizes that follow from the parameters.
 #[derive(Clone, Copy, Debug)]
@@ -128,6 +128,9 @@ impl VectorView {
         upper_needed: u32,
     ) -> Result<Self, IndexError> {
         params.validate()?;
+        if params.codes != Codes::None {
+            return Err(IndexError::Combination { problem: "this index holds no codes" });
+        }
         let layout = Layout::of(&params);
         let mut capacity = reservation_slots(layout.stride_bytes(), needed, current);
         loop {
