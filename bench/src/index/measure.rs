@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use heddle_index::{Hit, Scratch, SearchRequest};
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use super::build::Built;
@@ -16,6 +17,18 @@ pub(super) struct Workload {
     pub(super) k: u32,
     pub(super) threads: usize,
     pub(super) passes: u32,
+}
+
+impl Workload {
+    /// The same with the first `count` queries alone.
+    pub(super) fn first(&self, count: usize) -> Self {
+        let count = count.min(self.queries.len() / self.dims);
+        Self {
+            queries: self.queries[..count * self.dims].to_vec(),
+            truth: self.truth[..count * self.truth_width].to_vec(),
+            ..*self
+        }
+    }
 }
 
 /// Figures for one candidate pool.
@@ -34,17 +47,17 @@ pub(super) struct Row {
 
 /// Sums over the queries of one thread.
 #[derive(Default)]
-struct Sums {
-    right: u64,
-    evaluations: u64,
-    hops: u64,
-    cpu_ns: u64,
+pub(super) struct Sums {
+    pub(super) right: u64,
+    pub(super) evaluations: u64,
+    pub(super) hops: u64,
+    pub(super) cpu_ns: u64,
 }
 
-/// Nanoseconds this thread has run on a processor; zero where the kernel does not tell.
+/// Nanoseconds this thread has run on a processor.
 fn thread_cpu_ns() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0)
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    (time.tv_sec as u64) * 1_000_000_000 + time.tv_nsec as u64
 }
 
 pub(super) fn measure(built: &Built, workload: &Workload, ef: u32) -> Row {
@@ -73,7 +86,7 @@ pub(super) fn measure(built: &Built, workload: &Workload, ef: u32) -> Row {
 
 /// All queries once; seconds and sums.
 #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
-fn run_pass(built: &Built, workload: &Workload, ef: u32) -> (f64, Sums) {
+pub(super) fn run_pass(built: &Built, workload: &Workload, ef: u32) -> (f64, Sums) {
     let started = Instant::now();
     let parts: Vec<Sums> = std::thread::scope(|scope| {
         let threads = (1..workload.threads)

@@ -3,12 +3,14 @@
 mod build;
 mod cache;
 mod measure;
+mod serve;
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use heddle_bench::vectors::VectorFile;
 use heddle_index::{IndexParams, Metric};
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 /// Errors end the command; their text is all that is needed.
@@ -59,6 +61,10 @@ pub(crate) struct Arguments {
     /// File that keeps the built index: read when it exists, else written.
     #[arg(long)]
     cache: Option<PathBuf>,
+    /// Answer passes asked for on standard input, one JSON object a line such as
+    /// {"value": 64, "warm": true, "seconds_min": 0.2, "threads": 1}, with one on standard output.
+    #[arg(long)]
+    serve: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -89,6 +95,8 @@ struct Report {
     threads: u16,
     kernel: &'static str,
     build_seconds: f64,
+    /// Seconds that all threads of this process ran, until the index was ready.
+    build_cpu_seconds: f64,
     build_search_seconds: f64,
     build_link_seconds: f64,
     bytes_per_vector: f64,
@@ -114,7 +122,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     params.flat_cutoff = 0;
     let rows = arguments.rows.unwrap_or(usize::MAX).min(base.rows());
     eprintln!("indexing {rows} x {dims} with {} thread(s)", arguments.threads);
+    let cpu_before = process_cpu_seconds();
     let built = build_or_load(arguments, &base, rows, params)?;
+    let build_cpu_seconds = process_cpu_seconds() - cpu_before;
     let stats = built.writer.view().stats();
     eprintln!(
         "built in {:.1} s ({:.1} s linking), {:.0} bytes per vector",
@@ -137,6 +147,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         threads: arguments.threads,
         kernel: stats.kernel,
         build_seconds: built.seconds,
+        build_cpu_seconds,
         build_search_seconds: built.seconds - built.link_seconds,
         build_link_seconds: built.link_seconds,
         bytes_per_vector: stats.used_bytes as f64 / rows as f64,
@@ -148,11 +159,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         checksum: format!("{:016x}", built.writer.checksum()),
         rows: Vec::new(),
     };
+    if arguments.serve {
+        return serve::serve(&built, workload, &report);
+    }
     report.rows = measure_all(&built, &workload, &arguments.ef);
     if let Some(path) = &arguments.json {
         std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
     }
     Ok(())
+}
+
+/// Seconds that all threads of this process have run so far.
+fn process_cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 fn build_or_load(
