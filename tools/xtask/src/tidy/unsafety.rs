@@ -5,7 +5,8 @@ use super::lexer::lines_with_word;
 use super::{Finding, Tree};
 
 /// Files and folders (with a slash) that may hold unsafe code, each for a stated reason.
-const ALLOWED: [(&str, &str); 3] = [
+const ALLOWED: [(&str, &str); 4] = [
+    ("index/src/codes/", "integer kernels, and buffers of whole lines"),
     ("index/src/distance/", "SIMD kernels through std::arch and simsimd"),
     ("index/src/arena.rs", "memory that one core writes and every core reads, and its prefetch"),
     ("index/src/search/scratch.rs", "hands rows to the kernels by slot"),

@@ -1,0 +1,257 @@
+//! From a vector to its planes, and back.
+
+use super::scalar::{LANES, dot, tree};
+use super::{Codec, CodecScratch, Family, exponent_of, half, pack, scaled, short_up, unpack};
+use crate::params::Codes;
+
+/// Largest magnitude of an eight-bit code. The lowest value of the type is left out so that every
+/// code has a negative.
+pub(super) const BYTE_MAX: f32 = 127.0;
+
+/// Distance of two four-bit levels in units of the spread of the components: the uniform quantiser
+/// of sixteen levels that distorts a normal variable least.
+pub(super) const NIBBLE_STEP: f32 = 0.3352;
+
+impl Codec {
+    /// Writes the planes of a vector.
+    ///
+    /// Shapes: `vector` `[dims]`, finite, of unit length under cosine; the others as
+    /// [`Codec::layout`] says; an empty `refine` leaves that plane out. Panics: wrong lengths (a
+    /// bug of the index). Cost: a rotation and a few passes; no allocation once buffers have grown.
+    pub(crate) fn encode(
+        &self,
+        vector: &[f32],
+        scratch: &mut CodecScratch,
+        walk: &mut [u8],
+        factors: &mut [f32],
+        refine: &mut [u8],
+    ) {
+        let layout = &self.layout;
+        assert_eq!(vector.len(), layout.dims);
+        assert_eq!(walk.len(), layout.walk_row_bytes);
+        assert_eq!(factors.len(), layout.factor_count);
+        assert!(refine.is_empty() || refine.len() == layout.refine_row_bytes);
+        scratch.rotated.resize(layout.padded_dims);
+        scratch.walk.resize(layout.padded_dims);
+        let x = &mut scratch.rotated.floats_mut()[..layout.padded_dims];
+        let w = &mut scratch.walk.floats_mut()[..layout.padded_dims];
+        let Some(exponent) = self.load(vector, x) else {
+            walk.fill(0);
+            factors.fill(0.0);
+            refine.fill(0);
+            return;
+        };
+        self.quantise(x, w);
+        self.write_walk(w, walk);
+        let (xx, xw) = (dot(x, x), dot(x, w));
+        // Half-precision rows are no estimate that needs correction.
+        let multiplier = if self.codes == Codes::Half { 1.0 } else { xx / xw };
+        let error2 = squared_error(x, w, multiplier);
+        let free_dims = if self.rotation.is_some() { layout.padded_dims } else { layout.dims };
+        let spread = short_up((error2 / (free_dims - 1).max(1) as f32).sqrt());
+        let mut scale = 0.0;
+        if layout.refine_row_bytes > 0 {
+            scale = write_refine(x, w, multiplier, refine);
+        }
+        factors[0] = scaled(multiplier, exponent);
+        if self.family != Family::Unit {
+            factors[1] = super::finite(scaled(scaled(xx, exponent), exponent));
+        }
+        factors[layout.factor_count - 1] = pack(scaled(scale, exponent), scaled(spread, exponent));
+    }
+
+    /// Loads a vector without its exponent, padded and rotated. None when it is zero.
+    pub(super) fn load(&self, vector: &[f32], out: &mut [f32]) -> Option<i32> {
+        let exponent = exponent_of(vector)?;
+        let (head, tail) = out.split_at_mut(vector.len());
+        for (x, &value) in head.iter_mut().zip(vector) {
+            *x = scaled(value, -exponent);
+        }
+        tail.fill(0.0);
+        if let Some(rotation) = &self.rotation {
+            rotation.apply(out);
+        }
+        Some(exponent)
+    }
+
+    /// The walk plane as numbers: integers, or floats of half precision.
+    fn quantise(&self, x: &[f32], w: &mut [f32]) {
+        match self.codes {
+            Codes::None => {}
+            Codes::Half => {
+                for (w, &x) in w.iter_mut().zip(x) {
+                    *w = half::to_f32(half::from_f32(x));
+                }
+            }
+            Codes::EightBit => {
+                let inverse = BYTE_MAX / largest(x);
+                for (w, &x) in w.iter_mut().zip(x) {
+                    *w = round(x * inverse);
+                }
+            }
+            Codes::FourBit => {
+                let spread = (dot(x, x) / x.len() as f32).sqrt();
+                let inverse = 1.0 / (NIBBLE_STEP * spread);
+                for (w, &x) in w.iter_mut().zip(x) {
+                    let level = (x * inverse + 8.0).floor().clamp(0.0, 15.0);
+                    *w = level + level - 15.0;
+                }
+            }
+            Codes::OneBit => {
+                for (w, &x) in w.iter_mut().zip(x) {
+                    *w = if x >= 0.0 { 1.0 } else { -1.0 };
+                }
+            }
+        }
+    }
+
+    /// Packs the numbers of the walk plane.
+    fn write_walk(&self, w: &[f32], walk: &mut [u8]) {
+        match self.codes {
+            Codes::None => {}
+            Codes::Half => {
+                for (bytes, &w) in walk.as_chunks_mut::<2>().0.iter_mut().zip(w) {
+                    *bytes = half::from_f32(w).to_le_bytes();
+                }
+            }
+            Codes::EightBit => {
+                for (byte, &w) in walk.iter_mut().zip(w) {
+                    *byte = w as i8 as u8;
+                }
+            }
+            Codes::FourBit => {
+                let level = |w: f32| (w as i32 + 15) as u8 >> 1;
+                for (line, part) in walk.chunks_exact_mut(64).zip(w.chunks_exact(128)) {
+                    let (low, high) = part.split_at(64);
+                    for ((byte, &low), &high) in line.iter_mut().zip(low).zip(high) {
+                        *byte = level(low) | level(high) << 4;
+                    }
+                }
+            }
+            Codes::OneBit => {
+                walk.fill(0);
+                for (byte, part) in walk.iter_mut().zip(w.chunks_exact(8)) {
+                    for (bit, &w) in part.iter().enumerate() {
+                        *byte |= u8::from(w > 0.0) << bit;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The numbers of a walk plane.
+    fn read_walk(&self, walk: &[u8], w: &mut [f32]) {
+        match self.codes {
+            Codes::None => {}
+            Codes::Half => {
+                for (w, &bytes) in w.iter_mut().zip(walk.as_chunks::<2>().0) {
+                    *w = half::to_f32(u16::from_le_bytes(bytes));
+                }
+            }
+            Codes::EightBit => {
+                for (w, &byte) in w.iter_mut().zip(walk) {
+                    *w = f32::from(byte as i8);
+                }
+            }
+            Codes::FourBit => {
+                for (line, part) in walk.chunks_exact(64).zip(w.chunks_exact_mut(128)) {
+                    let (low, high) = part.split_at_mut(64);
+                    for ((&byte, low), high) in line.iter().zip(low).zip(high) {
+                        *low = f32::from(byte & 15) * 2.0 - 15.0;
+                        *high = f32::from(byte >> 4) * 2.0 - 15.0;
+                    }
+                }
+            }
+            Codes::OneBit => {
+                for (&byte, part) in walk.iter().zip(w.chunks_exact_mut(8)) {
+                    for (bit, w) in part.iter_mut().enumerate() {
+                        *w = if byte >> bit & 1 == 1 { 1.0 } else { -1.0 };
+                    }
+                }
+            }
+        }
+    }
+
+    /// The padded, rotated vector that the planes stand for.
+    pub(super) fn reconstruct(&self, walk: &[u8], factors: &[f32], refine: &[u8], out: &mut [f32]) {
+        self.read_walk(walk, out);
+        let multiplier = factors[0];
+        let (scale, _) = unpack(factors[self.layout.factor_count - 1]);
+        if refine.is_empty() {
+            out.iter_mut().for_each(|x| *x = super::finite(*x * multiplier));
+            return;
+        }
+        for (x, &residual) in out.iter_mut().zip(refine) {
+            *x = super::finite(*x * multiplier + f32::from(residual as i8) * scale);
+        }
+    }
+
+    /// The vector that the planes stand for, `[dims]`; an empty `refine` is an absent plane.
+    pub(crate) fn decode(
+        &self,
+        walk: &[u8],
+        factors: &[f32],
+        refine: &[u8],
+        scratch: &mut CodecScratch,
+        out: &mut [f32],
+    ) {
+        assert_eq!(out.len(), self.layout.dims);
+        scratch.rotated.resize(self.layout.padded_dims);
+        let x = &mut scratch.rotated.floats_mut()[..self.layout.padded_dims];
+        self.reconstruct(walk, factors, refine, x);
+        let Some(exponent) = exponent_of(x) else { return out.fill(0.0) };
+        x.iter_mut().for_each(|x| *x = scaled(*x, -exponent));
+        if let Some(rotation) = &self.rotation {
+            rotation.invert(x);
+        }
+        for (out, &x) in out.iter_mut().zip(&*x) {
+            *out = super::finite(scaled(x, exponent));
+        }
+    }
+}
+
+/// `sum((x - m w)^2)`, computed as it stands: the short form cancels where the error is small.
+fn squared_error(x: &[f32], w: &[f32], multiplier: f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    for (x, w) in x.as_chunks::<LANES>().0.iter().zip(w.as_chunks::<LANES>().0) {
+        for lane in 0..LANES {
+            let residual = x[lane] - multiplier * w[lane];
+            lanes[lane] += residual * residual;
+        }
+    }
+    tree(lanes)
+}
+
+/// Writes `(x - m w) / scale` and returns the scale; an empty plane has the same scale.
+fn write_refine(x: &[f32], w: &[f32], multiplier: f32, refine: &mut [u8]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let lines = x.as_chunks::<LANES>().0.iter().zip(w.as_chunks::<LANES>().0);
+    for (x, w) in lines {
+        for lane in 0..LANES {
+            let residual = (x[lane] - multiplier * w[lane]).abs();
+            lanes[lane] = if residual > lanes[lane] { residual } else { lanes[lane] };
+        }
+    }
+    let scale = short_up(lanes.into_iter().fold(0.0, f32::max) / BYTE_MAX);
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    for ((byte, &x), &w) in refine.iter_mut().zip(x).zip(w) {
+        let level = round((x - multiplier * w) * inverse);
+        *byte = level.clamp(-BYTE_MAX, BYTE_MAX) as i8 as u8;
+    }
+    scale
+}
+
+/// Largest magnitude.
+#[inline(always)]
+pub(super) fn largest(x: &[f32]) -> f32 {
+    x.iter().fold(0.0f32, |most, x| if x.abs() > most { x.abs() } else { most })
+}
+
+/// Nearest integer, ties to even, for magnitudes below 2^22.
+#[inline(always)]
+pub(super) fn round(x: f32) -> f32 {
+    // 1.5 * 2^23: the sum has no fraction bits left. One addition and one subtraction on every
+    // instruction set.
+    const MAGIC: f32 = 12_582_912.0;
+    (x + MAGIC) - MAGIC
+}

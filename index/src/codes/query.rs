@@ -1,0 +1,139 @@
+//! A query prepared for codes.
+
+use super::encode::{BYTE_MAX, largest, round};
+use super::lines::{ByteLines, FloatLines};
+use super::scalar::dot;
+use super::{Codec, exponent_of, finite, scaled};
+use crate::params::Codes;
+
+/// Largest magnitude of a query component for one-bit rows: four planes of two's complement.
+const PLANES_MAX: f32 = 7.0;
+
+/// A query in every form that the kernels of one codec read. Grows once, then is reused.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CodeQuery {
+    /// What it was prepared for; none at first.
+    pub(super) codes: Option<Codes>,
+    pub(super) padded_dims: usize,
+    /// The query as integers `[padded]`; for one-bit rows four bit planes, each as long as a row.
+    pub(super) codes_bytes: ByteLines,
+    /// The rotated query.
+    pub(super) rotated: FloatLines,
+    /// Value of one unit of the integers.
+    pub(super) scale: f32,
+    /// Sum of the integers.
+    pub(super) sum: i32,
+    /// Squared length.
+    pub(super) norm2: f32,
+    /// Spread of the error that rounding the query to integers makes, per unit of row length.
+    pub(super) noise: f32,
+}
+
+impl Codec {
+    /// Prepares a client's vector, `[dims]`, finite, of unit length under cosine.
+    ///
+    /// Cost: a rotation and a few passes; no allocation once `out` has grown.
+    pub(crate) fn prepare(&self, query: &[f32], out: &mut CodeQuery) {
+        assert_eq!(query.len(), self.layout.dims);
+        self.resize(out);
+        let rotated = &mut out.rotated.floats_mut()[..self.layout.padded_dims];
+        let exponent = self.load(query, rotated);
+        self.finish_query(exponent, out);
+    }
+
+    /// Prepares a stored row; an empty `refine` is an absent plane.
+    ///
+    /// Cost: a few passes, no rotation; no allocation once `out` has grown.
+    pub(crate) fn prepare_row(
+        &self,
+        walk: &[u8],
+        factors: &[f32],
+        refine: &[u8],
+        out: &mut CodeQuery,
+    ) {
+        self.resize(out);
+        let rotated = &mut out.rotated.floats_mut()[..self.layout.padded_dims];
+        self.reconstruct(walk, factors, refine, rotated);
+        let exponent = exponent_of(rotated);
+        if let Some(exponent) = exponent {
+            rotated.iter_mut().for_each(|x| *x = scaled(*x, -exponent));
+        }
+        self.finish_query(exponent, out);
+    }
+
+    fn resize(&self, out: &mut CodeQuery) {
+        out.codes = Some(self.codes);
+        out.padded_dims = self.layout.padded_dims;
+        out.rotated.resize(self.layout.padded_dims);
+        out.codes_bytes.resize(match self.codes {
+            Codes::None | Codes::Half => 0,
+            Codes::EightBit | Codes::FourBit => self.layout.padded_dims,
+            Codes::OneBit => 4 * self.layout.walk_row_bytes,
+        });
+    }
+
+    /// Fills everything from the rotated query, which is given without its exponent.
+    fn finish_query(&self, exponent: Option<i32>, out: &mut CodeQuery) {
+        let rotated = &mut out.rotated.floats_mut()[..self.layout.padded_dims];
+        (out.scale, out.sum, out.norm2, out.noise) = (0.0, 0, 0.0, 0.0);
+        let bytes = out.codes_bytes.bytes_mut();
+        let Some(exponent) = exponent else {
+            bytes.fill(0);
+            rotated.fill(0.0);
+            return;
+        };
+        let limit = if self.codes == Codes::OneBit { PLANES_MAX } else { BYTE_MAX };
+        let scale = largest(rotated) / limit;
+        let mut error2 = 0.0;
+        if self.codes == Codes::Half {
+            out.scale = 1.0;
+        } else {
+            out.scale = scaled(scale, exponent);
+            if self.codes == Codes::OneBit {
+                let row_bytes = self.layout.walk_row_bytes;
+                (out.sum, error2) = write_planes(rotated, scale, row_bytes, bytes);
+            } else {
+                (out.sum, error2) = write_bytes(rotated, scale, bytes);
+            }
+        }
+        let noise = (error2 / (self.layout.padded_dims - 1) as f32).sqrt();
+        out.noise = scaled(noise, exponent);
+        out.norm2 = finite(scaled(scaled(dot(rotated, rotated), exponent), exponent));
+        for x in rotated {
+            *x = scaled(*x, exponent);
+        }
+    }
+}
+
+/// Rounds to steps of `scale`; returns the sum of the integers and the squared error.
+fn write_bytes(rotated: &[f32], scale: f32, bytes: &mut [u8]) -> (i32, f32) {
+    let inverse = 1.0 / scale;
+    let (mut sum, mut error2) = (0, 0.0);
+    for (byte, &x) in bytes.iter_mut().zip(rotated) {
+        let level = round(x * inverse);
+        let error = x - level * scale;
+        error2 += error * error;
+        sum += level as i32;
+        *byte = level as i8 as u8;
+    }
+    (sum, error2)
+}
+
+/// The same into four bit planes of `row_bytes` each.
+fn write_planes(rotated: &[f32], scale: f32, row_bytes: usize, bytes: &mut [u8]) -> (i32, f32) {
+    let inverse = 1.0 / scale;
+    let (mut sum, mut error2) = (0, 0.0);
+    bytes.fill(0);
+    for (at, part) in rotated.chunks_exact(8).enumerate() {
+        for (bit, &x) in part.iter().enumerate() {
+            let level = round(x * inverse);
+            let error = x - level * scale;
+            error2 += error * error;
+            sum += level as i32;
+            for plane in 0..4 {
+                bytes[plane * row_bytes + at] |= ((level as i32 >> plane & 1) as u8) << bit;
+            }
+        }
+    }
+    (sum, error2)
+}
