@@ -100,3 +100,41 @@ fn estimates_are_within_their_margin_and_refined_distances_nearly_exact() {
         }
     }
 }
+
+#[test]
+fn every_instruction_set_gives_the_same_bits_at_every_length() {
+    let mut random = Random::new(5);
+    let lengths = (1..=300).chain([384, 768, 960, 1_536, 3_072]);
+    for dims in lengths {
+        let count = if dims <= 300 { 7 } else { 13 };
+        let mut vectors = random.vectors(count, dims, 3);
+        // Codes at both ends of their range, and a vector of zeros.
+        vectors[1].iter_mut().for_each(|x| *x = if *x < 0.0 { -1.0 } else { 1.0 });
+        vectors[2].fill(0.0);
+        let query = random.vectors(1, dims, 1).remove(0);
+        let metric = METRICS[dims % 3];
+        let slots: Vec<u32> = (0..count as u32).map(|at| (at * 5 + 2) % count as u32).collect();
+        for codes in KINDS {
+            let mut found: Option<Vec<u32>> = None;
+            for table in kernels::available() {
+                let codec = Codec::with_kernels(codes, dims, metric, table).unwrap();
+                let planes = Planes::of(&codec, &vectors);
+                let (rows, residuals) = planes.rows(&codec);
+                let mut prepared = CodeQuery::default();
+                codec.prepare(&query, &mut prepared);
+                let mut out = vec![0.0; 2 * slots.len()];
+                let (estimates, refined) = out.split_at_mut(slots.len());
+                // SAFETY: all slots are below the number of rows.
+                unsafe { codec.many(&prepared, rows, &slots, estimates) };
+                // SAFETY: as above.
+                unsafe { codec.refine(&prepared, rows, residuals, &slots, refined) };
+                let mut bits: Vec<u32> = out.iter().map(|x| x.to_bits()).collect();
+                bits.extend(planes.factors.iter().map(|x| x.to_bits()));
+                bits.extend(planes.walk.bytes().iter().map(|&x| u32::from(x)));
+                bits.extend(planes.refine.bytes().iter().map(|&x| u32::from(x)));
+                let expected = found.get_or_insert_with(|| bits.clone());
+                assert!(*expected == bits, "{codes:?} {metric:?} {dims} {}", table.name);
+            }
+        }
+    }
+}

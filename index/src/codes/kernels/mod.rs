@@ -1,5 +1,8 @@
 //! The kernels of every instruction set, and the plain form of each.
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use std::sync::OnceLock;
 
 use super::scalar::{LANES, dot_bits, dot_bytes, dot_nibbles, tree};
@@ -39,7 +42,13 @@ pub(super) struct Kernels {
 /// Every table that can run on this machine, best first.
 pub(super) fn available() -> &'static [Kernels] {
     static TABLES: OnceLock<Vec<Kernels>> = OnceLock::new();
-    TABLES.get_or_init(|| vec![plain()])
+    TABLES.get_or_init(|| {
+        let mut tables = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        x86::append_available(&mut tables);
+        tables.push(plain());
+        tables
+    })
 }
 
 fn plain() -> Kernels {

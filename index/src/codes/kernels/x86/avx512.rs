@@ -1,0 +1,299 @@
+//! AVX-512 forms with VNNI and VPOPCNTDQ: a line of a row a step.
+
+use core::arch::x86_64::*;
+
+use super::super::{EIGHT, FOUR, HALF, Kernels, ONE};
+use super::{
+    BLOCK, CodeQuery, CodeRows, LINE, RefineRows, block_slots, fetch, fetch_both, finish_block,
+    window,
+};
+use crate::codes::finite;
+use crate::codes::scalar::LANES;
+
+pub(super) fn table() -> Kernels {
+    Kernels {
+        name: "avx512",
+        many: [
+            [many::<HALF, false>, many::<HALF, true>],
+            [many::<EIGHT, false>, many::<EIGHT, true>],
+            [many::<FOUR, false>, many::<FOUR, true>],
+            [many::<ONE, false>, many::<ONE, true>],
+        ],
+        refine: [
+            [refine::<HALF, false>, refine::<HALF, true>],
+            [refine::<EIGHT, false>, refine::<EIGHT, true>],
+            [refine::<FOUR, false>, refine::<FOUR, true>],
+            [refine::<ONE, false>, refine::<ONE, true>],
+        ],
+    }
+}
+
+/// # Safety
+/// 64 bytes must be readable at `from + at`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load(from: *const u8, at: usize) -> __m512i {
+    // SAFETY: the caller vouches for the bytes.
+    unsafe { _mm512_loadu_si512(from.wrapping_add(at).cast()) }
+}
+
+/// # Safety
+/// Sixteen floats must be readable at `from + at`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load_floats(from: *const f32, at: usize) -> __m512 {
+    // SAFETY: the caller vouches for the floats.
+    unsafe { _mm512_loadu_ps(from.wrapping_add(at)) }
+}
+
+/// # Safety
+/// Sixteen bytes must be readable at `from + at`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load_short(from: *const u8, at: usize) -> __m128i {
+    // SAFETY: the caller vouches for the bytes.
+    unsafe { _mm_loadu_si128(from.wrapping_add(at).cast()) }
+}
+
+/// Sums of the lanes of four registers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512vl")]
+fn reduce(sums: [__m512i; BLOCK]) -> [i32; BLOCK] {
+    let [a, b, c, d] = sums;
+    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    let all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    let half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64::<1>(all));
+    let sum = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half));
+    let mut out = [0; BLOCK];
+    // SAFETY: four integers fit the array.
+    unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), sum) };
+    out
+}
+
+/// Sum of sixteen lanes, halves first, as the definition has it.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512vl")]
+fn tree(sum: __m512) -> f32 {
+    let half = _mm256_add_ps(_mm512_castps512_ps256(sum), _mm512_extractf32x8_ps::<1>(sum));
+    let four = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+}
+
+/// # Safety
+/// `bytes` must be readable at every row and at the query, a multiple of a line.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn bytes_block(
+    query: *const u8,
+    rows: [*const u8; BLOCK],
+    bytes: usize,
+    sum: i32,
+) -> [f32; BLOCK] {
+    // One operand of the instruction is unsigned: the row, moved up by 128 for the moment.
+    let offset = _mm512_set1_epi8(-128);
+    let mut sums = [_mm512_setzero_si512(); BLOCK];
+    let mut at = 0;
+    while at < bytes {
+        // SAFETY: `at + 64 <= bytes`.
+        let q = unsafe { load(query, at) };
+        for (sum, row) in sums.iter_mut().zip(rows) {
+            // SAFETY: as above.
+            let x = _mm512_xor_si512(unsafe { load(row, at) }, offset);
+            *sum = _mm512_dpbusd_epi32(*sum, x, q);
+        }
+        at += LINE;
+    }
+    reduce(sums).map(|found| (found - 128 * sum) as f32)
+}
+
+/// # Safety
+/// `bytes` must be readable at every row and twice as many at the query, a multiple of a line.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn nibbles_block(
+    query: *const u8,
+    rows: [*const u8; BLOCK],
+    bytes: usize,
+    sum: i32,
+) -> [f32; BLOCK] {
+    let mask = _mm512_set1_epi8(15);
+    let mut low = [_mm512_setzero_si512(); BLOCK];
+    let mut high = [_mm512_setzero_si512(); BLOCK];
+    let mut at = 0;
+    while at < bytes {
+        // SAFETY: `2 * at + 128 <= 2 * bytes`.
+        let q_low = unsafe { load(query, 2 * at) };
+        // SAFETY: as above.
+        let q_high = unsafe { load(query, 2 * at + LINE) };
+        for ((low, high), row) in low.iter_mut().zip(&mut high).zip(rows) {
+            // SAFETY: `at + 64 <= bytes`.
+            let x = unsafe { load(row, at) };
+            *low = _mm512_dpbusd_epi32(*low, _mm512_and_si512(x, mask), q_low);
+            let x = _mm512_and_si512(_mm512_srli_epi16::<4>(x), mask);
+            *high = _mm512_dpbusd_epi32(*high, x, q_high);
+        }
+        at += LINE;
+    }
+    for (low, high) in low.iter_mut().zip(high) {
+        *low = _mm512_add_epi32(*low, high);
+    }
+    reduce(low).map(|found| (2 * found - 15 * sum) as f32)
+}
+
+/// # Safety
+/// `bytes` must be readable at every row and four times as many at the planes, a multiple of a
+/// line.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")]
+unsafe fn bits_block(
+    planes: *const u8,
+    rows: [*const u8; BLOCK],
+    bytes: usize,
+    sum: i32,
+) -> [f32; BLOCK] {
+    let mut sums = [_mm512_setzero_si512(); BLOCK];
+    let mut at = 0;
+    while at < bytes {
+        // SAFETY: each of the four planes has `bytes`.
+        let q: [__m512i; 4] =
+            core::array::from_fn(|plane| unsafe { load(planes, plane * bytes + at) });
+        for (sum, row) in sums.iter_mut().zip(rows) {
+            // SAFETY: `at + 64 <= bytes`.
+            let x = unsafe { load(row, at) };
+            let [p0, p1, p2, p3] = q.map(|q| _mm512_popcnt_epi32(_mm512_and_si512(x, q)));
+            let low = _mm512_add_epi32(p0, _mm512_slli_epi32::<1>(p1));
+            let high = _mm512_sub_epi32(p2, _mm512_slli_epi32::<1>(p3));
+            *sum = _mm512_add_epi32(*sum, _mm512_add_epi32(low, _mm512_slli_epi32::<2>(high)));
+        }
+        at += LINE;
+    }
+    reduce(sums).map(|found| (2 * found - sum) as f32)
+}
+
+/// # Safety
+/// `bytes` must be readable at every row, and one float for two of them at the query.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn halves_block(query: *const f32, rows: [*const u8; BLOCK], bytes: usize) -> [f32; BLOCK] {
+    let mut sums = [_mm512_setzero_ps(); BLOCK];
+    let mut at = 0;
+    while at < bytes {
+        // SAFETY: a line of rows has as many components as two lines of the query.
+        let q = unsafe { load_floats(query, at / 2) };
+        for (sum, row) in sums.iter_mut().zip(rows) {
+            // SAFETY: `at + 32 <= bytes`.
+            let x = unsafe { _mm256_loadu_si256(row.wrapping_add(at).cast()) };
+            *sum = _mm512_add_ps(*sum, _mm512_mul_ps(_mm512_cvtph_ps(x), q));
+        }
+        at += 2 * LANES;
+    }
+    sums.map(|sum| tree(sum))
+}
+
+/// # Safety
+/// As for [`crate::codes::Codec::many`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq")]
+unsafe fn many<const CODE: usize, const L2: bool>(
+    query: &CodeQuery,
+    rows: CodeRows,
+    slots: &[u32],
+    out: &mut [f32],
+) {
+    let integers = query.codes_bytes.bytes().as_ptr();
+    let floats = query.rotated.floats().as_ptr();
+    for (index, (slots_here, out)) in slots.chunks(BLOCK).zip(out.chunks_mut(BLOCK)).enumerate() {
+        fetch(rows, window(slots, index));
+        let slots_here = block_slots(slots_here);
+        let at = slots_here.map(|slot| rows.row(slot));
+        let (bytes, sum) = (rows.row_bytes, query.sum);
+        let products = match CODE {
+            // SAFETY: the caller vouches for the rows; the query was prepared for such rows.
+            HALF => unsafe { halves_block(floats, at, bytes) },
+            // SAFETY: as above.
+            EIGHT => unsafe { bytes_block(integers, at, bytes, sum) },
+            // SAFETY: as above.
+            FOUR => unsafe { nibbles_block(integers, at, bytes, sum) },
+            // SAFETY: as above.
+            _ => unsafe { bits_block(integers, at, bytes, sum) },
+        };
+        // SAFETY: the caller vouches for the factors too.
+        let found = unsafe { finish_block::<L2>(query, rows, slots_here, products) };
+        out.copy_from_slice(&found[..out.len()]);
+    }
+}
+
+/// The numbers of sixteen components of the walk plane, from component `at`.
+///
+/// # Safety
+/// The row must hold these components.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn numbers<const CODE: usize>(row: *const u8, at: usize) -> __m512 {
+    match CODE {
+        FOUR => {
+            // SAFETY: passed on.
+            let bytes = unsafe { load_short(row, at / 128 * LINE + at % LINE) };
+            let is_high = at % 128 >= LINE;
+            let bytes = if is_high { _mm_srli_epi16::<4>(bytes) } else { bytes };
+            let levels = _mm512_cvtepu8_epi32(_mm_and_si128(bytes, _mm_set1_epi8(15)));
+            let twice = _mm512_slli_epi32::<1>(levels);
+            _mm512_cvtepi32_ps(_mm512_sub_epi32(twice, _mm512_set1_epi32(15)))
+        }
+        ONE => {
+            // SAFETY: passed on: sixteen components are two bytes.
+            let bits = unsafe { row.wrapping_add(at / 8).cast::<u16>().read_unaligned() };
+            _mm512_mask_blend_ps(bits, _mm512_set1_ps(-1.0), _mm512_set1_ps(1.0))
+        }
+        _ => {
+            // SAFETY: passed on.
+            let bytes = unsafe { load_short(row, at) };
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
+        }
+    }
+}
+
+/// # Safety
+/// As for [`crate::codes::Codec::refine`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn refine<const CODE: usize, const L2: bool>(
+    query: &CodeQuery,
+    rows: CodeRows,
+    residuals: RefineRows,
+    slots: &[u32],
+    out: &mut [f32],
+) {
+    let floats = query.rotated.floats().as_ptr();
+    for (index, (slots_here, out)) in slots.chunks(BLOCK).zip(out.chunks_mut(BLOCK)).enumerate() {
+        fetch_both(rows, residuals, window(slots, index));
+        for (distance, &slot) in out.iter_mut().zip(slots_here) {
+            let (row, residual) = (rows.row(slot), residuals.row(slot));
+            // SAFETY: the caller vouches for the factors.
+            let (multiplier, scale) = unsafe { super::scales(rows, slot) };
+            let multiplier = _mm512_set1_ps(multiplier);
+            let scale = _mm512_set1_ps(scale);
+            let mut sum = _mm512_setzero_ps();
+            let mut at = 0;
+            while at < residuals.row_bytes {
+                // SAFETY: `at + 16` components are in the rows and in the query.
+                let number = unsafe { numbers::<CODE>(row, at) };
+                // SAFETY: as above.
+                let left = unsafe { numbers::<EIGHT>(residual, at) };
+                // SAFETY: as above.
+                let q = unsafe { load_floats(floats, at) };
+                let x =
+                    _mm512_add_ps(_mm512_mul_ps(number, multiplier), _mm512_mul_ps(left, scale));
+                let (a, b) = if L2 {
+                    let difference = _mm512_sub_ps(q, x);
+                    (difference, difference)
+                } else {
+                    (q, x)
+                };
+                sum = _mm512_add_ps(sum, _mm512_mul_ps(a, b));
+                at += LANES;
+            }
+            *distance = finite(if L2 { tree(sum) } else { -tree(sum) });
+        }
+    }
+}
