@@ -10,7 +10,18 @@ pub(super) const BYTE_MAX: f32 = 127.0;
 
 /// Distance of two four-bit levels in units of the spread of the components: the uniform quantiser
 /// of sixteen levels that distorts a normal variable least.
-pub(super) const NIBBLE_STEP: f32 = 0.3352;
+const NIBBLE_STEP: f32 = 0.345;
+
+/// A vector whose largest component is small gets a smaller step: this many largest components per
+/// level, 15 levels apart. Together the two rules lose 10.3 % of a normal vector of 128 components
+/// and 10.7 % of one of 384, where the first rule alone loses 10.6 and 10.8 %.
+const NIBBLE_REACH: f32 = 0.9 * 2.0 / 15.0;
+
+/// Outermost four-bit number. What lies beyond it leaves large residuals, ...
+pub(super) const NIBBLE_EDGE: f32 = 15.0;
+
+/// ... so the refine plane counts in units this many times larger there, and can be fine elsewhere.
+pub(super) const EDGE_SCALE: f32 = 8.0;
 
 impl Codec {
     /// Writes the planes of a vector.
@@ -51,7 +62,7 @@ impl Codec {
         let spread = short_up((error2 / (free_dims - 1).max(1) as f32).sqrt());
         let mut scale = 0.0;
         if layout.refine_row_bytes > 0 {
-            scale = write_refine(x, w, multiplier, refine);
+            scale = self.write_refine(x, w, multiplier, refine);
         }
         factors[0] = scaled(multiplier, exponent);
         if self.family != Family::Unit {
@@ -91,7 +102,8 @@ impl Codec {
             }
             Codes::FourBit => {
                 let spread = (dot(x, x) / x.len() as f32).sqrt();
-                let inverse = 1.0 / (NIBBLE_STEP * spread);
+                let step = (NIBBLE_STEP * spread).min(NIBBLE_REACH * largest(x));
+                let inverse = 1.0 / step;
                 for (w, &x) in w.iter_mut().zip(x) {
                     let level = (x * inverse + 8.0).floor().clamp(0.0, 15.0);
                     *w = level + level - 15.0;
@@ -172,6 +184,33 @@ impl Codec {
         }
     }
 
+    /// In how many units of the refine plane's scale a residual beside this number counts.
+    #[inline(always)]
+    fn edge_factor(&self, number: f32) -> f32 {
+        let is_edge = self.codes == Codes::FourBit && number.abs() == NIBBLE_EDGE;
+        if is_edge { EDGE_SCALE } else { 1.0 }
+    }
+
+    /// Writes `(x - m w) / scale` and returns the scale; an empty plane has the same scale.
+    #[inline(always)]
+    fn write_refine(&self, x: &[f32], w: &[f32], multiplier: f32, refine: &mut [u8]) -> f32 {
+        let mut lanes = [0.0f32; LANES];
+        for (x, w) in x.as_chunks::<LANES>().0.iter().zip(w.as_chunks::<LANES>().0) {
+            for lane in 0..LANES {
+                let residual = (x[lane] - multiplier * w[lane]).abs();
+                let residual = residual / self.edge_factor(w[lane]);
+                lanes[lane] = if residual > lanes[lane] { residual } else { lanes[lane] };
+            }
+        }
+        let scale = short_up(lanes.into_iter().fold(0.0, f32::max) / BYTE_MAX);
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        for ((byte, &x), &w) in refine.iter_mut().zip(x).zip(w) {
+            let level = round((x - multiplier * w) * inverse / self.edge_factor(w));
+            *byte = level.clamp(-BYTE_MAX, BYTE_MAX) as i8 as u8;
+        }
+        scale
+    }
+
     /// The padded, rotated vector that the planes stand for.
     pub(super) fn reconstruct(&self, walk: &[u8], factors: &[f32], refine: &[u8], out: &mut [f32]) {
         self.read_walk(walk, out);
@@ -182,6 +221,7 @@ impl Codec {
             return;
         }
         for (x, &residual) in out.iter_mut().zip(refine) {
+            let scale = scale * self.edge_factor(*x);
             *x = super::finite(*x * multiplier + f32::from(residual as i8) * scale);
         }
     }
@@ -220,25 +260,6 @@ fn squared_error(x: &[f32], w: &[f32], multiplier: f32) -> f32 {
         }
     }
     tree(lanes)
-}
-
-/// Writes `(x - m w) / scale` and returns the scale; an empty plane has the same scale.
-fn write_refine(x: &[f32], w: &[f32], multiplier: f32, refine: &mut [u8]) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    let lines = x.as_chunks::<LANES>().0.iter().zip(w.as_chunks::<LANES>().0);
-    for (x, w) in lines {
-        for lane in 0..LANES {
-            let residual = (x[lane] - multiplier * w[lane]).abs();
-            lanes[lane] = if residual > lanes[lane] { residual } else { lanes[lane] };
-        }
-    }
-    let scale = short_up(lanes.into_iter().fold(0.0, f32::max) / BYTE_MAX);
-    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-    for ((byte, &x), &w) in refine.iter_mut().zip(x).zip(w) {
-        let level = round((x - multiplier * w) * inverse);
-        *byte = level.clamp(-BYTE_MAX, BYTE_MAX) as i8 as u8;
-    }
-    scale
 }
 
 /// Largest magnitude.

@@ -5,6 +5,7 @@ mod x86;
 
 use std::sync::OnceLock;
 
+use super::encode::{EDGE_SCALE, NIBBLE_EDGE};
 use super::scalar::{LANES, dot_bits, dot_bytes, dot_nibbles, tree};
 use super::{CodeQuery, CodeRows, RefineRows, finite, half, unpack};
 use crate::params::Codes;
@@ -156,6 +157,8 @@ unsafe fn refine<const CODE: usize, const L2: bool>(
         for (line, (residual, query)) in lines {
             for lane in 0..LANES {
                 let number = walk_number::<CODE>(row, line * LANES + lane);
+                let is_edge = CODE == FOUR && number.abs() == NIBBLE_EDGE;
+                let scale = if is_edge { scale * EDGE_SCALE } else { scale };
                 let x = number * multiplier + f32::from(residual[lane] as i8) * scale;
                 let difference = query[lane] - x;
                 lanes[lane] += if L2 { difference * difference } else { query[lane] * x };

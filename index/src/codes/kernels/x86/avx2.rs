@@ -7,6 +7,7 @@ use super::{
     BLOCK, CodeQuery, CodeRows, LINE, RefineRows, block_slots, fetch, fetch_both, finish_block,
     window,
 };
+use crate::codes::encode::{EDGE_SCALE, NIBBLE_EDGE};
 use crate::codes::finite;
 use crate::codes::scalar::LANES;
 
@@ -266,7 +267,7 @@ unsafe fn step<const CODE: usize, const L2: bool>(
     sum: __m256,
     query: *const f32,
     rows: [*const u8; 2],
-    scales: [__m256; 2],
+    scales: [__m256; 3],
     at: usize,
 ) -> __m256 {
     // SAFETY: passed on.
@@ -275,7 +276,14 @@ unsafe fn step<const CODE: usize, const L2: bool>(
     let left = unsafe { numbers::<EIGHT>(rows[1], at) };
     // SAFETY: passed on.
     let q = unsafe { load_floats(query, at) };
-    let x = _mm256_add_ps(_mm256_mul_ps(number, scales[0]), _mm256_mul_ps(left, scales[1]));
+    let scale = if CODE == FOUR {
+        let magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0), number);
+        let is_edge = _mm256_cmp_ps::<_CMP_EQ_OQ>(magnitude, _mm256_set1_ps(NIBBLE_EDGE));
+        _mm256_blendv_ps(scales[1], scales[2], is_edge)
+    } else {
+        scales[1]
+    };
+    let x = _mm256_add_ps(_mm256_mul_ps(number, scales[0]), _mm256_mul_ps(left, scale));
     let difference = _mm256_sub_ps(q, x);
     let term = if L2 { _mm256_mul_ps(difference, difference) } else { _mm256_mul_ps(q, x) };
     _mm256_add_ps(sum, term)
@@ -298,7 +306,7 @@ unsafe fn refine<const CODE: usize, const L2: bool>(
             let planes = [rows.row(slot), residuals.row(slot)];
             // SAFETY: the caller vouches for the factors.
             let (multiplier, scale) = unsafe { super::scales(rows, slot) };
-            let scales = [_mm256_set1_ps(multiplier), _mm256_set1_ps(scale)];
+            let scales = [multiplier, scale, scale * EDGE_SCALE].map(|s| _mm256_set1_ps(s));
             let (mut low, mut high) = (_mm256_setzero_ps(), _mm256_setzero_ps());
             let mut at = 0;
             while at < residuals.row_bytes {

@@ -7,6 +7,7 @@ use super::{
     BLOCK, CodeQuery, CodeRows, LINE, RefineRows, block_slots, fetch, fetch_both, finish_block,
     window,
 };
+use crate::codes::encode::{EDGE_SCALE, NIBBLE_EDGE};
 use crate::codes::finite;
 use crate::codes::scalar::LANES;
 
@@ -272,6 +273,7 @@ unsafe fn refine<const CODE: usize, const L2: bool>(
             // SAFETY: the caller vouches for the factors.
             let (multiplier, scale) = unsafe { super::scales(rows, slot) };
             let multiplier = _mm512_set1_ps(multiplier);
+            let wide = _mm512_set1_ps(scale * EDGE_SCALE);
             let scale = _mm512_set1_ps(scale);
             let mut sum = _mm512_setzero_ps();
             let mut at = 0;
@@ -282,6 +284,13 @@ unsafe fn refine<const CODE: usize, const L2: bool>(
                 let left = unsafe { numbers::<EIGHT>(residual, at) };
                 // SAFETY: as above.
                 let q = unsafe { load_floats(floats, at) };
+                let scale = if CODE == FOUR {
+                    let edge = _mm512_set1_ps(NIBBLE_EDGE);
+                    let is_edge = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(_mm512_abs_ps(number), edge);
+                    _mm512_mask_blend_ps(is_edge, scale, wide)
+                } else {
+                    scale
+                };
                 let x =
                     _mm512_add_ps(_mm512_mul_ps(number, multiplier), _mm512_mul_ps(left, scale));
                 let (a, b) = if L2 {
