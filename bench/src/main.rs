@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command reports on its terminal")]
 
+mod churn;
+mod filters;
 mod index;
 
 use std::process::ExitCode;
@@ -20,11 +22,19 @@ struct Arguments {
 enum Benchmark {
     /// The vector index in this process, without a server: build, recall, queries per second.
     Index(index::Arguments),
+    /// Filtered searches: strategy, recall and rate beside searches without a filter.
+    Filters(filters::Arguments),
+    /// Rows replaced again and again: recall and bytes beside an index built afresh.
+    Churn(churn::Arguments),
 }
 
 fn main() -> ExitCode {
-    let Arguments { benchmark: Benchmark::Index(arguments) } = Arguments::parse();
-    match index::run(&arguments) {
+    let done = match Arguments::parse().benchmark {
+        Benchmark::Index(arguments) => index::run(&arguments),
+        Benchmark::Filters(arguments) => filters::run(&arguments),
+        Benchmark::Churn(arguments) => churn::run(&arguments),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("heddle-bench: {error}");

@@ -13,11 +13,11 @@ use heddle_index::{
 use super::Failure;
 
 /// A finished index.
-pub(super) struct Built {
-    pub(super) writer: VectorWriter,
-    pub(super) directory: Arc<SlotDirectory>,
-    pub(super) seconds: f64,
-    pub(super) link_seconds: f64,
+pub(crate) struct Built {
+    pub(crate) writer: VectorWriter,
+    pub(crate) directory: Arc<SlotDirectory>,
+    pub(crate) seconds: f64,
+    pub(crate) link_seconds: f64,
 }
 
 /// Candidates of the slots of a batch that one thread handles.
@@ -28,7 +28,7 @@ struct Part {
 }
 
 /// Makes the directory of a restored index: every slot is live.
-pub(super) fn publish_all(directory: &mut DirectoryWriter, slots: u32) -> Result<(), Failure> {
+pub(crate) fn publish_all(directory: &mut DirectoryWriter, slots: u32) -> Result<(), Failure> {
     for row in 0..slots {
         let slot = directory.push(id_of(row))?;
         directory.publish(slot);
@@ -47,7 +47,7 @@ fn id_of(row: u32) -> [u8; 16] {
 const READ_ROWS: usize = 4_096;
 
 #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
-pub(super) fn build(
+pub(crate) fn build(
     base: &VectorFile,
     rows: usize,
     params: IndexParams,

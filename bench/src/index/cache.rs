@@ -13,7 +13,7 @@ use super::build::{Built, publish_all};
 const PIECE_BYTES: usize = 1 << 20;
 
 /// Writes the image of an index, each section behind its length.
-pub(super) fn save(path: &Path, built: &Built, slots: u32) -> Result<(), Failure> {
+pub(crate) fn save(path: &Path, built: &Built, slots: u32) -> Result<(), Failure> {
     let mut file = BufWriter::new(File::create(path)?);
     let view = built.writer.view();
     let mut piece = vec![0; PIECE_BYTES];
@@ -29,7 +29,7 @@ pub(super) fn save(path: &Path, built: &Built, slots: u32) -> Result<(), Failure
 }
 
 /// Restores an index of `slots` slots.
-pub(super) fn load(path: &Path, params: IndexParams, slots: u32) -> Result<Built, Failure> {
+pub(crate) fn load(path: &Path, params: IndexParams, slots: u32) -> Result<Built, Failure> {
     let mut file = BufReader::new(File::open(path)?);
     let mut restorer = VectorWriter::restore(params, slots)?;
     let mut piece = vec![0; PIECE_BYTES];

@@ -55,7 +55,7 @@ pub(super) struct Sums {
 }
 
 /// Nanoseconds this thread has run on a processor.
-fn thread_cpu_ns() -> u64 {
+pub(crate) fn thread_cpu_ns() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     (time.tv_sec as u64) * 1_000_000_000 + time.tv_nsec as u64
 }

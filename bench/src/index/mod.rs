@@ -1,8 +1,8 @@
 //! `heddle-bench index`: builds an index from a file and measures it.
 
-mod build;
-mod cache;
-mod measure;
+pub(crate) mod build;
+pub(crate) mod cache;
+pub(crate) mod measure;
 mod serve;
 
 use std::path::PathBuf;
@@ -28,9 +28,8 @@ pub(crate) struct Arguments {
     /// Row numbers of the true neighbours of each query, nearest first.
     #[arg(long)]
     truth: PathBuf,
-    /// Distance.
-    #[arg(long, value_enum)]
-    metric: MetricName,
+    #[command(flatten)]
+    choice: IndexChoice,
     /// Candidate pools to measure, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "10,20,40,64,80,100,128,200,400,800")]
     ef: Vec<u32>,
@@ -40,12 +39,6 @@ pub(crate) struct Arguments {
     /// Where to write the figures as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Links per node and layer.
-    #[arg(long, default_value_t = 16)]
-    m: u16,
-    /// Candidate pool of an insert.
-    #[arg(long, default_value_t = 200)]
-    ef_construction: u16,
     /// Neighbours wanted.
     #[arg(long, default_value_t = 10)]
     k: u32,
@@ -65,6 +58,30 @@ pub(crate) struct Arguments {
     /// {"value": 64, "warm": true, "seconds_min": 0.2, "threads": 1}, with one on standard output.
     #[arg(long)]
     serve: bool,
+}
+
+/// What kind of index to build.
+#[derive(Args)]
+pub(crate) struct IndexChoice {
+    /// Distance.
+    #[arg(long, value_enum)]
+    metric: MetricName,
+    /// Links per node and layer.
+    #[arg(long, default_value_t = 16)]
+    m: u16,
+    /// Candidate pool of an insert.
+    #[arg(long, default_value_t = 200)]
+    ef_construction: u16,
+}
+
+impl IndexChoice {
+    /// Parameters for vectors of this dimension.
+    pub(crate) fn params(&self, dims: usize) -> Result<IndexParams, Failure> {
+        let mut params = IndexParams::new(u32::try_from(dims)?, self.metric.into());
+        params.m = self.m;
+        params.ef_construction = self.ef_construction;
+        Ok(params)
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -116,9 +133,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if truth.rows() < queries.rows() || truth.dims() < arguments.k as usize {
         return Err("the truth has too few rows or columns".into());
     }
-    let mut params = IndexParams::new(u32::try_from(dims)?, arguments.metric.into());
-    params.m = arguments.m;
-    params.ef_construction = arguments.ef_construction;
+    let mut params = arguments.choice.params(dims)?;
     params.flat_cutoff = 0;
     let rows = arguments.rows.unwrap_or(usize::MAX).min(base.rows());
     eprintln!("indexing {rows} x {dims} with {} thread(s)", arguments.threads);

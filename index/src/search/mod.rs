@@ -43,6 +43,33 @@ pub struct Hit {
     pub distance: f32,
 }
 
+/// How a search went about it in the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Strategy {
+    /// A walk without a filter.
+    #[default]
+    Plain,
+    /// A walk over all nodes that collects the passing ones.
+    Collect,
+    /// A walk over passing nodes alone, which looks through the others to their neighbours.
+    TwoHop,
+    /// A scan of every passing row.
+    Scan,
+}
+
+impl Strategy {
+    /// A short name for reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Collect => "collect",
+            Self::TwoHop => "two-hop",
+            Self::Scan => "scan",
+        }
+    }
+}
+
 /// What a search cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SearchStats {
@@ -52,6 +79,8 @@ pub struct SearchStats {
     pub hops: u64,
     /// All passing rows were scanned: the hits are exact.
     pub exact: bool,
+    /// How the search ended.
+    pub strategy: Strategy,
     /// How often the walk was widened because too few hits passed.
     pub widened: u32,
 }

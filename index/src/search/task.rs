@@ -10,7 +10,7 @@ use crate::limits::{EF_MAX, SCAN_BLOCK, TWO_HOP_SHARE_MAX};
 use crate::search::descent::{absorb, descend, prefetch_next};
 use crate::search::pool::{Neighbour, Pool};
 use crate::search::scratch::{Scratch, Walker};
-use crate::search::{Hit, SearchRequest, SearchStats};
+use crate::search::{Hit, SearchRequest, SearchStats, Strategy};
 use crate::view::{Entry, VectorView};
 
 /// Distances a walk computes per candidate kept: 12 to 20 were counted at pools of 40 to 200; the
@@ -172,6 +172,12 @@ impl SearchTask<'_> {
         self.stats.evaluations = self.scratch.walker.evaluations;
         self.stats.hops = self.scratch.walker.hops;
         self.stats.exact = self.exact;
+        self.stats.strategy = match (self.exact, self.mode) {
+            (true, _) => Strategy::Scan,
+            (false, Mode::Plain) => Strategy::Plain,
+            (false, Mode::Collect) => Strategy::Collect,
+            (false, Mode::TwoHop) => Strategy::TwoHop,
+        };
         self.stats
     }
 

@@ -38,6 +38,8 @@ pub(crate) struct Sweep {
     /// Dead slots that are out of the index and wait to be reported.
     released: Vec<Slot>,
     pass: Option<Pass>,
+    /// Distances computed so far.
+    evaluations: u64,
 }
 
 #[derive(Debug)]
@@ -112,6 +114,12 @@ impl VectorWriter {
         SweepState::Finished
     }
 
+    /// Distances that sweeping has computed so far.
+    #[must_use]
+    pub fn sweep_evaluations(&self) -> u64 {
+        self.sweep.evaluations
+    }
+
     /// Collects what is dead now. None when nothing is.
     fn begin_pass(&mut self, directory: &SlotDirectory) -> Option<Pass> {
         let high = self.view.high.load(Ordering::Relaxed);
@@ -135,7 +143,9 @@ impl VectorWriter {
         let view = &*self.view;
         for layer in 0..=view.level_of(node) {
             if view.neighbours(node, layer).any(|other| directory.is_dead(other)) {
+                let before = self.scratch.walker.evaluations;
                 repair_layer(view, directory, &mut self.scratch, node, layer);
+                self.sweep.evaluations += self.scratch.walker.evaluations - before;
             }
         }
     }
