@@ -204,6 +204,34 @@ impl Arena {
         self.base.cast::<f32>().cast_const()
     }
 
+    /// Bytes `start..start + count`; the caller got the position from a published place.
+    ///
+    /// Panics: the range is not committed (a bug of the index).
+    #[inline]
+    pub(crate) fn bytes(&self, start: usize, count: usize) -> &[u8] {
+        assert!(start + count <= self.committed_bytes());
+        let first = self.base.wrapping_add(start).cast_const();
+        // SAFETY: the range is committed; by the sharing rule nobody writes a published position
+        // before its readers are gone.
+        unsafe { core::slice::from_raw_parts(first, count) }
+    }
+
+    /// Address of the first byte, for the kernels that compute row addresses themselves.
+    #[inline]
+    pub(crate) fn byte_base(&self) -> *const u8 {
+        self.base.cast_const()
+    }
+
+    /// Owner only: writes bytes of a position that is not published.
+    ///
+    /// Panics: the range is not committed (a bug of the index).
+    pub(crate) fn write_row(&self, start: usize, values: &[u8]) {
+        assert!(start + values.len() <= self.committed_bytes());
+        let target = self.base.wrapping_add(start);
+        // SAFETY: as for `write_floats`.
+        unsafe { core::ptr::copy_nonoverlapping(values.as_ptr(), target, values.len()) };
+    }
+
     /// Owner only: writes floats of a position that is not published.
     ///
     /// Panics: the range is not committed (a bug of the index).

@@ -62,6 +62,13 @@ pub const RECENT_LINKED_MAX: usize = 1_024;
 /// Slots a scan hands to the kernel at a time.
 pub const SCAN_BLOCK: usize = 128;
 
+/// Candidates that are rescored at a time once there are as many hits as wanted: enough to have
+/// some rows on their way from memory, few because each block may be the last.
+pub const RESCORE_BLOCK: usize = 8;
+
+/// Most candidates that are rescored at a time.
+pub const RESCORE_FIRST_MAX: usize = 128;
+
 /// Evaluations after which a search offers to yield: about 200 us at 50 to 100 ns each.
 pub const STEP_EVALUATIONS: u64 = 2_048;
 

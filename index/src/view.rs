@@ -1,11 +1,11 @@
 //! The published side of a vector index: what any core reads.
 //!
-//! Layout. Rows of vectors are padded to 64-byte lines. A link row of layer 0 is `2 m` words, of an
-//! upper layer `m` words, each padded to a line; a word is `slot + 1`, zero ends the row. Compared
-//! with a count in front this keeps a row of the usual `m` = 16 at exactly two lines, and fresh
-//! memory is a valid empty row. Rows of the upper layers lie in a side arena: `upper_of[slot]` is
-//! one plus the number of its first row, one row per layer from 1 to its level. A slot's level is a
-//! pure function of the seed and the slot, so a reused slot keeps its rows.
+//! Layout. Vectors and codes lie in planes (see the module of that name). A link row of layer 0 is
+//! `2 m` words, of an upper layer `m` words, each padded to a line; a word is `slot + 1`, zero ends
+//! the row. Compared with a count in front this keeps a row of the usual `m` = 16 at exactly two
+//! lines, and fresh memory is a valid empty row. Rows of the upper layers lie in a side arena:
+//! `upper_of[slot]` is one plus the number of its first row, one row per layer from 1 to its level.
+//! A slot's level is a pure function of the seed and the slot, so a reused slot keeps its rows.
 //!
 //! Link words are relaxed atomics. A reader fences after reading a row and the writer stores links
 //! with release ordering, so the vector behind any id read is complete. A row that is being
@@ -16,17 +16,18 @@ use std::sync::{Arc, OnceLock};
 
 use crate::Slot;
 use crate::arena::Arena;
+use crate::codes::{Codec, CodecScratch};
 use crate::directory::reservation_slots;
-use crate::distance::{Kernels, Rows, kernels};
+use crate::distance::{Kernels, kernels};
 use crate::error::IndexError;
-use crate::limits::{LANE_FLOATS, LEVEL_MAX, LINE_WORDS, SLOTS_MAX};
-use crate::params::{Codes, IndexKind, IndexParams, Metric};
+use crate::limits::{LEVEL_MAX, LINE_WORDS, SLOTS_MAX};
+use crate::params::{IndexKind, IndexParams, Metric};
+use crate::planes::{PlaneBytes, Planes, plane_bytes};
+use crate::search::SearchStats;
 
 /// Sizes that follow from the parameters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
-    /// Floats from one vector to the next.
-    pub(crate) stride: usize,
     /// Links a node can hold at layer 0.
     pub(crate) base_links: usize,
     /// Words from one layer-0 row to the next.
@@ -41,16 +42,11 @@ impl Layout {
     pub(crate) fn of(params: &IndexParams) -> Self {
         let m = usize::from(params.m);
         Self {
-            stride: (params.dims as usize).next_multiple_of(LANE_FLOATS),
             base_links: 2 * m,
             base_words: (2 * m).next_multiple_of(LINE_WORDS),
             upper_links: m,
             upper_words: m.next_multiple_of(LINE_WORDS),
         }
-    }
-
-    pub(crate) fn stride_bytes(&self) -> usize {
-        self.stride * size_of::<f32>()
     }
 }
 
@@ -69,7 +65,7 @@ pub struct VectorView {
     pub(crate) kernels: &'static Kernels,
     pub(crate) capacity: u32,
     pub(crate) upper_capacity: u32,
-    pub(crate) vectors: Arena,
+    pub(crate) planes: Planes,
     pub(crate) norms: Arena,
     pub(crate) links: Arena,
     pub(crate) upper_of: Arena,
@@ -102,7 +98,7 @@ pub struct IndexStats {
     pub linked: u32,
     /// Slots that are scanned because they are not in the graph.
     pub tail: u32,
-    /// Committed bytes of the vectors and their lengths.
+    /// Committed bytes of vectors, codes and lengths.
     pub vector_bytes: usize,
     /// Committed bytes of the links of layer 0.
     pub link_bytes: usize,
@@ -110,8 +106,10 @@ pub struct IndexStats {
     pub upper_bytes: usize,
     /// Committed bytes of the slot sets.
     pub set_bytes: usize,
-    /// Bytes that the stored vectors and links really occupy.
+    /// Bytes that the stored vectors, codes and links really occupy.
     pub used_bytes: usize,
+    /// Bytes that each plane holds for a slot.
+    pub planes: PlaneBytes,
     /// Highest layer, zero while the graph is empty.
     pub level_max: usize,
     /// Where searches start.
@@ -128,13 +126,13 @@ impl VectorView {
         upper_needed: u32,
     ) -> Result<Self, IndexError> {
         params.validate()?;
-        if params.codes != Codes::None {
-            return Err(IndexError::Combination { problem: "this index holds no codes" });
-        }
         let layout = Layout::of(&params);
-        let mut capacity = reservation_slots(layout.stride_bytes(), needed, current);
+        let codec = Codec::new(params.codes, params.dims as usize, params.metric).map(Arc::new);
+        let bytes = plane_bytes(&params, codec.as_deref());
+        let largest = bytes.raw.max(bytes.walk).max(bytes.refine);
+        let mut capacity = reservation_slots(largest, needed, current);
         loop {
-            match Self::reserve_exact(&params, layout, capacity, needed, upper_needed) {
+            match Self::reserve_exact(&params, layout, &codec, capacity, (needed, upper_needed)) {
                 // A machine or container with little address space gets a smaller reservation.
                 Err(IndexError::Memory { .. }) if capacity / 2 >= needed.max(64) => {
                     capacity = (capacity / 2).next_multiple_of(64);
@@ -147,9 +145,9 @@ impl VectorView {
     fn reserve_exact(
         params: &IndexParams,
         layout: Layout,
+        codec: &Option<Arc<Codec>>,
         capacity: u32,
-        needed: u32,
-        upper_needed: u32,
+        (needed, upper_needed): (u32, u32),
     ) -> Result<Self, IndexError> {
         let (slots, expected) = (capacity as usize, needed as usize);
         // A node has 1 / (m - 1) upper rows on average; twice that plus a constant is never reached
@@ -164,10 +162,7 @@ impl VectorView {
             kernels: kernels(params.metric),
             capacity,
             upper_capacity: upper_rows.min(SLOTS_MAX as usize) as u32,
-            vectors: Arena::reserve(
-                slots * layout.stride_bytes(),
-                expected * layout.stride_bytes(),
-            )?,
+            planes: Planes::reserve(params, codec.clone(), slots, expected)?,
             norms: Arena::reserve(slots * norms, expected * norms)?,
             links: Arena::reserve(
                 slots * layout.base_words * word,
@@ -187,6 +182,20 @@ impl VectorView {
             successor: OnceLock::new(),
             params: params.clone(),
         })
+    }
+
+    /// Bytes of rows and links that a search with these figures read, in whole cache lines.
+    #[must_use]
+    pub fn bytes_touched(&self, stats: &SearchStats) -> u64 {
+        let lines = |bytes: usize| bytes.next_multiple_of(LINE_WORDS * size_of::<u32>()) as u64;
+        let planes = self.planes.bytes;
+        let walk = match planes.walk {
+            0 => lines(planes.raw),
+            walk => lines(walk) + lines(planes.factors),
+        };
+        let best = if planes.raw > 0 { planes.raw } else { planes.walk + planes.refine };
+        let links = lines(self.layout.base_words * size_of::<u32>());
+        stats.evaluations * walk + stats.rescored * lines(best) + stats.hops * links
     }
 
     /// The newest view of the same index: this one, or what it grew into.
@@ -216,16 +225,41 @@ impl VectorView {
         self.present.bit(slot as usize)
     }
 
+    /// Whether the index holds the vectors themselves: [`Self::vector`] needs them.
+    #[must_use]
+    pub fn has_vectors(&self) -> bool {
+        self.planes.has_raw()
+    }
+
     /// The vector of a slot as stored, `[dims]`; of unit length under cosine. Zeros for a slot
     /// that never held one: ask [`Self::holds`] when in doubt.
     ///
     /// The caller holds a pin and got the slot from a hit or from the directory. A slot that died
     /// since keeps its vector for as long as the pin is held. Panics: no slot that high was ever
-    /// stored (a caller bug).
+    /// stored, or the index keeps no vectors (caller bugs).
     #[must_use]
     pub fn vector(&self, slot: Slot) -> &[f32] {
         assert!(slot < self.high.load(Ordering::Acquire), "slot {slot} was stored once");
-        &self.row(slot)[..self.params.dims as usize]
+        assert!(self.has_vectors(), "the index keeps codes alone: decode them");
+        &self.planes.raw_row(slot)[..self.params.dims as usize]
+    }
+
+    /// Writes the vector of a slot as [`Self::vector`] gives it, or what its codes stand for where
+    /// the index keeps no vectors: off by about a ten-thousandth of its length.
+    ///
+    /// `out` is `[dims]`. Panics: as [`Self::vector`]; another length of `out`. Cost: a copy, or a
+    /// rotation and an allocation.
+    pub fn decode(&self, slot: Slot, out: &mut [f32]) {
+        assert!(slot < self.high.load(Ordering::Acquire), "slot {slot} was stored once");
+        match &self.planes.codec {
+            Some(codec) if !self.has_vectors() => {
+                let planes = &self.planes;
+                let (walk, factors) = (planes.walk_row(slot), planes.factor_row(slot));
+                let mut scratch = CodecScratch::default();
+                codec.decode(walk, factors, planes.refine_row(slot), &mut scratch, out);
+            }
+            _ => out.copy_from_slice(self.vector(slot)),
+        }
     }
 
     /// Length of the vector before it was stored: multiply to get the original back. One for every
@@ -247,33 +281,28 @@ impl VectorView {
         let upper_rows = self.upper_rows.load(Ordering::Relaxed) as usize;
         let word = size_of::<u32>();
         let norm = if self.params.metric == Metric::Cosine { word } else { 0 };
-        let per_slot = self.layout.stride_bytes() + self.layout.base_words * word + word + norm;
+        let planes = self.planes.bytes;
+        let per_slot = planes.total() + self.layout.base_words * word + word + norm;
         let upper_used = upper_rows * self.layout.upper_words * word;
         let entry = self.entry();
         IndexStats {
             slots,
             linked: slots.saturating_sub(tail),
             tail,
-            vector_bytes: self.vectors.committed_bytes() + self.norms.committed_bytes(),
+            vector_bytes: self.planes.committed_bytes() + self.norms.committed_bytes(),
             link_bytes: self.links.committed_bytes(),
             upper_bytes: self.upper.committed_bytes() + self.upper_of.committed_bytes(),
             set_bytes: self.present.committed_bytes() + self.unlinked.committed_bytes(),
             used_bytes: high * per_slot + upper_used + high / 4,
+            planes,
             level_max: entry.map_or(0, |entry| entry.level),
             entry: entry.map(|entry| entry.slot),
-            kernel: self.kernels.name,
+            kernel: self
+                .planes
+                .codec
+                .as_ref()
+                .map_or(self.kernels.name, |codec| codec.kernel_name()),
         }
-    }
-
-    /// Padded row of a slot.
-    #[inline]
-    pub(crate) fn row(&self, slot: Slot) -> &[f32] {
-        self.vectors.floats(slot as usize * self.layout.stride, self.layout.stride)
-    }
-
-    #[inline]
-    pub(crate) fn rows(&self) -> Rows {
-        Rows { base: self.vectors.float_base(), stride: self.layout.stride }
     }
 
     /// Link words of a slot on a layer. Layer 0 exists for every slot below `high`; an upper layer

@@ -43,6 +43,9 @@ pub(super) struct Row {
     pub(super) qps_per_cpu_second: f64,
     pub(super) evaluations_per_query: f64,
     pub(super) hops_per_query: f64,
+    pub(super) rescored_per_query: f64,
+    /// Bytes of rows and links read, in whole cache lines.
+    pub(super) bytes_per_query: f64,
 }
 
 /// Sums over the queries of one thread.
@@ -51,6 +54,8 @@ pub(super) struct Sums {
     pub(super) right: u64,
     pub(super) evaluations: u64,
     pub(super) hops: u64,
+    pub(super) rescored: u64,
+    pub(super) bytes: u64,
     pub(super) cpu_ns: u64,
 }
 
@@ -81,6 +86,8 @@ pub(super) fn measure(built: &Built, workload: &Workload, ef: u32) -> Row {
         qps_per_cpu_second,
         evaluations_per_query: sums.evaluations as f64 / count as f64,
         hops_per_query: sums.hops as f64 / count as f64,
+        rescored_per_query: sums.rescored as f64 / count as f64,
+        bytes_per_query: sums.bytes as f64 / count as f64,
     }
 }
 
@@ -103,6 +110,8 @@ pub(super) fn run_pass(built: &Built, workload: &Workload, ef: u32) -> (f64, Sum
         total.right += part.right;
         total.evaluations += part.evaluations;
         total.hops += part.hops;
+        total.rescored += part.rescored;
+        total.bytes += part.bytes;
         total.cpu_ns += part.cpu_ns;
         total
     });
@@ -124,6 +133,8 @@ fn run_thread(built: &Built, workload: &Workload, ef: u32, thread: usize) -> Sum
         sums.right += right.count() as u64;
         sums.evaluations += stats.evaluations;
         sums.hops += stats.hops;
+        sums.rescored += stats.rescored;
+        sums.bytes += view.bytes_touched(&stats);
     }
     sums.cpu_ns = thread_cpu_ns().saturating_sub(cpu_before);
     sums

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use heddle_bench::vectors::VectorFile;
-use heddle_index::{IndexParams, Metric};
+use heddle_index::{Codes, IndexParams, Metric, PlaneBytes, RawVectors};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
@@ -33,6 +33,9 @@ pub(crate) struct Arguments {
     /// Candidate pools to measure, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "10,20,40,64,80,100,128,200,400,800")]
     ef: Vec<u32>,
+    /// Threads that search, when not as many as build.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    search_threads: Option<u16>,
     /// Threads that build and search.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: u16,
@@ -72,6 +75,12 @@ pub(crate) struct IndexChoice {
     /// Candidate pool of an insert.
     #[arg(long, default_value_t = 200)]
     ef_construction: u16,
+    /// What a walk reads.
+    #[arg(long, value_enum)]
+    codes: Option<CodesName>,
+    /// Whether full vectors stay in memory beside codes.
+    #[arg(long, value_enum)]
+    raw: Option<RawName>,
 }
 
 impl IndexChoice {
@@ -80,6 +89,15 @@ impl IndexChoice {
         let mut params = IndexParams::new(u32::try_from(dims)?, self.metric.into());
         params.m = self.m;
         params.ef_construction = self.ef_construction;
+        if let Some(codes) = self.codes {
+            params.codes = codes.into();
+            params.raw = RawVectors::Memory;
+        }
+        match self.raw {
+            Some(RawName::Memory) => params.raw = RawVectors::Memory,
+            Some(RawName::Absent) => params.raw = RawVectors::Absent,
+            None => {}
+        }
         Ok(params)
     }
 }
@@ -104,6 +122,43 @@ impl From<MetricName> for Metric {
     }
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum CodesName {
+    /// 32-bit floats.
+    None,
+    /// 16-bit floats.
+    Half,
+    /// One byte a component.
+    #[value(name = "8bit")]
+    EightBit,
+    /// Half a byte a component.
+    #[value(name = "4bit")]
+    FourBit,
+    /// One bit a component.
+    #[value(name = "1bit")]
+    OneBit,
+}
+
+impl From<CodesName> for Codes {
+    fn from(name: CodesName) -> Self {
+        match name {
+            CodesName::None => Self::None,
+            CodesName::Half => Self::Half,
+            CodesName::EightBit => Self::EightBit,
+            CodesName::FourBit => Self::FourBit,
+            CodesName::OneBit => Self::OneBit,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum RawName {
+    /// Kept; hits are ranked by them.
+    Memory,
+    /// Left out; hits are ranked by refined codes.
+    Absent,
+}
+
 /// The figures of one run.
 #[derive(Serialize)]
 struct Report {
@@ -118,6 +173,8 @@ struct Report {
     build_link_seconds: f64,
     bytes_per_vector: f64,
     committed_bytes_per_vector: f64,
+    /// Bytes of a vector by plane; links and sets come on top.
+    planes: Planes,
     checksum: String,
     rows: Vec<measure::Row>,
 }
@@ -153,7 +210,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         truth: truth.read_integers()?,
         truth_width: truth.dims(),
         k: arguments.k,
-        threads: arguments.threads.into(),
+        threads: arguments.search_threads.unwrap_or(arguments.threads).into(),
         passes: arguments.passes.max(1),
     };
     let mut report = Report {
@@ -171,6 +228,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             + stats.upper_bytes
             + stats.set_bytes) as f64
             / rows as f64,
+        planes: Planes::of(stats.planes),
         checksum: format!("{:016x}", built.writer.checksum()),
         rows: Vec::new(),
     };
@@ -182,6 +240,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
     }
     Ok(())
+}
+
+/// Bytes per vector of each plane.
+#[derive(Serialize)]
+struct Planes {
+    raw: usize,
+    walk: usize,
+    factors: usize,
+    refine: usize,
+}
+
+impl Planes {
+    fn of(PlaneBytes { raw, walk, factors, refine }: PlaneBytes) -> Self {
+        Self { raw, walk, factors, refine }
+    }
 }
 
 /// Seconds that all threads of this process have run so far.
@@ -214,19 +287,21 @@ fn measure_all(
 ) -> Vec<measure::Row> {
     let mut rows = Vec::new();
     println!(
-        "{:>6} {:>8} {:>9} {:>9} {:>9} {:>7}",
-        "ef", "recall", "qps", "best", "per cpu", "evals"
+        "{:>6} {:>8} {:>9} {:>9} {:>9} {:>7} {:>8} {:>9}",
+        "ef", "recall", "qps", "best", "per cpu", "evals", "rescored", "bytes"
     );
     for &ef in pools {
         let row = measure::measure(built, workload, ef);
         println!(
-            "{:>6} {:>8.4} {:>9.0} {:>9.0} {:>9.0} {:>7.0}",
+            "{:>6} {:>8.4} {:>9.0} {:>9.0} {:>9.0} {:>7.0} {:>8.0} {:>9.0}",
             row.ef,
             row.recall,
             row.qps,
             row.qps_best,
             row.qps_per_cpu_second,
-            row.evaluations_per_query
+            row.evaluations_per_query,
+            row.rescored_per_query,
+            row.bytes_per_query
         );
         rows.push(row);
     }

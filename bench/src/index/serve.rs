@@ -5,7 +5,6 @@
 
 use std::io::BufRead;
 
-use heddle_index::IndexParams;
 use serde::{Deserialize, Serialize};
 
 use super::build::Built;
@@ -39,14 +38,9 @@ struct Reply {
     recall: f64,
     evaluations: f64,
     hops: f64,
+    rescored: f64,
     /// Bytes of vector and link rows read, whole cache lines.
     bytes_touched: f64,
-}
-
-/// Bytes that one evaluation and one hop read.
-struct Cost {
-    row_bytes: u64,
-    links_bytes: u64,
 }
 
 /// Answers requests until the input ends.
@@ -54,7 +48,6 @@ struct Cost {
 /// # Errors
 /// A request that is not understood, or a closed output.
 pub(super) fn serve(built: &Built, mut workload: Workload, report: &Report) -> Result<(), Failure> {
-    let cost = Cost::of(built.writer.view().params());
     let warm = workload.first(WARM_QUERIES);
     println!("{}", serde_json::to_string(report)?);
     for line in std::io::stdin().lock().lines() {
@@ -67,13 +60,13 @@ pub(super) fn serve(built: &Built, mut workload: Workload, report: &Report) -> R
         if request.warm {
             run_pass(built, &warm, request.value);
         }
-        let reply = answer(built, &workload, &request, &cost);
+        let reply = answer(built, &workload, &request);
         println!("{}", serde_json::to_string(&reply)?);
     }
     Ok(())
 }
 
-fn answer(built: &Built, workload: &Workload, request: &Request, cost: &Cost) -> Reply {
+fn answer(built: &Built, workload: &Workload, request: &Request) -> Reply {
     let count = workload.queries.len() / workload.dims;
     let mut answered = 0;
     let (mut seconds, mut cpu_seconds) = (0.0, 0.0);
@@ -87,21 +80,13 @@ fn answer(built: &Built, workload: &Workload, request: &Request, cost: &Cost) ->
         }
     };
     let per_query = |sum: u64| sum as f64 / count as f64;
-    let bytes = sums.evaluations * cost.row_bytes + sums.hops * cost.links_bytes;
     Reply {
         qps: answered as f64 / seconds,
         qps_cpu: answered as f64 / cpu_seconds.max(1e-9),
         recall: per_query(sums.right) / f64::from(workload.k),
         evaluations: per_query(sums.evaluations),
         hops: per_query(sums.hops),
-        bytes_touched: per_query(bytes),
-    }
-}
-
-impl Cost {
-    /// Rows of f32 and of links, both in whole lines of 64 bytes.
-    fn of(params: &IndexParams) -> Self {
-        let lines = |words: u64| (words * 4).next_multiple_of(64);
-        Self { row_bytes: lines(params.dims.into()), links_bytes: lines(2 * u64::from(params.m)) }
+        rescored: per_query(sums.rescored),
+        bytes_touched: per_query(sums.bytes),
     }
 }

@@ -6,7 +6,10 @@
 //!
 //! Sections, all little endian: `header` ([`HEADER_WORDS`] 64-bit words), `present` and `unlinked`
 //! (one bit per slot in 64-bit words), `upper_of` (one word per slot), `upper` (rows), `links`
-//! (rows), `norms` (one float per slot, cosine only, else empty), `vectors` (padded rows).
+//! (rows), `norms` (one float per slot, cosine only, else empty), `vectors` (padded rows), and the
+//! rows of the codes in `walk`, `factors` and `refine`. A plane that does not exist is empty.
+
+mod planes;
 
 use core::sync::atomic::Ordering;
 
@@ -15,7 +18,7 @@ use crate::bitmap::SlotBitmap;
 use crate::directory::{DirectoryRestorer, SlotDirectory};
 use crate::error::IndexError;
 use crate::limits;
-use crate::params::{IndexParams, Metric};
+use crate::params::{IndexParams, Metric, RawVectors};
 use crate::view::{Entry, VectorView};
 use crate::writer::VectorWriter;
 
@@ -28,22 +31,25 @@ pub struct ImageSection {
     pub bytes: u64,
 }
 
-/// Words of the header: format, dims, metric, m, seed, slots, upper rows, entry slot + 1, entry
-/// level.
+/// Words of the header: format, dims, metric with codes and raw plane, m, seed, slots, upper rows,
+/// entry slot + 1, entry level.
 const HEADER_WORDS: usize = 9;
 
 /// Changes whenever the meaning of a section does.
 const FORMAT: u64 = 1;
 
 /// Names of the sections, in the order of their numbers.
-const SECTIONS: [&str; 8] =
-    ["header", "present", "unlinked", "upper_of", "upper", "links", "norms", "vectors"];
+const SECTIONS: [&str; 11] = [
+    "header", "present", "unlinked", "upper_of", "upper", "links", "norms", "vectors", "walk",
+    "factors", "refine",
+];
 const PRESENT: usize = 1;
 const UNLINKED: usize = 2;
 const UPPER_OF: usize = 3;
 const UPPER: usize = 4;
 const LINKS: usize = 5;
 const NORMS: usize = 6;
+/// The first plane; the others follow in the order of [`Planes::arenas`].
 const VECTORS: usize = 7;
 
 const DIRECTORY_SECTIONS: [&str; 3] = ["ids", "occupied", "live"];
@@ -58,8 +64,8 @@ impl VectorView {
             UPPER => upper_rows as usize * self.layout.upper_words * word,
             LINKS => slots * self.layout.base_words * word,
             NORMS if self.params.metric == Metric::Cosine => slots * word,
-            VECTORS => slots * self.layout.stride_bytes(),
-            _ => 0,
+            NORMS => 0,
+            _ => self.planes.arenas().get(section - VECTORS).map_or(0, |(_, row)| slots * row),
         };
         bytes as u64
     }
@@ -72,7 +78,7 @@ impl VectorView {
             UPPER => &self.upper,
             LINKS => &self.links,
             NORMS => &self.norms,
-            _ => &self.vectors,
+            _ => self.planes.arenas()[section - VECTORS].0,
         }
     }
 
@@ -113,7 +119,7 @@ impl VectorView {
         let words: [u64; HEADER_WORDS] = [
             FORMAT,
             self.params.dims.into(),
-            self.params.metric as u64,
+            kind_word(&self.params),
             self.params.m.into(),
             self.params.seed,
             slots.into(),
@@ -123,6 +129,12 @@ impl VectorView {
         ];
         words.iter().flat_map(|word| word.to_le_bytes()).collect()
     }
+}
+
+/// Metric in the lowest byte, codes in the next, then one when there are codes without vectors.
+fn kind_word(params: &IndexParams) -> u64 {
+    let raw = u64::from(params.raw == RawVectors::Absent);
+    params.metric as u64 | (params.codes as u64) << 8 | raw << 16
 }
 
 /// Reads committed bytes, and zeros beyond: memory that was never committed is empty.
@@ -201,7 +213,7 @@ impl Restorer {
             UPPER => self.view.upper.write_bytes(start, bytes),
             LINKS => self.view.links.write_bytes(start, bytes),
             NORMS => self.view.norms.write_bytes(start, bytes),
-            _ => self.view.vectors.write_bytes(start, bytes),
+            _ => self.view.planes.arenas_mut()[section - VECTORS].0.write_bytes(start, bytes),
         }
         Ok(())
     }
@@ -217,7 +229,7 @@ impl Restorer {
         let expected = [
             FORMAT,
             params.dims.into(),
-            params.metric as u64,
+            kind_word(params),
             params.m.into(),
             params.seed,
             self.slots.into(),
@@ -353,37 +365,6 @@ impl Restorer {
             }
             if layer > 0 && self.view.level_of(other) < layer {
                 return bad("a link to a slot below the layer");
-            }
-        }
-        Ok(())
-    }
-
-    fn check_vectors(&self) -> Result<(), IndexError> {
-        let dims = self.view.params.dims as usize;
-        let cosine = self.view.params.metric == Metric::Cosine;
-        for slot in 0..self.slots {
-            if !self.view.holds(slot) {
-                continue;
-            }
-            let bad = |section, problem| {
-                let offset = u64::from(slot) * self.view.layout.stride_bytes() as u64;
-                Err(IndexError::Image { section, offset, problem })
-            };
-            let row = self.view.row(slot);
-            if !row[..dims].iter().all(|x| x.is_finite()) {
-                return bad("vectors", "a component is not finite");
-            }
-            if row[dims..].iter().any(|x| *x != 0.0) {
-                return bad("vectors", "padding that is not zero");
-            }
-            if cosine {
-                let squared = -self.view.kernels.pair(row, row);
-                if (squared - 1.0).abs() > 1e-3 {
-                    return bad("vectors", "a vector that is not of unit length");
-                }
-                if !self.view.norm(slot).is_normal() || self.view.norm(slot) < 0.0 {
-                    return bad("norms", "a length that is not positive");
-                }
             }
         }
         Ok(())

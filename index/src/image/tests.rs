@@ -92,7 +92,7 @@ fn every_flipped_byte_is_refused_or_harmless() {
     let image = image_of(&shard);
     let mut random = Random::new(42);
     let (mut refused, mut accepted) = (0, 0);
-    for section in 0..image.len() {
+    for section in (0..image.len()).filter(|&section| !image[section].is_empty()) {
         for _ in 0..60 {
             let mut broken = image.clone();
             let at = random.below(broken[section].len() as u64) as usize;
@@ -118,7 +118,7 @@ fn every_flipped_byte_is_refused_or_harmless() {
 fn garbage_truncation_and_foreign_parameters_are_refused() {
     let image = image_of(&shard());
     let mut random = Random::new(43);
-    for section in 0..image.len() {
+    for section in (0..image.len()).filter(|&section| !image[section].is_empty()) {
         let mut broken = image.clone();
         broken[section].iter_mut().for_each(|byte| *byte = random.next() as u8);
         assert!(matches!(restore(&broken), Err(IndexError::Image { .. })), "section {section}");
@@ -180,4 +180,101 @@ fn a_directory_comes_back_with_its_free_and_dead_slots() {
         }
     });
     assert!(matches!(beyond, Err(IndexError::Image { section: "occupied", .. })));
+}
+
+/// Images of indexes with codes, with and without the vectors beside them.
+mod codes {
+    use super::*;
+    use crate::{Codes, RawVectors};
+
+    fn params_of(codes: Codes, raw: RawVectors) -> IndexParams {
+        IndexParams { codes, raw, ..params() }
+    }
+
+    fn shard_of(params: IndexParams) -> Shard {
+        let base = Random::new(44).vectors(SLOTS as usize, 20, 8);
+        let mut shard = Shard::with(params, &base[..SLOTS as usize - 20]);
+        base[SLOTS as usize - 20..].iter().for_each(|vector| {
+            shard.store(vector);
+        });
+        shard
+    }
+
+    fn restore_with(params: &IndexParams, image: &[Vec<u8>]) -> Result<VectorWriter, IndexError> {
+        let mut restorer = VectorWriter::restore(params.clone(), SLOTS)?;
+        for (section, bytes) in image.iter().enumerate() {
+            restorer.write(section, 0, bytes)?;
+        }
+        restorer.finish()
+    }
+
+    #[test]
+    fn an_image_carries_the_planes_that_exist_and_restores_them() {
+        let profiles = [
+            (Codes::Half, RawVectors::Memory, [true, true, true, false]),
+            (Codes::EightBit, RawVectors::Memory, [true, true, true, false]),
+            (Codes::FourBit, RawVectors::Absent, [false, true, true, true]),
+            (Codes::OneBit, RawVectors::Absent, [false, true, true, true]),
+        ];
+        for (codes, raw, expected) in profiles {
+            let params = params_of(codes, raw);
+            let mut shard = shard_of(params.clone());
+            let image = image_of(&shard);
+            let planes: Vec<bool> = image[7..].iter().map(|section| !section.is_empty()).collect();
+            assert_eq!(planes, expected, "{codes:?} {raw:?}");
+            let restored = restore_with(&params, &image).unwrap();
+            assert_eq!(restored.checksum(), shard.writer.checksum());
+            let query = vec![0.3; 20];
+            let before = shard.search(&query, SearchRequest::new(10, 60));
+            shard.writer = restored;
+            assert_eq!(image_of(&shard), image);
+            assert_eq!(shard.search(&query, SearchRequest::new(10, 60)), before);
+            for other in [Codes::None, Codes::EightBit, Codes::FourBit] {
+                if other != codes {
+                    let foreign = params_of(other, RawVectors::Memory);
+                    let found = restore_with(&foreign, &image);
+                    assert!(matches!(found, Err(IndexError::Image { section: "header", .. })));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_codes_are_refused_or_harmless() {
+        let params = params_of(Codes::EightBit, RawVectors::Absent);
+        let image = image_of(&shard_of(params.clone()));
+        let mut random = Random::new(45);
+        for section in 8..11 {
+            for _ in 0..80 {
+                let mut broken = image.clone();
+                let at = random.below(broken[section].len() as u64) as usize;
+                broken[section][at] ^= 0x80 >> random.below(8);
+                match restore_with(&params, &broken) {
+                    Err(IndexError::Image { section: named, .. }) => {
+                        assert_eq!(named, ["walk", "factors", "refine"][section - 8]);
+                    }
+                    Err(other) => panic!("{other}"),
+                    Ok(writer) => {
+                        let mut shard = Shard::new(params.clone());
+                        shard.writer = writer;
+                        let (hits, _) = shard.search(&[0.5; 20], SearchRequest::new(5, 40));
+                        assert!(hits.iter().all(|hit| hit.distance.is_finite()));
+                    }
+                }
+            }
+        }
+        for (section, name) in [(8, "walk"), (10, "refine")] {
+            let mut broken = image.clone();
+            broken[section].fill(0x80);
+            let found = restore_with(&params, &broken);
+            assert!(matches!(found, Err(IndexError::Image { section, .. }) if section == name));
+        }
+        // A slot has two factors of four bytes here, the second of them two short floats.
+        for (at, byte) in [(3, 0xff), (5, 0xff), (7, 0xff), (8 * 300 + 7, 0xc0)] {
+            let mut broken = image.clone();
+            broken[9][at] = byte;
+            let found = restore_with(&params, &broken);
+            assert!(matches!(found, Err(IndexError::Image { section: "factors", .. })), "{at}");
+        }
+    }
 }

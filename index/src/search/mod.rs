@@ -75,6 +75,8 @@ impl Strategy {
 pub struct SearchStats {
     /// Distances computed.
     pub evaluations: u64,
+    /// Distances computed again, from more than codes; zero for an index without codes.
+    pub rescored: u64,
     /// Neighbour lists read.
     pub hops: u64,
     /// All passing rows were scanned: the hits are exact.

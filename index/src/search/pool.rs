@@ -66,6 +66,17 @@ impl Pool {
         &self.entries
     }
 
+    /// How many candidates it keeps.
+    #[inline]
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Whether a slot is among the candidates. Cost: one pass.
+    pub(crate) fn holds(&self, slot: Slot) -> bool {
+        self.entries.iter().any(|entry| entry.slot() == slot)
+    }
+
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
         self.entries.len() >= self.capacity
@@ -97,6 +108,14 @@ impl Pool {
         self.entries[at] = candidate;
         self.cursor = self.cursor.min(at);
         Some(at)
+    }
+
+    /// Puts a candidate at its place unless it is there already.
+    pub(crate) fn insert_once(&mut self, candidate: Neighbour) {
+        let at = self.entries.partition_point(|&entry| entry < candidate);
+        if self.entries.get(at) != Some(&candidate) {
+            self.insert(candidate);
+        }
     }
 
     /// The nearest candidate that was not expanded, with its place; not marked yet.

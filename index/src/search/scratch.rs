@@ -24,6 +24,8 @@ pub struct Scratch {
     pub(crate) frontier: BinaryHeap<Reverse<Neighbour>>,
     /// Nearest rows of a scan.
     pub(crate) best: Pool,
+    /// Rows of a scanned block with their estimates.
+    pub(crate) block: Vec<Neighbour>,
     /// What distances are computed against.
     pub(crate) query: Prepared,
 }
@@ -50,6 +52,8 @@ pub(crate) struct Walker {
     /// Slots from this one on are not looked at: they came after the walk began.
     limit: u32,
     pub(crate) evaluations: u64,
+    /// Distances computed from the best plane after an estimate.
+    pub(crate) rescored: u64,
     pub(crate) hops: u64,
 }
 
@@ -63,6 +67,7 @@ impl Walker {
             self.visited.resize(words, 0);
         }
         self.evaluations = 0;
+        self.rescored = 0;
         self.hops = 0;
     }
 
@@ -76,6 +81,12 @@ impl Walker {
             self.visited.fill(0);
         }
         self.log.clear();
+    }
+
+    /// Distances computed so far, estimates and others.
+    #[inline]
+    pub(crate) fn work(&self) -> u64 {
+        self.evaluations + self.rescored
     }
 
     /// Slots from this one on are beyond the walk.
@@ -160,18 +171,46 @@ impl Walker {
         self.hops += 1;
     }
 
-    /// Computes the distances of `fresh` to the query.
+    /// Computes the distances of `fresh` to the query: exact without codes, estimates with them.
     #[inline]
     #[allow(unsafe_code, reason = "the kernel addresses rows by slot")]
     pub(crate) fn evaluate(&mut self, view: &VectorView, query: &Prepared) {
         self.distances.resize(self.fresh.len(), 0.0);
         debug_assert!(self.fresh.iter().all(|&slot| slot < view.high.load(Ordering::Acquire)));
-        // SAFETY: a slot gets into `fresh` from a link or a presence bit of this view, both read
-        // with acquire ordering after the row was written, and rows below `high` are committed.
-        unsafe {
-            view.kernels.many(query.floats(view), view.rows(), &self.fresh, &mut self.distances)
-        };
         self.evaluations += self.fresh.len() as u64;
+        let planes = &view.planes;
+        let Some(codec) = &planes.codec else {
+            let (query, rows) = (query.floats(view), planes.raw_rows());
+            // SAFETY: a slot gets into `fresh` from a link or a presence bit of this view, both
+            // read with acquire ordering after the row was written, and rows below `high` are
+            // committed.
+            return unsafe { view.kernels.many(query, rows, &self.fresh, &mut self.distances) };
+        };
+        // SAFETY: as above; codes and factors are written and committed with the row.
+        unsafe { codec.many(&query.code, planes.code_rows(), &self.fresh, &mut self.distances) };
+    }
+
+    /// Computes the distances of `fresh` from the best plane there is.
+    #[inline]
+    #[allow(unsafe_code, reason = "the kernel addresses rows by slot")]
+    pub(crate) fn rescore(&mut self, view: &VectorView, query: &Prepared) {
+        self.distances.resize(self.fresh.len(), 0.0);
+        debug_assert!(self.fresh.iter().all(|&slot| slot < view.high.load(Ordering::Acquire)));
+        self.rescored += self.fresh.len() as u64;
+        let planes = &view.planes;
+        match &planes.codec {
+            Some(codec) if !planes.has_raw() => {
+                let (codes, residuals) = (planes.code_rows(), planes.refine_rows());
+                let (fresh, out) = (&self.fresh, &mut self.distances);
+                // SAFETY: as in `evaluate`, for both planes.
+                unsafe { codec.refine(&query.code, codes, residuals, fresh, out) };
+            }
+            _ => {
+                let (query, rows) = (query.floats(view), planes.raw_rows());
+                // SAFETY: as in `evaluate`.
+                unsafe { view.kernels.many(query, rows, &self.fresh, &mut self.distances) };
+            }
+        }
     }
 
     /// Starts a block of a scan.

@@ -1,4 +1,7 @@
-//! One search as a resumable task: scan of the tail, descent, walk; or the exact scan.
+//! One search as a resumable task: scan of the tail, descent, walk; or the exact scan. With codes
+//! both compute the distances of what they find again.
+
+mod rescore;
 
 use core::sync::atomic::Ordering;
 use core::task::Poll;
@@ -10,6 +13,7 @@ use crate::limits::{EF_MAX, SCAN_BLOCK, TWO_HOP_SHARE_MAX};
 use crate::search::descent::{absorb, descend, prefetch_next};
 use crate::search::pool::{Neighbour, Pool};
 use crate::search::scratch::{Scratch, Walker};
+use crate::search::task::rescore::{keep, lowest};
 use crate::search::{Hit, SearchRequest, SearchStats, Strategy};
 use crate::view::{Entry, VectorView};
 
@@ -49,6 +53,8 @@ enum Phase {
     Descend,
     /// Walking layer 0.
     Walk,
+    /// Computing the distances of what the walk found again, from this place on.
+    Rescore { at: usize },
     /// Nothing left to do.
     Done,
 }
@@ -143,15 +149,16 @@ impl VectorView {
 impl SearchTask<'_> {
     /// Works for about `budget` distances. Ready when the hits can be taken.
     pub fn step(&mut self, budget: u64) -> Poll<()> {
-        let end = self.scratch.walker.evaluations.saturating_add(budget);
+        let end = self.scratch.walker.work().saturating_add(budget);
         while self.phase != Phase::Done {
-            if self.scratch.walker.evaluations >= end {
+            if self.scratch.walker.work() >= end {
                 return Poll::Pending;
             }
             match self.phase {
                 Phase::Scan { word, end } => self.scan_step(word, end),
                 Phase::Descend => self.descend_step(),
                 Phase::Walk => self.walk_steps(end),
+                Phase::Rescore { at } => self.rescore_step(at),
                 Phase::Done => {}
             }
         }
@@ -161,8 +168,7 @@ impl SearchTask<'_> {
     /// Writes the hits (`hits` is cleared first) and says what they cost.
     pub fn finish(mut self, hits: &mut Vec<Hit>) -> SearchStats {
         hits.clear();
-        let metric = self.view.params.metric;
-        let bound = self.request.max_distance.map_or(f32::INFINITY, |most| to_raw(metric, most));
+        let (metric, bound) = (self.view.params.metric, self.asked_bound());
         self.for_each_result(|found| {
             if found.distance() <= bound {
                 let distance = from_raw(metric, found.distance());
@@ -170,6 +176,7 @@ impl SearchTask<'_> {
             }
         });
         self.stats.evaluations = self.scratch.walker.evaluations;
+        self.stats.rescored = self.scratch.walker.rescored;
         self.stats.hops = self.scratch.walker.hops;
         self.stats.exact = self.exact;
         self.stats.strategy = match (self.exact, self.mode) {
@@ -183,7 +190,8 @@ impl SearchTask<'_> {
 
     /// Merges scan and walk, nearest first, each slot once, only what may be a hit, at most `k`.
     fn for_each_result(&self, mut give: impl FnMut(Neighbour)) {
-        let walked: &[Neighbour] = match (self.exact, self.mode) {
+        let walked: &[Neighbour] = match (self.exact || self.is_estimating(), self.mode) {
+            // With codes the walk's own distances are estimates.
             (true, _) => &[],
             (false, Mode::Plain | Mode::TwoHop) => self.scratch.pool.entries(),
             (false, Mode::Collect) => self.scratch.passed.entries(),
@@ -258,12 +266,10 @@ impl SearchTask<'_> {
             word += 1;
         }
         walker.evaluate(self.view, query);
-        let mut worst = best.worst();
-        for (&slot, &distance) in walker.fresh.iter().zip(&walker.distances) {
-            if distance <= worst {
-                best.insert(Neighbour::new(distance, slot));
-                worst = best.worst();
-            }
+        if self.view.planes.codec.is_some() {
+            self.keep_scanned();
+        } else {
+            keep(walker, best);
         }
         self.phase = match (word < end, self.exact) {
             (true, _) => Phase::Scan { word, end },
@@ -307,11 +313,12 @@ impl SearchTask<'_> {
         // Even when better rows are known from the scan, the walk goes on until it has settled.
         let settled = (self.request.k as usize).max(self.ef / 2);
         let give_up = if self.request.filter.is_some() { self.passing } else { u64::MAX };
-        while self.scratch.walker.evaluations < end {
+        while self.scratch.walker.work() < end {
             let Scratch { walker, pool, passed, query, .. } = &mut *self.scratch;
             let Some((at, node)) = pool.peek() else { return self.end_walk() };
             let collected = self.mode == Mode::Collect && node.distance() > passed.worst();
-            if collected || (at >= settled && node.distance() > bound) {
+            let is_settled = at >= settled && node.distance() > bound;
+            if collected || (is_settled && lowest(self.view, query, node, 1.0) > bound) {
                 return self.end_walk();
             }
             if walker.evaluations > give_up {
@@ -339,17 +346,20 @@ impl SearchTask<'_> {
 
     /// Nothing farther than this can become a hit.
     fn walk_bound(&self) -> f32 {
+        self.scratch.best.worst().min(self.asked_bound())
+    }
+
+    /// The raw distance that the caller allows.
+    fn asked_bound(&self) -> f32 {
         let asked = self.request.max_distance;
-        let asked = asked.map_or(f32::INFINITY, |most| to_raw(self.view.params.metric, most));
-        self.scratch.best.worst().min(asked)
+        asked.map_or(f32::INFINITY, |most| to_raw(self.view.params.metric, most))
     }
 
     /// The walk found nothing more: done, unless too few of its candidates may be hits.
     fn end_walk(&mut self) {
-        let mut found = 0u64;
-        self.for_each_result(|_| found += 1);
-        if found >= u64::from(self.request.k).min(self.passing) {
-            self.phase = Phase::Done;
+        if self.has_enough() {
+            let codes = self.is_estimating();
+            self.phase = if codes { Phase::Rescore { at: 0 } } else { Phase::Done };
             return;
         }
         self.stats.widened += 1;
@@ -359,6 +369,30 @@ impl SearchTask<'_> {
         }
         self.scratch.walker.forget();
         self.phase = Phase::Descend;
+    }
+
+    /// Whether as many rows as can be asked for passed.
+    fn has_enough(&self) -> bool {
+        let mut found = 0u64;
+        if self.is_estimating() {
+            let Scratch { pool, passed, best, .. } = &*self.scratch;
+            let walked = if self.mode == Mode::Collect { passed } else { pool }.entries().iter();
+            let hits = walked.filter(|row| {
+                let slot = row.slot();
+                let scanned = !best.entries().is_empty() && best.holds(slot);
+                passes(self.directory, self.request.filter, slot) && !scanned
+            });
+            found = best.entries().len() as u64 + hits.take(self.request.k as usize).count() as u64;
+        } else {
+            self.for_each_result(|_| found += 1);
+        }
+        found >= u64::from(self.request.k).min(self.passing)
+    }
+
+    /// Whether distances of the walk are estimates.
+    #[inline]
+    fn is_estimating(&self) -> bool {
+        self.view.planes.codec.is_some()
     }
 
     fn switch_to_exact(&mut self) {

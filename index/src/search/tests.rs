@@ -1,5 +1,7 @@
 //! What a search must return: metrics, tail, thresholds, filters, interruption.
 
+mod codes;
+
 use crate::testing::{Random, Shard};
 use crate::{Candidates, IndexParams, Metric, SearchRequest, Slot, SlotBitmap};
 

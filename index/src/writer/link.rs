@@ -22,7 +22,6 @@ pub(crate) struct LinkScratch {
     pub(crate) query: Prepared,
     /// The candidate that is compared with those kept before it.
     pub(crate) other: Prepared,
-    pub(crate) unit: Vec<f32>,
     pub(crate) candidates: Vec<Neighbour>,
     pub(crate) kept: Vec<Neighbour>,
     pub(crate) list: Vec<Neighbour>,

@@ -12,6 +12,7 @@ use crate::distance::kernels;
 use crate::error::IndexError;
 use crate::limits;
 use crate::params::{IndexParams, Metric};
+use crate::planes::PlaneScratch;
 use crate::view::VectorView;
 use crate::writer::link::LinkScratch;
 use crate::writer::sweep::Sweep;
@@ -24,6 +25,10 @@ pub struct VectorWriter {
     version: u64,
     sweep: Sweep,
     scratch: LinkScratch,
+    /// The vector being stored, of unit length.
+    unit: Vec<f32>,
+    /// Its codes.
+    planes: PlaneScratch,
     /// The latest linked slots with their position in the link order, oldest first.
     recent: std::collections::VecDeque<(u64, Slot)>,
 }
@@ -45,6 +50,8 @@ impl VectorWriter {
             version: 0,
             sweep: Sweep::default(),
             scratch: LinkScratch::default(),
+            unit: Vec::new(),
+            planes: PlaneScratch::default(),
             recent: std::collections::VecDeque::new(),
         }
     }
@@ -81,15 +88,14 @@ impl VectorWriter {
         }
         let view = &*self.view;
         view.commit(slot)?;
-        let start = slot as usize * view.layout.stride;
         if view.params.metric == Metric::Cosine {
-            let unit = &mut self.scratch.unit;
+            let unit = &mut self.unit;
             unit.clear();
             unit.extend(vector.iter().map(|x| x / norm));
-            view.vectors.write_floats(start, unit);
+            view.planes.write(slot, unit, &mut self.planes);
             view.norms.words(slot as usize, 1)[0].store(norm.to_bits(), Ordering::Relaxed);
         } else {
-            view.vectors.write_floats(start, vector);
+            view.planes.write(slot, vector, &mut self.planes);
         }
         view.unlinked.set_bit(slot as usize);
         view.present.set_bit(slot as usize);
@@ -191,7 +197,7 @@ impl VectorView {
     /// Owner only: makes the rows of a slot accessible.
     fn commit(&self, slot: Slot) -> Result<(), IndexError> {
         let slots = slot as usize + 1;
-        self.vectors.commit(slots * self.layout.stride_bytes())?;
+        self.planes.commit(slots)?;
         if self.params.metric == Metric::Cosine {
             self.norms.commit(slots * size_of::<f32>())?;
         }
@@ -216,7 +222,7 @@ impl VectorView {
         self.commit_all(slots, upper_rows)?;
         let (count, word) = (slots as usize, size_of::<u32>());
         let bits = count.div_ceil(64) * size_of::<u64>();
-        self.vectors.copy_from(&old.vectors, count * self.layout.stride_bytes())?;
+        self.planes.copy_from(&old.planes, count)?;
         if self.params.metric == Metric::Cosine {
             self.norms.copy_from(&old.norms, count * word)?;
         }

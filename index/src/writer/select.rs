@@ -18,10 +18,6 @@ use crate::view::VectorView;
 /// refused after one step.
 const COMPARE_BLOCK: usize = 4;
 
-/// Relative difference up to which two raw distances count as that of equal vectors: kernels add in
-/// different orders.
-const EQUAL_RATIO: f32 = 1e-6;
-
 /// Chooses at most `limit` of `candidates` (nearest first, distances to the node itself).
 pub(crate) fn select(
     view: &VectorView,
@@ -36,8 +32,7 @@ pub(crate) fn select(
         kept.extend_from_slice(candidates);
         return;
     }
-    let own = view.own_distance(node);
-    let equal = own + own.abs() * EQUAL_RATIO;
+    let equal = view.equal_distance(node);
     for &candidate in candidates {
         if kept.len() >= limit {
             break;

@@ -164,6 +164,32 @@ fn growth_keeps_the_graph_and_old_views_stay_readable() {
 }
 
 #[test]
+fn growth_copies_every_plane() {
+    let dims = 512;
+    let count = crate::limits::ARENA_SMALL_BYTES / (dims * 4) + 10;
+    let base = Random::new(16).vectors(count, dims, 20);
+    let mut codes = IndexParams::new(dims as u32, Metric::L2Squared);
+    codes.codes = crate::Codes::FourBit;
+    let mut shard = Shard::new(codes);
+    let old = shard.writer.view();
+    base.iter().for_each(|vector| {
+        shard.store(vector);
+    });
+    assert_eq!(shard.writer.view_version(), 1);
+    let new = shard.writer.view();
+    assert!(new.planes.bytes.walk > 0 && new.planes.bytes.raw > 0);
+    for slot in (0..old.capacity).step_by(101) {
+        assert_eq!(old.planes.walk_row(slot), new.planes.walk_row(slot));
+        assert_eq!(old.planes.factor_row(slot), new.planes.factor_row(slot));
+        assert_eq!(old.vector(slot), new.vector(slot));
+    }
+    for slot in [0, 77, count - 1] {
+        let (hits, _) = shard.search(&base[slot], SearchRequest::new(1, 1));
+        assert_eq!((hits[0].slot as usize, hits[0].distance), (slot, 0.0));
+    }
+}
+
+#[test]
 fn a_hint_too_small_for_the_upper_layers_is_outgrown() {
     let mut small = params(4);
     small.m = 4;
