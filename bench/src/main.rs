@@ -5,6 +5,7 @@
 mod churn;
 mod filters;
 mod index;
+mod memory;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,8 @@ enum Benchmark {
     Filters(filters::Arguments),
     /// Rows replaced again and again: recall and bytes beside an index built afresh.
     Churn(churn::Arguments),
+    /// The machine's memory: nanoseconds per random cache line, gigabytes per second in order.
+    Memory(memory::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         Benchmark::Index(arguments) => index::run(&arguments),
         Benchmark::Filters(arguments) => filters::run(&arguments),
         Benchmark::Churn(arguments) => churn::run(&arguments),
+        Benchmark::Memory(arguments) => memory::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

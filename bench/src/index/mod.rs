@@ -58,7 +58,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     cache: Option<PathBuf>,
     /// Answer passes asked for on standard input, one JSON object a line such as
-    /// {"value": 64, "warm": true, "seconds_min": 0.2, "threads": 1}, with one on standard output.
+    /// {"value": 64, "recall": true, "warm": true, "seconds_min": 0.2, "threads": 1}, with one on standard output.
     #[arg(long)]
     serve: bool,
 }

@@ -20,6 +20,9 @@ const WARM_QUERIES: usize = 200;
 struct Request {
     /// The candidate pool.
     value: u32,
+    /// Say how many of the true neighbours were found.
+    #[serde(default)]
+    recall: bool,
     /// Answer some queries first, untimed.
     #[serde(default)]
     warm: bool,
@@ -35,7 +38,8 @@ struct Request {
 struct Reply {
     qps: f64,
     qps_cpu: f64,
-    recall: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recall: Option<f64>,
     evaluations: f64,
     hops: f64,
     rescored: f64,
@@ -83,7 +87,7 @@ fn answer(built: &Built, workload: &Workload, request: &Request) -> Reply {
     Reply {
         qps: answered as f64 / seconds,
         qps_cpu: answered as f64 / cpu_seconds.max(1e-9),
-        recall: per_query(sums.right) / f64::from(workload.k),
+        recall: request.recall.then(|| per_query(sums.right) / f64::from(workload.k)),
         evaluations: per_query(sums.evaluations),
         hops: per_query(sums.hops),
         rescored: per_query(sums.rescored),
