@@ -64,7 +64,8 @@ pub(crate) fn run(program: &Path, root: &Path, arguments: &[&str]) -> Result<(),
     finish(command, &format!("{} {}", program.display(), arguments.join(" ")))
 }
 
-fn finish(mut command: Command, shown: &str) -> Result<(), Failure> {
+/// Waits for a program; its output goes straight to the terminal. `shown` names it in a failure.
+pub(crate) fn finish(mut command: Command, shown: &str) -> Result<(), Failure> {
     let status = command.status().map_err(|error| Failure::Io(format!("{shown}: {error}")))?;
     if status.success() {
         Ok(())

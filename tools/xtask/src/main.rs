@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line talks by printing")]
 
 mod command;
+mod compare;
 mod fuzz;
 mod report;
 mod tidy;
@@ -30,6 +31,7 @@ Usage: cargo xtask <command>
   test [FILTER]             unit and integration tests whose name contains FILTER
   fuzz [TARGET] [--seconds N] [--seed N]
                             feed mutated bytes to one decoder, or to each in turn (default 60 s)
+  compare --set DIR         Heddle beside other libraries: recall, queries per second, memory
   help                      this text
 ";
 
@@ -57,6 +59,7 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
         "tidy" => refuse_arguments(rest).and_then(|()| tidy::run(&root)),
         "test" => test(&root, rest),
         "fuzz" => fuzz::attack(&root, rest),
+        "compare" => compare::run(&root, rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())
