@@ -100,6 +100,11 @@ def compare(options: argparse.Namespace, data: sets.VectorSet) -> None:
         memory_report = children.measured_memory(
             options.program, plan.cpu, options.cache / "memory.json"
         )
+        kernels = children.kernel_nanoseconds(
+            options.program, dims, plan.cpu, options.cache / f"kernels-{dims}.json"
+        )
+        for result in results.values():
+            result.kernel_ns = kernels.get(result.build.get("codes", ""), 0.0)
     servers = runs.start_all(plan, family, results)
     runs.interleave(plan, family, servers, results)
     for server in servers.values():

@@ -193,3 +193,14 @@ def measured_memory(program: Path, cpu: int, out: Path) -> dict[str, Any] | None
             print(f"memory {failed}")
             return None
     return json.loads(out.read_text())
+
+
+def kernel_nanoseconds(program: Path, dims: int, cpu: int, out: Path) -> dict[str, float]:
+    """What one distance costs when its row is at hand, by kind of codes."""
+    try:
+        command = [str(program), "kernels", "--best", "--dims", str(dims)]
+        run_pinned([*command, "--far-mib", "64", "--json", str(out)], {cpu}, out.with_suffix(".log"))
+    except Failed as failed:
+        print(f"kernels {failed}")
+        return {}
+    return {row["codes"]: row["near"] for row in json.loads(out.read_text())}

@@ -18,6 +18,7 @@ def as_json(results: dict[str, Result], memory: Memory | None) -> dict[str, Any]
             "build": result.build,
             "bytes_per_vector": result.bytes_per_vector,
             "resident_bytes": result.resident_bytes,
+            "kernel_ns": result.kernel_ns,
             "points": [
                 {
                     "value": point.value,
@@ -48,7 +49,7 @@ def at(result: Result, target: float, memory: Memory | None) -> dict[str, float]
         if value is not None:
             values[count] = value
     if memory and result.ours and "bytes_touched" in values:
-        counts = values | {"kernel_ns": result.build.get("kernel_ns", 0.0)}
+        counts = values | {"kernel_ns": result.kernel_ns}
         working_set = result.bytes_per_vector * result.build["vectors"]
         values["bound_qps"] = 1 / bound_seconds(counts, memory, working_set)
     return values

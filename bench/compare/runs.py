@@ -41,6 +41,8 @@ class Result:
     build: dict[str, Any]
     bytes_per_vector: float = 0.0
     resident_bytes: int = 0
+    # Nanoseconds of a distance whose row is at hand; zero where it was not measured.
+    kernel_ns: float = 0.0
     points: dict[int, Point] = field(default_factory=dict)
 
     def in_order(self) -> list[Point]:

@@ -57,8 +57,8 @@ pub(crate) struct Arguments {
     /// File that keeps the built index: read when it exists, else written.
     #[arg(long)]
     cache: Option<PathBuf>,
-    /// Answer passes asked for on standard input, one JSON object a line such as
-    /// {"value": 64, "recall": true, "warm": true, "seconds_min": 0.2, "threads": 1}, with one on standard output.
+    /// Answer passes asked for on standard input, one JSON object a line with one on standard
+    /// output: {"value": 64, "recall": true, "warm": true, "seconds_min": 0.2, "threads": 1}.
     #[arg(long)]
     serve: bool,
 }
@@ -166,6 +166,8 @@ struct Report {
     dims: usize,
     threads: u16,
     kernel: &'static str,
+    /// What a walk reads.
+    codes: String,
     build_seconds: f64,
     /// Seconds that all threads of this process ran, until the index was ready.
     build_cpu_seconds: f64,
@@ -218,6 +220,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         dims,
         threads: arguments.threads,
         kernel: stats.kernel,
+        codes: format!("{:?}", built.writer.view().params().codes),
         build_seconds: built.seconds,
         build_cpu_seconds,
         build_search_seconds: built.seconds - built.link_seconds,

@@ -5,10 +5,10 @@
 //! flight at once, on the size of the pages (a miss in the TLB is another access to memory) and on
 //! the size of the working set (what the caches still hold).
 //!
-//! Each line of a working set names the next one, all of them on one cycle in random order. `n`
-//! walkers go along it, a nth of the cycle apart; each waits for its own line only, so `n` loads are
-//! in flight. Pages of 2 MiB are asked of the C library's allocator, which needs glibc 2.35 or later
-//! and transparent huge pages set to `madvise` or `always`; what was really given is reported.
+//! Each line of a working set names the next one, all of them on one cycle in random order.
+//! Several walkers go along it, evenly spread; each waits for its own line only, so as many loads
+//! are in flight. Pages of 2 MiB are asked of the C library's allocator, which needs glibc 2.35 or
+//! later and transparent huge pages set to `madvise` or `always`; what was given is reported.
 
 mod chase;
 
