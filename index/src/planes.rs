@@ -49,6 +49,12 @@ pub(crate) struct PlaneScratch {
     refine: Vec<u8>,
 }
 
+/// Bytes of a line.
+const LINE_BYTES: usize = 64;
+
+/// Lines of a row that are asked for at once; the hardware follows a longer row by itself.
+const PREFETCH_LINES: usize = 12;
+
 /// Number of planes.
 pub(crate) const PLANES: usize = 4;
 
@@ -189,6 +195,32 @@ impl Planes {
     #[inline]
     pub(crate) fn refine_rows(&self) -> RefineRows {
         RefineRows { base: self.refine.byte_base(), row_bytes: self.bytes.refine }
+    }
+
+    /// Asks for the first line of what the walk reads of a slot.
+    #[inline(always)]
+    pub(crate) fn prefetch_start(&self, slot: Slot) {
+        let (arena, row) = match self.bytes.walk {
+            0 => (&self.raw, self.bytes.raw),
+            walk => (&self.walk, walk),
+        };
+        arena.prefetch_word(slot as usize * row / size_of::<u32>());
+    }
+
+    /// Asks for what the walk reads of a slot.
+    #[inline]
+    pub(crate) fn prefetch(&self, slot: Slot) {
+        let ask = |arena: &Arena, row: usize| {
+            let first = slot as usize * row;
+            for line in 0..row.div_ceil(LINE_BYTES).min(PREFETCH_LINES) {
+                arena.prefetch_word((first + line * LINE_BYTES) / size_of::<u32>());
+            }
+        };
+        if self.codec.is_none() {
+            return ask(&self.raw, self.bytes.raw);
+        }
+        ask(&self.walk, self.bytes.walk);
+        ask(&self.factors, self.bytes.factors);
     }
 
     /// Codes of a slot.

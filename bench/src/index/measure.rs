@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use heddle_index::{Hit, Scratch, SearchRequest};
+use heddle_index::{Hit, Scratch, SearchRequest, SearchStats};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
@@ -16,6 +16,8 @@ pub(super) struct Workload {
     pub(super) truth_width: usize,
     pub(super) k: u32,
     pub(super) threads: usize,
+    /// Searches that take turns on a thread.
+    pub(super) together: usize,
     pub(super) passes: u32,
 }
 
@@ -120,14 +122,15 @@ pub(super) fn run_pass(built: &Built, workload: &Workload, ef: u32) -> (f64, Sum
 
 fn run_thread(built: &Built, workload: &Workload, ef: u32, thread: usize) -> Sums {
     let view = built.writer.view();
-    let mut scratch = Scratch::new();
+    let mut scratches: Vec<Scratch> = Vec::new();
+    scratches.resize_with(workload.together, Scratch::new);
     let mut hits: Vec<Hit> = Vec::new();
     let mut sums = Sums::default();
-    let queries = workload.queries.chunks_exact(workload.dims).enumerate();
+    let queries = workload.queries.chunks_exact(workload.dims);
+    let queries = queries.enumerate().skip(thread).step_by(workload.threads);
+    let request = SearchRequest::new(workload.k, ef);
     let cpu_before = thread_cpu_ns();
-    for (row, query) in queries.skip(thread).step_by(workload.threads) {
-        let request = SearchRequest::new(workload.k, ef);
-        let stats = view.search(&built.directory, query, request, &mut scratch, &mut hits);
+    let mut give = |row: usize, hits: &[Hit], stats: SearchStats| {
         let truth = &workload.truth[row * workload.truth_width..][..workload.k as usize];
         let right = hits.iter().filter(|hit| truth.contains(&i64::from(hit.slot)));
         sums.right += right.count() as u64;
@@ -135,6 +138,15 @@ fn run_thread(built: &Built, workload: &Workload, ef: u32, thread: usize) -> Sum
         sums.hops += stats.hops;
         sums.rescored += stats.rescored;
         sums.bytes += view.bytes_touched(&stats);
+    };
+    if let [scratch] = &mut scratches[..] {
+        for (row, query) in queries {
+            let stats = view.search(&built.directory, query, request, scratch, &mut hits);
+            give(row, &hits, stats);
+        }
+    } else {
+        let queries = queries.map(|(row, query)| (row, query, request));
+        view.search_many(&built.directory, queries, &mut scratches, &mut hits, give);
     }
     sums.cpu_ns = thread_cpu_ns().saturating_sub(cpu_before);
     sums

@@ -36,6 +36,9 @@ pub(crate) struct Arguments {
     /// Threads that search, when not as many as build.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     search_threads: Option<u16>,
+    /// Searches that take turns on a thread.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    together: u16,
     /// Threads that build and search.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: u16,
@@ -213,6 +216,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         truth_width: truth.dims(),
         k: arguments.k,
         threads: arguments.search_threads.unwrap_or(arguments.threads).into(),
+        together: arguments.together.into(),
         passes: arguments.passes.max(1),
     };
     let mut report = Report {

@@ -73,7 +73,8 @@ impl Walker {
 
     /// Unmarks everything, by the log or as a whole, whichever is less to write.
     pub(crate) fn forget(&mut self) {
-        if self.log.len() < self.visited.len() {
+        // Filling writes eight words at a time.
+        if self.log.len() < self.visited.len() / 8 {
             for &slot in &self.log {
                 self.visited[(slot / 64) as usize] = 0;
             }
@@ -114,13 +115,30 @@ impl Walker {
     /// Collects the neighbours of a node that were not visited, into `fresh`.
     #[inline]
     pub(crate) fn gather(&mut self, view: &VectorView, node: Slot, level: usize) {
-        self.fresh.clear();
-        for word in view.link_words(node, level) {
-            let Some(slot) = word.load(Ordering::Relaxed).checked_sub(1) else { break };
-            if self.visit(slot) {
-                self.fresh.push(slot);
+        let words = view.link_words(node, level);
+        self.fresh.resize(words.len(), 0);
+        let mut count = 0;
+        for word in words {
+            let id = word.load(Ordering::Relaxed);
+            // The end of a row, and slots that came after the walk began, are rare and branches;
+            // whether a neighbour was visited is anybody's guess and a sum. Its row is asked for
+            // either way: a visited one is near already.
+            if id == 0 {
+                break;
             }
+            let slot = id - 1;
+            if slot >= self.limit {
+                continue;
+            }
+            view.planes.prefetch_start(slot);
+            let seen = &mut self.visited[(slot / 64) as usize];
+            let is_new = !*seen >> (slot % 64) & 1;
+            *seen |= 1 << (slot % 64);
+            self.fresh[count] = slot;
+            count += is_new as usize;
         }
+        self.fresh.truncate(count);
+        self.log.extend_from_slice(&self.fresh);
         // Whoever stored a link had completed the vector behind it.
         fence(Ordering::Acquire);
         self.hops += 1;
@@ -211,6 +229,11 @@ impl Walker {
                 unsafe { view.kernels.many(query, rows, &self.fresh, &mut self.distances) };
             }
         }
+    }
+
+    /// Asks for the rows of `fresh`.
+    pub(crate) fn prefetch_rows(&self, view: &VectorView) {
+        self.fresh.iter().for_each(|&slot| view.planes.prefetch(slot));
     }
 
     /// Starts a block of a scan.

@@ -1,6 +1,7 @@
 //! One search as a resumable task: scan of the tail, descent, walk; or the exact scan. With codes
 //! both compute the distances of what they find again.
 
+mod plain;
 mod rescore;
 
 use core::sync::atomic::Ordering;
@@ -76,6 +77,8 @@ pub struct SearchTask<'a> {
     entry: Option<Entry>,
     /// Every passing row is scanned instead of the tail alone.
     exact: bool,
+    /// The neighbours of a node are collected and their distances not computed yet.
+    is_collected: bool,
     /// Candidates kept by the walk.
     ef: usize,
     /// Rows that could be hits.
@@ -136,6 +139,7 @@ impl VectorView {
             mode: Mode::of(request.filter.is_some(), passing, present),
             entry,
             exact: false,
+            is_collected: false,
             ef,
             passing,
             stats: SearchStats::default(),
@@ -157,6 +161,7 @@ impl SearchTask<'_> {
             match self.phase {
                 Phase::Scan { word, end } => self.scan_step(word, end),
                 Phase::Descend => self.descend_step(),
+                Phase::Walk if self.mode == Mode::Plain => self.plain_steps(end),
                 Phase::Walk => self.walk_steps(end),
                 Phase::Rescore { at } => self.rescore_step(at),
                 Phase::Done => {}
@@ -167,6 +172,10 @@ impl SearchTask<'_> {
 
     /// Writes the hits (`hits` is cleared first) and says what they cost.
     pub fn finish(mut self, hits: &mut Vec<Hit>) -> SearchStats {
+        self.take_hits(hits)
+    }
+
+    fn take_hits(&mut self, hits: &mut Vec<Hit>) -> SearchStats {
         hits.clear();
         let (metric, bound) = (self.view.params.metric, self.asked_bound());
         self.for_each_result(|found| {

@@ -3,7 +3,7 @@
 mod codes;
 
 use crate::testing::{Random, Shard};
-use crate::{Candidates, IndexParams, Metric, SearchRequest, Slot, SlotBitmap};
+use crate::{Candidates, Codes, IndexParams, Metric, Scratch, SearchRequest, Slot, SlotBitmap};
 
 const METRICS: [Metric; 5] =
     [Metric::L2Squared, Metric::Cosine, Metric::Dot, Metric::Manhattan, Metric::Hamming];
@@ -183,4 +183,45 @@ fn a_filter_and_dead_slots_together_leave_only_live_passing_hits() {
     assert!(recall > 0.93, "recall {recall}");
     let unfiltered = shard.recall(&base[..60], SearchRequest::new(10, 40));
     assert!(unfiltered > 0.93, "recall {unfiltered}");
+}
+
+#[test]
+fn searches_that_take_turns_find_what_each_finds_alone() {
+    let mut random = Random::new(31);
+    let base = random.vectors(2_000, 24, 15);
+    let mut with_codes = params(Metric::Cosine, 24);
+    with_codes.codes = Codes::EightBit;
+    for params in [params(Metric::L2Squared, 24), with_codes] {
+        let mut shard = Shard::with(params, &base[..1_900]);
+        base[1_900..].iter().for_each(|vector| {
+            shard.store(vector);
+        });
+        let filter: SlotBitmap = (0..2_000).filter(|slot| slot % 2 == 0).collect();
+        // Searches of different length, and kinds of walk, side by side.
+        let request = |index: usize| SearchRequest {
+            filter: (index % 5 == 3).then_some(&filter),
+            ..SearchRequest::new(1 + index as u32 % 20, 10 + index as u32 % 90)
+        };
+        let queries: Vec<&[f32]> = base.iter().step_by(29).map(Vec::as_slice).collect();
+        let (view, directory) = (shard.writer.view(), shard.directory.view());
+        for together in [1, 2, 5, 100] {
+            let mut scratches: Vec<Scratch> = (0..together).map(|_| Scratch::new()).collect();
+            let tagged = queries.iter().enumerate();
+            let tagged = tagged.map(|(index, query)| (index, *query, request(index)));
+            let mut seen = vec![0; queries.len()];
+            let mut buffer = Vec::new();
+            view.search_many(
+                &directory,
+                tagged,
+                &mut scratches,
+                &mut buffer,
+                |index, hits, stats| {
+                    let alone = shard.search(queries[index], request(index));
+                    assert_eq!((hits, stats), (&alone.0[..], alone.1), "query {index}");
+                    seen[index] += 1;
+                },
+            );
+            assert!(seen.iter().all(|&times| times == 1), "{seen:?}");
+        }
+    }
 }
