@@ -37,6 +37,20 @@ impl Codec {
         factors: &mut [f32],
         refine: &mut [u8],
     ) {
+        // SAFETY: the table's instruction set was found on this machine.
+        unsafe { (self.kernels.encode)(self, vector, scratch, walk, factors, refine) }
+    }
+
+    /// The body of [`Self::encode`], compiled for each instruction set.
+    #[inline(always)]
+    pub(super) fn encode_body(
+        &self,
+        vector: &[f32],
+        scratch: &mut CodecScratch,
+        walk: &mut [u8],
+        factors: &mut [f32],
+        refine: &mut [u8],
+    ) {
         let layout = &self.layout;
         assert_eq!(vector.len(), layout.dims);
         assert_eq!(walk.len(), layout.walk_row_bytes);
@@ -72,6 +86,7 @@ impl Codec {
     }
 
     /// Loads a vector without its exponent, padded and rotated. None when it is zero.
+    #[inline(always)]
     pub(super) fn load(&self, vector: &[f32], out: &mut [f32]) -> Option<i32> {
         let exponent = exponent_of(vector)?;
         let (head, tail) = out.split_at_mut(vector.len());
@@ -80,12 +95,14 @@ impl Codec {
         }
         tail.fill(0.0);
         if let Some(rotation) = &self.rotation {
-            rotation.apply(out);
+            // SAFETY: the table's instruction set was found on this machine.
+            unsafe { (self.kernels.rotate)(rotation, out) };
         }
         Some(exponent)
     }
 
     /// The walk plane as numbers: integers, or floats of half precision.
+    #[inline(always)]
     fn quantise(&self, x: &[f32], w: &mut [f32]) {
         match self.codes {
             Codes::None => {}
@@ -118,6 +135,7 @@ impl Codec {
     }
 
     /// Packs the numbers of the walk plane.
+    #[inline(always)]
     fn write_walk(&self, w: &[f32], walk: &mut [u8]) {
         match self.codes {
             Codes::None => {}
@@ -152,6 +170,7 @@ impl Codec {
     }
 
     /// The numbers of a walk plane.
+    #[inline(always)]
     fn read_walk(&self, walk: &[u8], w: &mut [f32]) {
         match self.codes {
             Codes::None => {}
@@ -212,6 +231,7 @@ impl Codec {
     }
 
     /// The padded, rotated vector that the planes stand for.
+    #[inline(always)]
     pub(super) fn reconstruct(&self, walk: &[u8], factors: &[f32], refine: &[u8], out: &mut [f32]) {
         self.read_walk(walk, out);
         let multiplier = factors[0];
@@ -251,6 +271,7 @@ impl Codec {
 }
 
 /// `sum((x - m w)^2)`, computed as it stands: the short form cancels where the error is small.
+#[inline(always)]
 fn squared_error(x: &[f32], w: &[f32], multiplier: f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     for (x, w) in x.as_chunks::<LANES>().0.iter().zip(w.as_chunks::<LANES>().0) {

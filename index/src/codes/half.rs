@@ -1,6 +1,7 @@
 //! Sixteen-bit floats: conversions by definition.
 
 /// Nearest half-precision float, ties to even; overflow becomes infinity.
+#[inline(always)]
 pub(crate) fn from_f32(value: f32) -> u16 {
     let bits = value.to_bits();
     let sign = (bits >> 16 & 0x8000) as u16;

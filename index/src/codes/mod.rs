@@ -306,6 +306,7 @@ fn finite(value: f32) -> f32 {
 }
 
 /// Two bfloat16 in one factor: the scale of the refine plane and the spread of the error.
+#[inline(always)]
 fn pack(scale: f32, spread: f32) -> f32 {
     f32::from_bits(short_up(scale).to_bits() | short_up(spread).to_bits() >> 16)
 }
@@ -318,6 +319,7 @@ fn unpack(factor: f32) -> (f32, f32) {
 }
 
 /// The next bfloat16 at or above a number that is not negative.
+#[inline(always)]
 fn short_up(value: f32) -> f32 {
     let bits = (value.to_bits() + 0xffff) & 0xffff_0000;
     // Below infinity, which starts at 0x7f80.
@@ -325,6 +327,7 @@ fn short_up(value: f32) -> f32 {
 }
 
 /// `value * 2^exponent`, clamped to finite numbers.
+#[inline(always)]
 fn scaled(value: f32, exponent: i32) -> f32 {
     let power = |exponent: i32| f32::from_bits(((exponent + 127) as u32) << 23);
     // In two steps, each of them a power that exists.
@@ -334,6 +337,7 @@ fn scaled(value: f32, exponent: i32) -> f32 {
 
 /// The exponent of the largest magnitude in a vector; none when all components are zero. Dividing
 /// by that power of two keeps every later product in range and rounds nothing that matters.
+#[inline(always)]
 fn exponent_of(vector: &[f32]) -> Option<i32> {
     let largest = vector.iter().fold(0u32, |most, x| most.max(x.to_bits() & 0x7fff_ffff));
     // Components that are not finite are refused before they get here.

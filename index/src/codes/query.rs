@@ -34,6 +34,13 @@ impl Codec {
     ///
     /// Cost: a rotation and a few passes; no allocation once `out` has grown.
     pub(crate) fn prepare(&self, query: &[f32], out: &mut CodeQuery) {
+        // SAFETY: the table's instruction set was found on this machine.
+        unsafe { (self.kernels.prepare)(self, query, out) }
+    }
+
+    /// The body of [`Self::prepare`], compiled for each instruction set.
+    #[inline(always)]
+    pub(super) fn prepare_body(&self, query: &[f32], out: &mut CodeQuery) {
         assert_eq!(query.len(), self.layout.dims);
         self.resize(out);
         let rotated = &mut out.rotated.floats_mut()[..self.layout.padded_dims];
@@ -51,6 +58,19 @@ impl Codec {
         refine: &[u8],
         out: &mut CodeQuery,
     ) {
+        // SAFETY: the table's instruction set was found on this machine.
+        unsafe { (self.kernels.prepare_row)(self, walk, factors, refine, out) }
+    }
+
+    /// The body of [`Self::prepare_row`], compiled for each instruction set.
+    #[inline(always)]
+    pub(super) fn prepare_row_body(
+        &self,
+        walk: &[u8],
+        factors: &[f32],
+        refine: &[u8],
+        out: &mut CodeQuery,
+    ) {
         self.resize(out);
         let rotated = &mut out.rotated.floats_mut()[..self.layout.padded_dims];
         self.reconstruct(walk, factors, refine, rotated);
@@ -61,6 +81,7 @@ impl Codec {
         self.finish_query(exponent, out);
     }
 
+    #[inline(always)]
     fn resize(&self, out: &mut CodeQuery) {
         out.codes = Some(self.codes);
         out.padded_dims = self.layout.padded_dims;
@@ -73,6 +94,7 @@ impl Codec {
     }
 
     /// Fills everything from the rotated query, which is given without its exponent.
+    #[inline(always)]
     fn finish_query(&self, exponent: Option<i32>, out: &mut CodeQuery) {
         let rotated = &mut out.rotated.floats_mut()[..self.layout.padded_dims];
         (out.scale, out.sum, out.norm2, out.noise) = (0.0, 0, 0.0, 0.0);
@@ -106,6 +128,7 @@ impl Codec {
 }
 
 /// Rounds to steps of `scale`; returns the sum of the integers and the squared error.
+#[inline(always)]
 fn write_bytes(rotated: &[f32], scale: f32, bytes: &mut [u8]) -> (i32, f32) {
     let inverse = 1.0 / scale;
     let (mut sum, mut error2) = (0, 0.0);
@@ -120,6 +143,7 @@ fn write_bytes(rotated: &[f32], scale: f32, bytes: &mut [u8]) -> (i32, f32) {
 }
 
 /// The same into four bit planes of `row_bytes` each.
+#[inline(always)]
 fn write_planes(rotated: &[f32], scale: f32, row_bytes: usize, bytes: &mut [u8]) -> (i32, f32) {
     let inverse = 1.0 / scale;
     let (mut sum, mut error2) = (0, 0.0);

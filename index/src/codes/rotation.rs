@@ -55,16 +55,23 @@ impl Rotation {
         if round.is_multiple_of(2) { 0 } else { self.padded - self.block }
     }
 
-    /// Rotates in place; `vector` has the padded length.
+    /// Rotates in place; `vector` has the padded length. The plain form.
     pub(crate) fn apply(&self, vector: &mut [f32]) {
-        let vector = &mut vector[..self.padded];
-        for (round, signs) in self.signs.chunks_exact(self.block).enumerate() {
-            let start = self.start(round);
-            let part = &mut vector[start..start + self.block];
+        self.rounds(vector, |part, signs| {
             for (x, sign) in part.iter_mut().zip(signs) {
                 *x *= sign;
             }
             transform(part);
+        });
+    }
+
+    /// Runs every round with one way to apply signs and transform a block.
+    #[inline(always)]
+    pub(super) fn rounds(&self, vector: &mut [f32], block: impl Fn(&mut [f32], &[f32])) {
+        let vector = &mut vector[..self.padded];
+        for (round, signs) in self.signs.chunks_exact(self.block).enumerate() {
+            let start = self.start(round);
+            block(&mut vector[start..start + self.block], signs);
             if self.block != self.padded {
                 mix_halves(vector);
             }
@@ -102,11 +109,14 @@ fn transform(part: &mut [f32]) {
     }
 }
 
+/// Keeps lengths when two components are mixed.
+const MIX_SCALE: f32 = core::f32::consts::FRAC_1_SQRT_2;
+
 /// Component `i` with component `i + half`; its own inverse.
+#[inline(always)]
 fn mix_halves(vector: &mut [f32]) {
-    const SCALE: f32 = core::f32::consts::FRAC_1_SQRT_2;
     let (low, high) = vector.split_at_mut(vector.len() / 2);
     for (a, b) in low.iter_mut().zip(high) {
-        (*a, *b) = ((*a + *b) * SCALE, (*a - *b) * SCALE);
+        (*a, *b) = ((*a + *b) * MIX_SCALE, (*a - *b) * MIX_SCALE);
     }
 }

@@ -6,8 +6,9 @@ mod x86;
 use std::sync::OnceLock;
 
 use super::encode::{EDGE_SCALE, NIBBLE_EDGE};
+use super::rotation::Rotation;
 use super::scalar::{LANES, dot_bits, dot_bytes, dot_nibbles, tree};
-use super::{CodeQuery, CodeRows, RefineRows, finite, half, unpack};
+use super::{CodeQuery, CodeRows, Codec, CodecScratch, RefineRows, finite, half, unpack};
 use crate::params::Codes;
 
 /// Estimates for many rows.
@@ -15,6 +16,19 @@ pub(super) type ManyFn = unsafe fn(&CodeQuery, CodeRows, &[u32], &mut [f32]);
 
 /// Distances from both planes for many rows.
 pub(super) type RefineFn = unsafe fn(&CodeQuery, CodeRows, RefineRows, &[u32], &mut [f32]);
+
+/// [`Codec::encode`] compiled for an instruction set.
+pub(super) type EncodeFn =
+    unsafe fn(&Codec, &[f32], &mut CodecScratch, &mut [u8], &mut [f32], &mut [u8]);
+
+/// [`Codec::prepare`] compiled for an instruction set.
+pub(super) type PrepareFn = unsafe fn(&Codec, &[f32], &mut CodeQuery);
+
+/// [`Codec::prepare_row`] compiled for an instruction set.
+pub(super) type PrepareRowFn = unsafe fn(&Codec, &[u8], &[f32], &[u8], &mut CodeQuery);
+
+/// [`Rotation::apply`] on an instruction set.
+pub(super) type RotateFn = unsafe fn(&Rotation, &mut [f32]);
 
 /// Position of a code in the tables.
 pub(super) const fn code_index(codes: Codes) -> usize {
@@ -38,6 +52,10 @@ pub(super) struct Kernels {
     pub(super) name: &'static str,
     pub(super) many: [[ManyFn; 2]; 4],
     pub(super) refine: [[RefineFn; 2]; 4],
+    pub(super) encode: EncodeFn,
+    pub(super) prepare: PrepareFn,
+    pub(super) prepare_row: PrepareRowFn,
+    pub(super) rotate: RotateFn,
 }
 
 /// Every table that can run on this machine, best first.
@@ -67,6 +85,10 @@ fn plain() -> Kernels {
             [refine::<FOUR, false>, refine::<FOUR, true>],
             [refine::<ONE, false>, refine::<ONE, true>],
         ],
+        encode: Codec::encode_body,
+        prepare: Codec::prepare_body,
+        prepare_row: Codec::prepare_row_body,
+        rotate: Rotation::apply,
     }
 }
 

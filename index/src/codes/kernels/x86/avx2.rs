@@ -8,8 +8,8 @@ use super::{
     window,
 };
 use crate::codes::encode::{EDGE_SCALE, NIBBLE_EDGE};
-use crate::codes::finite;
 use crate::codes::scalar::LANES;
+use crate::codes::{Codec, CodecScratch, finite};
 
 /// Bytes of a step.
 const STEP: usize = 32;
@@ -29,7 +29,45 @@ pub(super) fn table() -> Kernels {
             [refine::<FOUR, false>, refine::<FOUR, true>],
             [refine::<ONE, false>, refine::<ONE, true>],
         ],
+        encode,
+        prepare,
+        prepare_row,
+        rotate: super::rotate::rotate_avx2,
     }
+}
+
+/// # Safety
+/// Needs the instruction set of this file.
+#[target_feature(enable = "avx2,f16c,popcnt")]
+unsafe fn encode(
+    codec: &Codec,
+    vector: &[f32],
+    scratch: &mut CodecScratch,
+    walk: &mut [u8],
+    factors: &mut [f32],
+    refine: &mut [u8],
+) {
+    codec.encode_body(vector, scratch, walk, factors, refine);
+}
+
+/// # Safety
+/// Needs the instruction set of this file.
+#[target_feature(enable = "avx2,f16c,popcnt")]
+unsafe fn prepare(codec: &Codec, query: &[f32], out: &mut CodeQuery) {
+    codec.prepare_body(query, out);
+}
+
+/// # Safety
+/// Needs the instruction set of this file.
+#[target_feature(enable = "avx2,f16c,popcnt")]
+unsafe fn prepare_row(
+    codec: &Codec,
+    walk: &[u8],
+    factors: &[f32],
+    refine: &[u8],
+    out: &mut CodeQuery,
+) {
+    codec.prepare_row_body(walk, factors, refine, out);
 }
 
 /// # Safety

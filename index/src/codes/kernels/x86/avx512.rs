@@ -8,8 +8,8 @@ use super::{
     window,
 };
 use crate::codes::encode::{EDGE_SCALE, NIBBLE_EDGE};
-use crate::codes::finite;
 use crate::codes::scalar::LANES;
+use crate::codes::{Codec, CodecScratch, finite};
 
 pub(super) fn table() -> Kernels {
     Kernels {
@@ -26,7 +26,45 @@ pub(super) fn table() -> Kernels {
             [refine::<FOUR, false>, refine::<FOUR, true>],
             [refine::<ONE, false>, refine::<ONE, true>],
         ],
+        encode,
+        prepare,
+        prepare_row,
+        rotate: super::rotate::rotate_avx512,
     }
+}
+
+/// # Safety
+/// Needs the instruction set of this file.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn encode(
+    codec: &Codec,
+    vector: &[f32],
+    scratch: &mut CodecScratch,
+    walk: &mut [u8],
+    factors: &mut [f32],
+    refine: &mut [u8],
+) {
+    codec.encode_body(vector, scratch, walk, factors, refine);
+}
+
+/// # Safety
+/// Needs the instruction set of this file.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn prepare(codec: &Codec, query: &[f32], out: &mut CodeQuery) {
+    codec.prepare_body(query, out);
+}
+
+/// # Safety
+/// Needs the instruction set of this file.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn prepare_row(
+    codec: &Codec,
+    walk: &[u8],
+    factors: &[f32],
+    refine: &[u8],
+    out: &mut CodeQuery,
+) {
+    codec.prepare_row_body(walk, factors, refine, out);
 }
 
 /// # Safety

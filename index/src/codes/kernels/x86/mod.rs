@@ -6,6 +6,7 @@
 
 mod avx2;
 mod avx512;
+mod rotate;
 
 use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
