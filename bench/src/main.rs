@@ -5,6 +5,7 @@
 mod churn;
 mod filters;
 mod index;
+mod kernels;
 mod memory;
 
 use std::process::ExitCode;
@@ -27,6 +28,8 @@ enum Benchmark {
     Filters(filters::Arguments),
     /// Rows replaced again and again: recall and bytes beside an index built afresh.
     Churn(churn::Arguments),
+    /// Nanoseconds of every kernel: distances, planes, queries, rotation.
+    Kernels(kernels::Arguments),
     /// The machine's memory: nanoseconds per random cache line, gigabytes per second in order.
     Memory(memory::Arguments),
 }
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Benchmark::Index(arguments) => index::run(&arguments),
         Benchmark::Filters(arguments) => filters::run(&arguments),
         Benchmark::Churn(arguments) => churn::run(&arguments),
+        Benchmark::Kernels(arguments) => kernels::run(&arguments),
         Benchmark::Memory(arguments) => memory::run(&arguments),
     };
     match done {

@@ -33,6 +33,7 @@ mod writer;
 
 pub use bitmap::SlotBitmap;
 pub use candidates::Candidates;
+pub use codes::{KernelProbe, ProbeWork};
 pub use directory::{DirectoryRestorer, DirectoryWriter, SlotDirectory};
 pub use error::IndexError;
 pub use graph_stats::GraphStats;

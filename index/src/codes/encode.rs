@@ -1,7 +1,9 @@
 //! From a vector to its planes, and back.
 
-use super::scalar::{LANES, dot, tree};
-use super::{Codec, CodecScratch, Family, exponent_of, half, pack, scaled, short_up, unpack};
+use super::scalar::{LANES, dot, gather_bits, largest, low_byte, round, tree};
+use super::{
+    Codec, CodecScratch, Family, exponent_of, half, pack, powers, scaled, short_up, unpack,
+};
 use crate::params::Codes;
 
 /// Largest magnitude of an eight-bit code. The lowest value of the type is left out so that every
@@ -90,8 +92,9 @@ impl Codec {
     pub(super) fn load(&self, vector: &[f32], out: &mut [f32]) -> Option<i32> {
         let exponent = exponent_of(vector)?;
         let (head, tail) = out.split_at_mut(vector.len());
+        let power = powers(-exponent);
         for (x, &value) in head.iter_mut().zip(vector) {
-            *x = scaled(value, -exponent);
+            *x = value * power.0 * power.1;
         }
         tail.fill(0.0);
         if let Some(rotation) = &self.rotation {
@@ -122,7 +125,9 @@ impl Codec {
                 let step = (NIBBLE_STEP * spread).min(NIBBLE_REACH * largest(x));
                 let inverse = 1.0 / step;
                 for (w, &x) in w.iter_mut().zip(x) {
-                    let level = (x * inverse + 8.0).floor().clamp(0.0, 15.0);
+                    let level = round(x * inverse + 7.5);
+                    let level = if level < 15.0 { level } else { 15.0 };
+                    let level = if level > 0.0 { level } else { 0.0 };
                     *w = level + level - 15.0;
                 }
             }
@@ -146,11 +151,11 @@ impl Codec {
             }
             Codes::EightBit => {
                 for (byte, &w) in walk.iter_mut().zip(w) {
-                    *byte = w as i8 as u8;
+                    *byte = low_byte(w);
                 }
             }
             Codes::FourBit => {
-                let level = |w: f32| (w as i32 + 15) as u8 >> 1;
+                let level = |w: f32| low_byte(w * 0.5 + 7.5);
                 for (line, part) in walk.chunks_exact_mut(64).zip(w.chunks_exact(128)) {
                     let (low, high) = part.split_at(64);
                     for ((byte, &low), &high) in line.iter_mut().zip(low).zip(high) {
@@ -160,10 +165,8 @@ impl Codec {
             }
             Codes::OneBit => {
                 walk.fill(0);
-                for (byte, part) in walk.iter_mut().zip(w.chunks_exact(8)) {
-                    for (bit, &w) in part.iter().enumerate() {
-                        *byte |= u8::from(w > 0.0) << bit;
-                    }
+                for (byte, part) in walk.iter_mut().zip(w.as_chunks::<8>().0) {
+                    *byte = gather_bits(part.map(|w| u8::from(w > 0.0)), 0);
                 }
             }
         }
@@ -194,9 +197,11 @@ impl Codec {
                 }
             }
             Codes::OneBit => {
-                for (&byte, part) in walk.iter().zip(w.chunks_exact_mut(8)) {
+                for (&byte, part) in walk.iter().zip(w.as_chunks_mut::<8>().0) {
                     for (bit, w) in part.iter_mut().enumerate() {
-                        *w = if byte >> bit & 1 == 1 { 1.0 } else { -1.0 };
+                        // One, and its sign.
+                        let sign = (u32::from(byte) >> bit & 1 ^ 1) << 31;
+                        *w = f32::from_bits(sign | 0x3f80_0000);
                     }
                 }
             }
@@ -225,7 +230,8 @@ impl Codec {
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
         for ((byte, &x), &w) in refine.iter_mut().zip(x).zip(w) {
             let level = round((x - multiplier * w) * inverse / self.edge_factor(w));
-            *byte = level.clamp(-BYTE_MAX, BYTE_MAX) as i8 as u8;
+            let level = if level < BYTE_MAX { level } else { BYTE_MAX };
+            *byte = low_byte(if level > -BYTE_MAX { level } else { -BYTE_MAX });
         }
         scale
     }
@@ -260,7 +266,8 @@ impl Codec {
         let x = &mut scratch.rotated.floats_mut()[..self.layout.padded_dims];
         self.reconstruct(walk, factors, refine, x);
         let Some(exponent) = exponent_of(x) else { return out.fill(0.0) };
-        x.iter_mut().for_each(|x| *x = scaled(*x, -exponent));
+        let power = powers(-exponent);
+        x.iter_mut().for_each(|x| *x = *x * power.0 * power.1);
         if let Some(rotation) = &self.rotation {
             rotation.invert(x);
         }
@@ -281,19 +288,4 @@ fn squared_error(x: &[f32], w: &[f32], multiplier: f32) -> f32 {
         }
     }
     tree(lanes)
-}
-
-/// Largest magnitude.
-#[inline(always)]
-pub(super) fn largest(x: &[f32]) -> f32 {
-    x.iter().fold(0.0f32, |most, x| if x.abs() > most { x.abs() } else { most })
-}
-
-/// Nearest integer, ties to even, for magnitudes below 2^22.
-#[inline(always)]
-pub(super) fn round(x: f32) -> f32 {
-    // 1.5 * 2^23: the sum has no fraction bits left. One addition and one subtraction on every
-    // instruction set.
-    const MAGIC: f32 = 12_582_912.0;
-    (x + MAGIC) - MAGIC
 }

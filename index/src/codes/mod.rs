@@ -25,10 +25,12 @@ mod encode;
 mod half;
 mod kernels;
 mod lines;
+mod probe;
 mod query;
 mod rotation;
 mod scalar;
 
+pub use probe::{KernelProbe, ProbeWork};
 pub(crate) use query::CodeQuery;
 
 use crate::params::{Codes, Metric};
@@ -182,6 +184,17 @@ impl Codec {
         self.kernels.name
     }
 
+    /// Rotates whatever a buffer holds, for the benchmark of the rotation.
+    fn rotate_once(&self, scratch: &mut CodecScratch) -> f32 {
+        scratch.rotated.resize(self.layout.padded_dims);
+        let vector = &mut scratch.rotated.floats_mut()[..self.layout.padded_dims];
+        if let Some(rotation) = &self.rotation {
+            // SAFETY: the table's instruction set was found on this machine.
+            unsafe { (self.kernels.rotate)(rotation, vector) };
+        }
+        vector[0]
+    }
+
     /// Estimated raw distances of a query to the rows of `slots`, from the walk plane.
     ///
     /// Unit: raw (squared Euclidean, negated dot). An estimate of a squared distance can be
@@ -326,13 +339,19 @@ fn short_up(value: f32) -> f32 {
     f32::from_bits(bits.min(0x7f7f_0000))
 }
 
+/// `2^exponent` as two factors, each a power that exists.
+#[inline(always)]
+fn powers(exponent: i32) -> (f32, f32) {
+    let power = |exponent: i32| f32::from_bits(((exponent + 127) as u32) << 23);
+    let half = exponent / 2;
+    (power(half), power(exponent - half))
+}
+
 /// `value * 2^exponent`, clamped to finite numbers.
 #[inline(always)]
 fn scaled(value: f32, exponent: i32) -> f32 {
-    let power = |exponent: i32| f32::from_bits(((exponent + 127) as u32) << 23);
-    // In two steps, each of them a power that exists.
-    let half = exponent / 2;
-    (value * power(half) * power(exponent - half)).clamp(-f32::MAX, f32::MAX)
+    let power = powers(exponent);
+    (value * power.0 * power.1).clamp(-f32::MAX, f32::MAX)
 }
 
 /// The exponent of the largest magnitude in a vector; none when all components are zero. Dividing

@@ -1,9 +1,9 @@
 //! A query prepared for codes.
 
-use super::encode::{BYTE_MAX, largest, round};
+use super::encode::BYTE_MAX;
 use super::lines::{ByteLines, FloatLines};
-use super::scalar::dot;
-use super::{Codec, exponent_of, finite, scaled};
+use super::scalar::{LANES, dot, gather_bits, largest, low_byte, round, tree};
+use super::{Codec, exponent_of, finite, powers, scaled};
 use crate::params::Codes;
 
 /// Largest magnitude of a query component for one-bit rows: four planes of two's complement.
@@ -76,7 +76,8 @@ impl Codec {
         self.reconstruct(walk, factors, refine, rotated);
         let exponent = exponent_of(rotated);
         if let Some(exponent) = exponent {
-            rotated.iter_mut().for_each(|x| *x = scaled(*x, -exponent));
+            let power = powers(-exponent);
+            rotated.iter_mut().for_each(|x| *x = *x * power.0 * power.1);
         }
         self.finish_query(exponent, out);
     }
@@ -121,9 +122,37 @@ impl Codec {
         let noise = (error2 / (self.layout.padded_dims - 1) as f32).sqrt();
         out.noise = scaled(noise, exponent);
         out.norm2 = finite(scaled(scaled(dot(rotated, rotated), exponent), exponent));
-        for x in rotated {
-            *x = scaled(*x, exponent);
+        let power = powers(exponent);
+        rotated.iter_mut().for_each(|x| *x = finite(*x * power.0 * power.1));
+    }
+}
+
+/// Sums that come about while a query is rounded.
+#[derive(Default)]
+struct Sums {
+    /// Of the integers; exact, because they stay below 2^24.
+    levels: [f32; LANES],
+    /// Of the squared errors.
+    error2: [f32; LANES],
+}
+
+impl Sums {
+    /// Rounds sixteen components to steps of `scale`.
+    #[inline(always)]
+    fn round(&mut self, x: &[f32; LANES], scale: f32, inverse: f32, out: &mut [u8; LANES]) {
+        for lane in 0..LANES {
+            let level = round(x[lane] * inverse);
+            let error = x[lane] - level * scale;
+            self.error2[lane] += error * error;
+            self.levels[lane] += level;
+            out[lane] = low_byte(level);
         }
+    }
+
+    /// The sum of the integers, and that of the squared errors.
+    #[inline(always)]
+    fn totals(self) -> (i32, f32) {
+        (tree(self.levels) as i32, tree(self.error2))
     }
 }
 
@@ -131,33 +160,28 @@ impl Codec {
 #[inline(always)]
 fn write_bytes(rotated: &[f32], scale: f32, bytes: &mut [u8]) -> (i32, f32) {
     let inverse = 1.0 / scale;
-    let (mut sum, mut error2) = (0, 0.0);
-    for (byte, &x) in bytes.iter_mut().zip(rotated) {
-        let level = round(x * inverse);
-        let error = x - level * scale;
-        error2 += error * error;
-        sum += level as i32;
-        *byte = level as i8 as u8;
+    let mut sums = Sums::default();
+    let lines = bytes.as_chunks_mut::<LANES>().0.iter_mut();
+    for (out, x) in lines.zip(rotated.as_chunks::<LANES>().0) {
+        sums.round(x, scale, inverse, out);
     }
-    (sum, error2)
+    sums.totals()
 }
 
 /// The same into four bit planes of `row_bytes` each.
 #[inline(always)]
 fn write_planes(rotated: &[f32], scale: f32, row_bytes: usize, bytes: &mut [u8]) -> (i32, f32) {
     let inverse = 1.0 / scale;
-    let (mut sum, mut error2) = (0, 0.0);
+    let mut sums = Sums::default();
     bytes.fill(0);
-    for (at, part) in rotated.chunks_exact(8).enumerate() {
-        for (bit, &x) in part.iter().enumerate() {
-            let level = round(x * inverse);
-            let error = x - level * scale;
-            error2 += error * error;
-            sum += level as i32;
-            for plane in 0..4 {
-                bytes[plane * row_bytes + at] |= ((level as i32 >> plane & 1) as u8) << bit;
+    for (at, x) in rotated.as_chunks::<LANES>().0.iter().enumerate() {
+        let mut levels = [0; LANES];
+        sums.round(x, scale, inverse, &mut levels);
+        for plane in 0..4 {
+            for (byte, eight) in levels.as_chunks::<8>().0.iter().enumerate() {
+                bytes[plane * row_bytes + 2 * at + byte] = gather_bits(*eight, plane as u32);
             }
         }
     }
-    (sum, error2)
+    sums.totals()
 }

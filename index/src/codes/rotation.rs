@@ -13,6 +13,7 @@
 //! Every component of the result is a fixed tree of single additions, subtractions and
 //! multiplications, never fused: all instruction sets give the same bits.
 
+use super::scalar::LANES;
 use crate::view::mix;
 
 /// Constant of the format: changing it makes every stored code meaningless.
@@ -97,7 +98,10 @@ impl Rotation {
 
 /// Walsh-Hadamard transform without a scale, in ascending strides.
 fn transform(part: &mut [f32]) {
-    let mut stride = 1;
+    for line in part.as_chunks_mut::<LANES>().0 {
+        *line = within::<8>(within::<4>(within::<2>(within::<1>(*line))));
+    }
+    let mut stride = LANES;
     while stride < part.len() {
         for pair in part.chunks_exact_mut(2 * stride) {
             let (low, high) = pair.split_at_mut(stride);
@@ -107,6 +111,15 @@ fn transform(part: &mut [f32]) {
         }
         stride *= 2;
     }
+}
+
+/// Sums and differences of lanes `STRIDE` apart, in a form that becomes vector instructions.
+#[inline(always)]
+fn within<const STRIDE: usize>(x: [f32; LANES]) -> [f32; LANES] {
+    core::array::from_fn(|lane| {
+        let other = x[lane ^ STRIDE];
+        if lane & STRIDE == 0 { x[lane] + other } else { other - x[lane] }
+    })
 }
 
 /// Keeps lengths when two components are mixed.

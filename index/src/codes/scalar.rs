@@ -32,6 +32,42 @@ pub(crate) fn dot(left: &[f32], right: &[f32]) -> f32 {
     tree(lanes)
 }
 
+/// Largest magnitude, of whole lines.
+#[inline(always)]
+pub(crate) fn largest(x: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    for x in x.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            let magnitude = x[lane].abs();
+            lanes[lane] = if magnitude > lanes[lane] { magnitude } else { lanes[lane] };
+        }
+    }
+    lanes.into_iter().fold(0.0, |most, lane| if lane > most { lane } else { most })
+}
+
+/// 1.5 * 2^23: a number plus this has no fraction bits left, and ends in the number's integer.
+const MAGIC: f32 = 12_582_912.0;
+
+/// Nearest integer, ties to even, for magnitudes below 2^22.
+#[inline(always)]
+pub(crate) fn round(x: f32) -> f32 {
+    (x + MAGIC) - MAGIC
+}
+
+/// The lowest byte of an integer below 2^22, in two's complement.
+#[inline(always)]
+pub(crate) fn low_byte(integer: f32) -> u8 {
+    (integer + MAGIC).to_bits() as u8
+}
+
+/// Bit `bit` of each of eight bytes, the first byte's lowest.
+#[inline(always)]
+pub(crate) fn gather_bits(bytes: [u8; 8], bit: u32) -> u8 {
+    let bits = u64::from_le_bytes(bytes) >> bit & 0x0101_0101_0101_0101;
+    // Moves the bit of byte i to place 56 + i; nothing else arrives there.
+    (bits.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8
+}
+
 /// `sum(row * query)` of signed bytes.
 pub(crate) fn dot_bytes(row: &[u8], query: &[i8]) -> i32 {
     row.iter().zip(query).map(|(&r, &q)| i32::from(r as i8) * i32::from(q)).sum()

@@ -102,6 +102,11 @@ pub(crate) fn kernels(metric: Metric) -> &'static Kernels {
     &available()[0][family(metric)]
 }
 
+/// The kernels of a metric in a table of [`available`].
+pub(crate) fn of_table(table: &'static [Kernels; 4], metric: Metric) -> &'static Kernels {
+    &table[family(metric)]
+}
+
 /// Distance as its users define it, from the raw one.
 #[inline]
 pub(crate) fn from_raw(metric: Metric, raw: f32) -> f32 {

@@ -105,10 +105,11 @@ unsafe fn far16(part: *mut f32, count: usize, mut stride: usize) {
             let a = unsafe { load16(part.wrapping_add(at)) };
             // SAFETY: as above.
             let b = unsafe { load16(part.wrapping_add(at + stride)) };
+            let (sum, difference) = (_mm512_add_ps(a, b), _mm512_sub_ps(a, b));
             // SAFETY: as above.
-            unsafe { store16(part.wrapping_add(at), _mm512_add_ps(a, b)) };
+            unsafe { store16(part.wrapping_add(at), sum) };
             // SAFETY: as above.
-            unsafe { store16(part.wrapping_add(at + stride), _mm512_sub_ps(a, b)) };
+            unsafe { store16(part.wrapping_add(at + stride), difference) };
         }
     }
 }
@@ -124,10 +125,12 @@ pub(super) unsafe fn rotate_avx512(rotation: &Rotation, vector: &mut [f32]) {
         let base = count.min(256);
         for start in (0..count).step_by(base) {
             let (part, signs) = (part.wrapping_add(start), signs.wrapping_add(start));
-            // SAFETY: `start + base <= count`, the length of both slices.
             match base {
+                // SAFETY: `start + base <= count`, the length of both slices.
                 64 => unsafe { base16::<4>(part, signs) },
+                // SAFETY: as above.
                 128 => unsafe { base16::<8>(part, signs) },
+                // SAFETY: as above.
                 _ => unsafe { base16::<16>(part, signs) },
             }
         }
@@ -231,10 +234,11 @@ unsafe fn far8(part: *mut f32, count: usize, mut stride: usize) {
             let a = unsafe { load8(part.wrapping_add(at)) };
             // SAFETY: as above.
             let b = unsafe { load8(part.wrapping_add(at + stride)) };
+            let (sum, difference) = (_mm256_add_ps(a, b), _mm256_sub_ps(a, b));
             // SAFETY: as above.
-            unsafe { store8(part.wrapping_add(at), _mm256_add_ps(a, b)) };
+            unsafe { store8(part.wrapping_add(at), sum) };
             // SAFETY: as above.
-            unsafe { store8(part.wrapping_add(at + stride), _mm256_sub_ps(a, b)) };
+            unsafe { store8(part.wrapping_add(at + stride), difference) };
         }
     }
 }
