@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use heddle_types::limits::COLLECTIONS_MAX;
 use heddle_types::{
-    ApiError, CollectionConfig, CollectionId, Epoch, ErrorCode, NodeId, RoutingTable, ShardId,
+    ApiError, CollectionConfig, CollectionId, Epoch, ErrorCode, NodeId, Quantization, RawVectors,
+    RoutingTable, ShardId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +58,8 @@ pub enum Command {
         /// Its name.
         name: String,
     },
-    /// Fixes the dimension of a vector that was declared without one.
+    /// Fixes the dimension of a vector that was declared without one, and what was left to follow
+    /// from it.
     FixDims {
         /// The collection.
         collection: CollectionId,
@@ -65,6 +67,10 @@ pub enum Command {
         vector: String,
         /// Its dimension from now on.
         dims: u32,
+        /// Its quantization, if none was declared.
+        quantization: Quantization,
+        /// Where it rests as given, if that was not declared.
+        raw: RawVectors,
     },
     /// Moves the home of a shard to another core of its node.
     MoveHome {
@@ -182,8 +188,8 @@ impl Catalog {
                     .remove(name)
                     .ok_or_else(|| CatalogError::Unknown { name: name.clone() })?;
             }
-            Command::FixDims { collection, vector, dims } => {
-                self.fix_dims(*collection, vector, *dims)?;
+            Command::FixDims { collection, vector, dims, quantization, raw } => {
+                self.fix_dims(*collection, vector, *dims, (*quantization, *raw))?;
             }
             Command::MoveHome { shard, home } => self.move_home(*shard, *home)?,
         }
@@ -226,7 +232,13 @@ impl Catalog {
         Ok(())
     }
 
-    fn fix_dims(&mut self, id: CollectionId, vector: &str, dims: u32) -> Result<(), CatalogError> {
+    fn fix_dims(
+        &mut self,
+        id: CollectionId,
+        vector: &str,
+        dims: u32,
+        (quantization, raw): (Quantization, RawVectors),
+    ) -> Result<(), CatalogError> {
         let entry = self
             .collections
             .values_mut()
@@ -242,7 +254,10 @@ impl Catalog {
             });
         };
         let mut config = CollectionConfig::clone(&entry.config);
-        config.vectors[index].dims = Some(dims);
+        let fixed = &mut config.vectors[index];
+        fixed.dims = Some(dims);
+        fixed.quantization.get_or_insert(quantization);
+        fixed.raw.get_or_insert(raw);
         config.validate()?;
         entry.config = Arc::new(config);
         Ok(())
@@ -311,6 +326,8 @@ mod tests {
             collection: id,
             vector: vector.to_owned(),
             dims,
+            quantization: Quantization::None,
+            raw: RawVectors::Memory,
         };
         for command in [
             create("A", 1),
@@ -327,13 +344,26 @@ mod tests {
     }
 
     #[test]
-    fn a_dimension_is_fixed_once() {
+    fn a_dimension_is_fixed_once_with_what_was_left_to_follow_from_it() {
         let mut catalog = Catalog::default();
-        catalog.apply(&create("A", 1)).unwrap();
+        let mut command = create("A", 1);
+        if let Command::CreateCollection { config, .. } = &mut command {
+            config.vectors[0].quantization = Some(Quantization::Bits8);
+        }
+        catalog.apply(&command).unwrap();
         let collection = catalog.collection("A").unwrap().id;
-        let fix = |dims| Command::FixDims { collection, vector: String::new(), dims };
+        let fix = |dims| Command::FixDims {
+            collection,
+            vector: String::new(),
+            dims,
+            quantization: Quantization::Bits4,
+            raw: RawVectors::Disk,
+        };
         catalog.apply(&fix(3)).unwrap();
-        assert_eq!(catalog.collection("A").unwrap().config.vectors[0].dims, Some(3));
+        let vector = &catalog.collection("A").unwrap().config.vectors[0];
+        assert_eq!(vector.dims, Some(3));
+        assert_eq!(vector.quantization, Some(Quantization::Bits8), "as it was declared");
+        assert_eq!(vector.raw, Some(RawVectors::Disk));
         let error = catalog.apply(&fix(4)).unwrap_err();
         assert!(matches!(error, CatalogError::Dims { asked: 4, fixed: Some(3), .. }), "{error}");
     }

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use futures::future::LocalBoxFuture;
 use futures::lock::{Mutex, MutexGuard};
 use heddle_core::shard::ShardSpec;
-use heddle_core::validate::{NodeFacts, check_supported};
+use heddle_core::validate::{NodeFacts, check_supported, profile_of, settle_profiles};
 use heddle_meta::{
     Catalog, CatalogStore, CollectionEntry, Command, CoreLoad, StoreError, place_shards,
 };
 use heddle_runtime::{GlommioDevice, fatal};
 use heddle_types::{
     ApiError, CollectionConfig, CollectionId, CoreIndex, DeviceError, ErrorCode, FatalReason,
-    ShardId,
+    ShardId, VectorConfig,
 };
 
 use crate::core::Core;
@@ -129,6 +129,7 @@ impl Meta {
             config.sharding.count = NODES;
         }
         config.validate()?;
+        settle_profiles(&mut config);
         check_supported(&config, &NodeFacts { nodes: NODES })?;
         let placements = place_shards(config.sharding.count as usize, &self.loads());
         let id = CollectionId::random();
@@ -218,15 +219,17 @@ impl Meta {
     async fn fix_dims(&self, id: CollectionId, dims: Vec<(String, u32)>) -> CoreAnswer {
         let mut store = self.store.lock().await;
         let Some(entry) = self.entry_of(id) else { return Ok(CoreReply::Done) };
-        let open = |vector: &str| {
-            entry.config.vector(vector).is_some_and(|(_, config)| config.dims.is_none())
-        };
         // Another first insert may have been faster; then its dimensions hold.
-        let commands: Vec<Command> = dims
-            .into_iter()
-            .filter(|(vector, _)| open(vector))
-            .map(|(vector, dims)| Command::FixDims { collection: id, vector, dims })
-            .collect();
+        let fix = |(vector, dims): (String, u32)| {
+            let (_, config) = entry.config.vector(&vector)?;
+            if config.dims.is_some() {
+                return None;
+            }
+            let known = VectorConfig { dims: Some(dims), ..config.clone() };
+            let (quantization, raw) = profile_of(&known);
+            Some(Command::FixDims { collection: id, vector, dims, quantization, raw })
+        };
+        let commands: Vec<Command> = dims.into_iter().filter_map(fix).collect();
         if !commands.is_empty() {
             self.commit(&mut store, &commands).await?;
         }

@@ -3,21 +3,25 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures::future::join_all;
 use heddle_index::{DirectoryWriter, IndexError, Quiescence, VectorWriter};
-use heddle_types::{Device, DeviceError, ShardId};
+use heddle_types::{Device, DeviceError, RawVectors, ShardId};
 
 use super::config::{EngineConfig, OpenReport};
 use super::recover::{Covered, Opened, object_config, parent};
 use super::{Book, EngineError, ShardCell};
 use crate::checkpoint::{CheckpointError, ImageReader, SectionId};
-use crate::objects::ObjectStore;
+use crate::objects::{ObjectStore, Parts};
 use crate::property::PropertyIndex;
 use crate::shard::image::{
     DIRECTORY, ImageMeta, PROPERTIES, RestoreError, SLOTS, ShardRestorer, TOMBSTONES, empty_vector,
     vector_restorer, vector_section,
 };
 use crate::shard::{Shard, ShardSpec};
+use crate::validate::profile_of;
 
+/// Entries that are read at the same time.
+const READS_IN_FLIGHT: usize = 32;
 /// Parts of the directory and of a vector index, in the order of their sections.
 const DIRECTORY_PARTS: u32 = 3;
 const VECTOR_PARTS: u32 = 8;
@@ -117,8 +121,11 @@ impl<D: Device> Loader<'_, D> {
             outcome.map_err(refused)?;
         }
         let mut vectors = Vec::with_capacity(spec.config.vectors.len());
+        let mut lost = Vec::new();
         for index in 0..spec.config.vectors.len() {
-            vectors.push(self.load_vector(&spec, &meta, reader, index, report).await?);
+            let (vector, is_lost) = self.load_vector(&spec, &meta, reader, index, report).await?;
+            vectors.push(vector);
+            lost.extend(is_lost.then_some(index));
         }
         let properties = load_properties(&spec, &meta, reader).await?;
         let is_rebuilt = properties.is_none();
@@ -127,6 +134,9 @@ impl<D: Device> Loader<'_, D> {
         let restorer = ShardRestorer::new(spec, meta, objects, directory, vectors, properties)
             .map_err(|error| unfit(id, error))?;
         let mut shard = restorer.finish(&facts, &tombstones).map_err(|error| unfit(id, error))?;
+        if !lost.is_empty() {
+            restore_vectors(&mut shard, &lost).await?;
+        }
         if is_rebuilt {
             rebuild_properties(&mut shard).await?;
             report.properties_rebuilt.push(id);
@@ -134,8 +144,9 @@ impl<D: Device> Loader<'_, D> {
         Ok((shard, unreferenced))
     }
 
-    /// Restores one vector index; when only its graph is unusable, its vectors go to the tail and
-    /// are linked again while exact scans serve.
+    /// Restores one vector index; when it is unusable, its vectors go to the tail and are linked
+    /// again while exact scans serve. Vectors in memory are part of the image; for those on disk
+    /// the index comes back empty and marked: they are to be read from the rows.
     async fn load_vector(
         &self,
         spec: &ShardSpec,
@@ -143,14 +154,14 @@ impl<D: Device> Loader<'_, D> {
         reader: &ImageReader<D>,
         index: usize,
         report: &mut OpenReport,
-    ) -> Result<Option<VectorWriter>, EngineError> {
+    ) -> Result<(Option<VectorWriter>, bool), EngineError> {
         let id = spec.id;
         let refused = |source| EngineError::Index { shard: id, source };
         if !meta.restores_vector(index) {
-            return empty_vector(spec, index).map_err(refused);
+            return Ok((empty_vector(spec, index).map_err(refused)?, false));
         }
         match read_vector(spec, meta, reader, index).await {
-            Ok(vector) => return Ok(vector),
+            Ok(vector) => return Ok((vector, false)),
             Err(Broken::Graph(problem)) => {
                 tracing::warn!(shard = id.0, index, problem, "graph is built again");
             }
@@ -160,7 +171,10 @@ impl<D: Device> Loader<'_, D> {
         if !report.graphs_to_rebuild.contains(&id) {
             report.graphs_to_rebuild.push(id);
         }
-        rebuild_vector(spec, meta, reader, index).await
+        if profile_of(&spec.config.vectors[index]).1 == RawVectors::Disk {
+            return Ok((empty_vector(spec, index).map_err(refused)?, true));
+        }
+        Ok((rebuild_vector(spec, meta, reader, index).await?, false))
     }
 }
 
@@ -298,6 +312,37 @@ async fn load_properties<D: Device>(
         }
     }
     Ok(Some(properties))
+}
+
+/// Stores the vectors of live objects into indexes that lost them, from their entries on disk.
+async fn restore_vectors<D: Device>(
+    shard: &mut Shard<D>,
+    lost: &[usize],
+) -> Result<(), EngineError> {
+    let id = shard.spec.id;
+    let mut rows = shard.live_rows();
+    // In the order of the segments, so that neighbours share what the device reads.
+    rows.sort_unstable_by_key(|(_, slot)| shard.facts(*slot).location);
+    for rows in rows.chunks(READS_IN_FLIGHT) {
+        let reads = rows.iter().map(|(_, slot)| {
+            shard.objects.read_parts(shard.facts(*slot).location, Parts::Vectors)
+        });
+        for ((object, slot), parts) in rows.iter().zip(join_all(reads).await) {
+            let parts = parts.map_err(|source| EngineError::Objects { shard: id, source })?;
+            let Some(found) = parts.vectors else { continue };
+            if found.id != *object || found.hlc != shard.stamp(*slot).hlc {
+                let problem = format!("points to vectors of {} for object {object}", found.id);
+                return Err(EngineError::Image { shard: id, problem });
+            }
+            for vector in found.vectors.iter().filter(|v| lost.contains(&usize::from(v.index))) {
+                shard
+                    .restore_vector(*slot, vector)
+                    .map_err(|source| EngineError::Index { shard: id, source })?;
+            }
+        }
+    }
+    shard.republish();
+    Ok(())
 }
 
 async fn rebuild_properties<D: Device>(shard: &mut Shard<D>) -> Result<(), EngineError> {

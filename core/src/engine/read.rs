@@ -11,7 +11,7 @@ use roaring::RoaringBitmap;
 use super::types::{Object, Want};
 use super::yielding::yield_now;
 use super::{Engine, ShardCell};
-use crate::objects::{ObjectError, ObjectRow};
+use crate::objects::{Location, ObjectError, ObjectParts, Parts};
 use crate::property::{FilterFacts, matches};
 use crate::shard::{Shard, slot_bitmap, updated_us};
 use crate::validate::{check_batch, check_filter};
@@ -177,7 +177,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         Ok(Some(object))
     }
 
-    async fn read_object(
+    pub(super) async fn read_object(
         &self,
         cell: &ShardCell<D>,
         id: ObjectId,
@@ -197,8 +197,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
             .await
     }
 
-    /// Reads the object in the slot that `find` names. Everything but the row is taken at once with
-    /// the row's place, so the parts belong together.
+    /// Reads the object in the slot that `find` names. Everything in memory is taken at once with
+    /// the place of what is on disk, so the parts belong together.
     async fn read_where(
         &self,
         cell: &ShardCell<D>,
@@ -210,15 +210,15 @@ impl<D: Device, C: Clock> Engine<D, C> {
             let (mut object, read) = {
                 let shard = cell.shard.borrow();
                 let Some(slot) = find(&shard) else { return Ok(None) };
-                let object = object_of(&shard, id, slot, want);
                 let location = shard.facts(slot).location;
-                (object, want.properties.then(|| shard.objects.read(location)))
+                let parts = parts_of(want, location);
+                let read = parts.map(|parts| shard.objects.read_parts(location, parts));
+                (object_of(&shard, id, slot, want), read)
             };
             let Some(read) = read else { return Ok(Some(object)) };
             match read.await {
-                Ok(row) => {
-                    check_row(&row, &object)?;
-                    object.properties = row.row;
+                Ok(parts) => {
+                    add_parts(&mut object, parts)?;
                     return Ok(Some(object));
                 }
                 Err(ObjectError::NotThere { .. }) => {}
@@ -227,6 +227,42 @@ impl<D: Device, C: Clock> Engine<D, C> {
         }
         Err(ApiError::internal(format!("object {id} has no place that can be read")))
     }
+}
+
+/// What has to be read from the object's segment.
+fn parts_of(want: Want, location: Location) -> Option<Parts> {
+    match (want.properties, want.vectors && location.has_vectors()) {
+        (false, false) => None,
+        (true, false) => Some(Parts::Row),
+        (false, true) => Some(Parts::Vectors),
+        (true, true) => Some(Parts::Both),
+    }
+}
+
+/// Adds what was read to what was in memory. What is on disk names its object; anything else is a
+/// misplaced write.
+fn add_parts(object: &mut Object, parts: ObjectParts) -> Result<(), ApiError> {
+    let owned = |what: &str, id: ObjectId, is_own: bool| {
+        if id == object.id && is_own {
+            return Ok(());
+        }
+        let message = format!("the {what} of object {} belong to object {id}", object.id);
+        Err(ApiError::new(ErrorCode::Corrupt, message, ""))
+    };
+    if let Some(row) = &parts.row {
+        owned("properties", row.id, row.stamp == object.stamp)?;
+    }
+    if let Some(vectors) = &parts.vectors {
+        owned("vectors", vectors.id, vectors.hlc == object.stamp.hlc)?;
+    }
+    if let Some(row) = parts.row {
+        object.properties = row.row;
+    }
+    if let Some(vectors) = parts.vectors {
+        object.vectors.extend(vectors.vectors);
+        object.vectors.sort_unstable_by_key(|vector| vector.index);
+    }
+    Ok(())
 }
 
 /// Ids that may pass, ascending, and whether the index is sure of each.
@@ -253,17 +289,8 @@ fn object_of<D: Device>(shard: &Shard<D>, id: ObjectId, slot: Slot, want: Want) 
         updated_us: updated_us(&stamp),
         stamp,
         properties: Vec::new(),
-        vectors: if want.vectors { shard.vectors_of(slot) } else { Vec::new() },
+        vectors: if want.vectors { shard.vectors_in_memory(slot) } else { Vec::new() },
     }
-}
-
-/// The row on disk names its object; anything else is a misplaced write.
-fn check_row(row: &ObjectRow, object: &Object) -> Result<(), ApiError> {
-    if row.id == object.id && row.stamp == object.stamp {
-        return Ok(());
-    }
-    let message = format!("the row of object {} belongs to object {}", object.id, row.id);
-    Err(ApiError::new(ErrorCode::Corrupt, message, ""))
 }
 
 fn passes(object: &Object, filter: &Filter) -> Result<bool, ApiError> {
@@ -280,7 +307,7 @@ fn passes(object: &Object, filter: &Filter) -> Result<bool, ApiError> {
 }
 
 /// A row that cannot be read, as the client sees it.
-pub(super) fn unreadable(id: ObjectId, error: &ObjectError) -> ApiError {
+fn unreadable(id: ObjectId, error: &ObjectError) -> ApiError {
     match error {
         ObjectError::Device(_) => {
             ApiError::transient(ErrorCode::Internal, format!("object {id}: {error}"))

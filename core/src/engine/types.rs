@@ -2,6 +2,8 @@
 
 use heddle_types::{ObjectId, Stamp};
 
+use crate::objects::NewVector;
+
 /// What a put does with an object that exists already.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PutMode {
@@ -32,6 +34,13 @@ pub struct ItemVector {
     pub values: Vec<f32>,
 }
 
+impl ItemVector {
+    /// As the object store takes it.
+    pub(crate) fn as_new(&self) -> NewVector<'_> {
+        NewVector { index: self.index, values: &self.values }
+    }
+}
+
 /// What became of one put.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Written {
@@ -48,7 +57,7 @@ pub struct Written {
 pub struct Want {
     /// The property row; costs a read of the device unless the row is new.
     pub properties: bool,
-    /// Every vector; costs a copy from memory.
+    /// Every vector; costs a copy from memory, or a read of the device where they rest on disk.
     pub vectors: bool,
 }
 
@@ -72,7 +81,8 @@ pub struct Object {
     pub stamp: Stamp,
     /// Property row; empty when not wanted or when there are none.
     pub properties: Vec<u8>,
-    /// Vectors; empty when not wanted. Cosine vectors are stored with unit length and given back
-    /// with their length, so components may differ from what was put in the last bit.
+    /// Vectors; empty when not wanted. Those that rest on disk come back bit for bit. In memory
+    /// cosine vectors have unit length and are given back with the length they had, so components
+    /// may differ from what was put in the last bit.
     pub vectors: Vec<ItemVector>,
 }

@@ -9,7 +9,7 @@ use heddle_types::{
 
 use super::error::append_refused;
 use super::pending::{Batch, Change, Outcome, Pending};
-use super::types::{ItemVector, PutItem, PutMode, Written};
+use super::types::{ItemVector, PutItem, PutMode, Want, Written};
 use super::yielding::yield_now;
 use super::{Engine, EngineError, ShardCell};
 use crate::objects::ObjectError;
@@ -22,8 +22,6 @@ use crate::wal::{RecordKind, WalError};
 const APPENDS_PER_TURN: usize = 16;
 /// Bytes of writes after which memory is measured again.
 const MEASURE_EVERY_BYTES: u64 = 1 << 20;
-/// A row that a compaction moves is looked up again; it cannot move faster than it is read.
-const READ_ATTEMPTS_MAX: usize = 8;
 
 /// A write that is resolved and not in the log yet.
 enum NewWrite {
@@ -155,10 +153,10 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let _merging = Merging::begin(self, cell.id, id);
         let is_quiet = || self.in_flight(cell.id, id) == 0 || self.inner.state.borrow().failed;
         self.inner.settled.wait_until(is_quiet).await;
-        let write = match self.read_whole(cell, id).await? {
-            Some((row, vectors)) => NewWrite::Put {
-                row: merge_rows(&row, &item.properties)?,
-                vectors: merge_vectors(vectors, item.vectors),
+        let write = match self.read_object(cell, id, Want::ALL).await? {
+            Some(old) => NewWrite::Put {
+                row: merge_rows(&old.properties, &item.properties)?,
+                vectors: merge_vectors(old.vectors, item.vectors),
             },
             None => NewWrite::Put { vectors: item.vectors, row: item.properties },
         };
@@ -256,27 +254,6 @@ impl<D: Device, C: Clock> Engine<D, C> {
         state.pending.push_back(pending);
         drop(state);
         self.inner.queued.notify();
-    }
-
-    /// The stored row and vectors of an object, for a merge.
-    async fn read_whole(
-        &self,
-        cell: &ShardCell<D>,
-        id: ObjectId,
-    ) -> Result<Option<(Vec<u8>, Vec<ItemVector>)>, ApiError> {
-        for _ in 0..READ_ATTEMPTS_MAX {
-            let (read, vectors) = {
-                let shard = cell.shard.borrow();
-                let Some(slot) = shard.slot_of(&id) else { return Ok(None) };
-                (shard.objects.read(shard.facts(slot).location), shard.vectors_of(slot))
-            };
-            match read.await {
-                Ok(object) => return Ok(Some((object.row, vectors))),
-                Err(ObjectError::NotThere { .. }) => {}
-                Err(error) => return Err(super::read::unreadable(id, &error)),
-            }
-        }
-        Err(ApiError::internal(format!("object {id} has no place that can be read")))
     }
 
     fn check_item(

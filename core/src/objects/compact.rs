@@ -5,11 +5,14 @@ use std::rc::Rc;
 use heddle_types::{Device, ShardId, Slot};
 
 use super::entry::{
-    DATA_OFFSET, ENTRY_HEADER_BYTES, Location, NewObject, decode, entry_bytes, row_bytes,
+    DATA_OFFSET, ENTRY_ALIGNMENT_BYTES, ENTRY_HEADER_BYTES, Fault, Location, NewObject, decode,
+    location_of,
 };
 use super::memtable::{CHUNK_BYTES, Memtable};
 use super::segment::{Segment, corrupt, write_segment};
+use super::vectors::{self, NewVector};
 use super::{ObjectError, ObjectStore, Retired, Sealed};
+use crate::engine::ItemVector;
 
 /// So many segments of less than a quarter of a memtable are merged into one.
 const SMALL_SEGMENTS_MERGED: usize = 8;
@@ -71,35 +74,51 @@ async fn copy_living<D: Device>(
     table: &mut Memtable,
     moves: &mut Vec<Move>,
 ) -> Result<(), ObjectError> {
-    let end = source.header.data_bytes;
+    let (shard, end) = (source.header.shard, source.header.data_bytes);
     let mut offset = 0;
     // A chunk is read at once; an entry that reaches beyond it is read again by itself.
     let mut chunk = (0, Vec::new());
     while offset < end {
         let wrong = |fault| corrupt(&source.path, DATA_OFFSET + offset, fault);
-        let head = part(source, &mut chunk, offset, ENTRY_HEADER_BYTES).await?;
-        let row = row_bytes(head).map_err(wrong)?;
-        let bytes = entry_bytes(row as usize);
-        let location = Location {
-            segment: source.header.number,
-            place: u32::try_from(offset / 8).unwrap_or(u32::MAX),
-            row_bytes: row,
-        };
+        let head = part(source, &mut chunk, offset, ENTRY_HEADER_BYTES as u64).await?;
+        let place = u32::try_from(offset / ENTRY_ALIGNMENT_BYTES as u64).unwrap_or(u32::MAX);
+        let location = location_of(source.header.number, place, head).map_err(wrong)?;
+        let bytes = location.entry_bytes();
         let entry = part(source, &mut chunk, offset, bytes).await?;
-        let object = decode(source.header.shard, location, entry).map_err(wrong)?;
+        let object = decode(shard, location, entry).map_err(wrong)?;
         if is_alive(object.slot, location) {
+            let skip = location.vectors_offset() - offset;
+            let kept = vectors_of(shard, location, entry, skip).map_err(|fault| {
+                corrupt(&source.path, DATA_OFFSET + offset + skip, fault)
+            })?;
+            let kept: Vec<NewVector<'_>> = kept.iter().map(ItemVector::as_new).collect();
             let to = table.put(&NewObject {
                 slot: object.slot,
                 id: &object.id,
                 created_us: object.created_us,
                 stamp: &object.stamp,
                 row: &object.row,
+                vectors: &kept,
             });
             moves.push(Move { slot: object.slot, from: location, to });
         }
-        offset += bytes as u64;
+        offset += bytes;
     }
     Ok(())
+}
+
+/// The vectors of an entry; none when it holds none.
+fn vectors_of(
+    shard: ShardId,
+    location: Location,
+    entry: &[u8],
+    skip: u64,
+) -> Result<Vec<ItemVector>, Fault> {
+    if !location.has_vectors() {
+        return Ok(Vec::new());
+    }
+    let rest = usize::try_from(skip).ok().and_then(|skip| entry.get(skip..));
+    Ok(vectors::decode(shard, location, rest.unwrap_or_default())?.vectors)
 }
 
 /// At most `length` bytes of the entries at `offset`, fewer at their end.
@@ -107,10 +126,10 @@ async fn part<'a, D: Device>(
     source: &Segment<D>,
     chunk: &'a mut (u64, Vec<u8>),
     offset: u64,
-    length: usize,
+    length: u64,
 ) -> Result<&'a [u8], ObjectError> {
     let left = source.header.data_bytes - offset;
-    let wanted = (length as u64).min(left);
+    let wanted = length.min(left);
     let (start, bytes) = &mut *chunk;
     let there = offset >= *start && offset + wanted <= *start + bytes.len() as u64;
     if !there {

@@ -2,9 +2,12 @@
 //!
 //! Offsets and version rules are drawn in `docs/format.md`. The checksum of an entry is seeded with
 //! its shard and place, so an entry that was read from, or written to, the wrong place is noticed.
+//! It covers header and row; the vectors behind them have one of their own (`vectors.rs`).
 
 use heddle_types::limits::{PAGE_SIZE_BYTES, PROPERTY_ROW_BYTES_MAX};
 use heddle_types::{ObjectId, ShardId, Slot, Stamp};
+
+use super::vectors::{NewVector, VECTOR_ALIGNMENT_BYTES, VECTOR_PART_BYTES_MAX};
 
 /// Bytes of an entry before its row.
 pub(super) const ENTRY_HEADER_BYTES: usize = 72;
@@ -15,13 +18,14 @@ pub(super) const DATA_OFFSET: u64 = PAGE_SIZE_BYTES as u64;
 /// Bytes of the segment header.
 pub(super) const SEGMENT_HEADER_BYTES: usize = 48;
 /// Version of everything in a segment.
-pub(super) const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u32 = 2;
 /// Name of the fault that means "written by another version", not damage.
 pub(super) const FAULT_VERSION: &str = "format version";
 
 const SEGMENT_MAGIC: [u8; 8] = *b"HEDDLOBJ";
 
-/// Where an object's row rests: a segment (written or still in memory), a place in it, a length.
+/// Where an object rests: a segment (written or still in memory), a place in it, and the lengths of
+/// its row and its vectors, so that each is read without the other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Location {
     /// Number of the segment.
@@ -30,19 +34,22 @@ pub struct Location {
     pub(super) place: u32,
     /// Bytes of the row, without the entry's header.
     pub(super) row_bytes: u32,
+    /// Bytes of the vectors and what describes them; zero for an entry without.
+    pub(super) vector_bytes: u32,
 }
 
 impl Location {
     /// Bytes of the encoded form.
-    pub const ENCODED_BYTES: usize = 12;
+    pub const ENCODED_BYTES: usize = 16;
 
-    /// Encodes as `segment u32 | place u32 | row bytes u32`, little endian.
+    /// Encodes as `segment u32 | place u32 | row bytes u32 | vector bytes u32`, little endian.
     #[must_use]
     pub fn encode(self) -> [u8; Self::ENCODED_BYTES] {
         let mut out = [0; Self::ENCODED_BYTES];
         out[0..4].copy_from_slice(&self.segment.to_le_bytes());
         out[4..8].copy_from_slice(&self.place.to_le_bytes());
         out[8..12].copy_from_slice(&self.row_bytes.to_le_bytes());
+        out[12..16].copy_from_slice(&self.vector_bytes.to_le_bytes());
         out
     }
 
@@ -50,7 +57,18 @@ impl Location {
     /// adopted or read.
     #[must_use]
     pub fn decode(bytes: &[u8; Self::ENCODED_BYTES]) -> Self {
-        Self { segment: u32_at(bytes, 0), place: u32_at(bytes, 4), row_bytes: u32_at(bytes, 8) }
+        Self {
+            segment: u32_at(bytes, 0),
+            place: u32_at(bytes, 4),
+            row_bytes: u32_at(bytes, 8),
+            vector_bytes: u32_at(bytes, 12),
+        }
+    }
+
+    /// Does the entry hold vectors?
+    #[must_use]
+    pub fn has_vectors(self) -> bool {
+        self.vector_bytes > 0
     }
 
     /// Offset from the first entry, bytes.
@@ -58,15 +76,21 @@ impl Location {
         u64::from(self.place) * ENTRY_ALIGNMENT_BYTES as u64
     }
 
+    /// Bytes from the entry's beginning to the end of its row.
+    pub(super) fn head_bytes(self) -> u64 {
+        ENTRY_HEADER_BYTES as u64 + u64::from(self.row_bytes)
+    }
+
+    /// Offset of the vectors from the first entry, bytes; a multiple of 64 in the file.
+    pub(super) fn vectors_offset(self) -> u64 {
+        let alignment = if self.has_vectors() { VECTOR_ALIGNMENT_BYTES } else { 8 };
+        (self.offset() + self.head_bytes()).next_multiple_of(alignment as u64)
+    }
+
     /// Bytes of the entry, padding included.
     pub(super) fn entry_bytes(self) -> u64 {
-        entry_bytes(self.row_bytes as usize) as u64
+        self.vectors_offset() + u64::from(self.vector_bytes) - self.offset()
     }
-}
-
-/// Bytes of an entry with a row of this length, padding included.
-pub(super) fn entry_bytes(row_bytes: usize) -> usize {
-    ENTRY_HEADER_BYTES + row_bytes.next_multiple_of(ENTRY_ALIGNMENT_BYTES)
 }
 
 /// An object as it rests on disk, vectors not included.
@@ -92,7 +116,7 @@ pub(super) struct Fault {
     pub(super) found: u64,
 }
 
-fn fault(what: &'static str, expected: impl Into<u64>, found: impl Into<u64>) -> Fault {
+pub(super) fn fault(what: &'static str, expected: impl Into<u64>, found: impl Into<u64>) -> Fault {
     Fault { what, expected: expected.into(), found: found.into() }
 }
 
@@ -108,11 +132,16 @@ pub(super) fn u64_at(bytes: &[u8], offset: usize) -> u64 {
     u64::from_le_bytes(value)
 }
 
-fn entry_crc(shard: ShardId, segment: u32, place: u32, header: &[u8], row: &[u8]) -> u32 {
+/// The checksum that those of an entry begin with: a part read from, or written to, another place
+/// is never valid.
+pub(super) fn place_crc(shard: ShardId, location: Location) -> u32 {
     let mut crc = crc32c::crc32c(&shard.0.to_le_bytes());
-    crc = crc32c::crc32c_append(crc, &segment.to_le_bytes());
-    crc = crc32c::crc32c_append(crc, &place.to_le_bytes());
-    crc = crc32c::crc32c_append(crc, header);
+    crc = crc32c::crc32c_append(crc, &location.segment.to_le_bytes());
+    crc32c::crc32c_append(crc, &location.place.to_le_bytes())
+}
+
+fn entry_crc(shard: ShardId, location: Location, header: &[u8], row: &[u8]) -> u32 {
+    let crc = crc32c::crc32c_append(place_crc(shard, location), header);
     crc32c::crc32c_append(crc, row)
 }
 
@@ -129,6 +158,8 @@ pub struct NewObject<'a> {
     pub stamp: &'a Stamp,
     /// The encoded property row.
     pub row: &'a [u8],
+    /// The vectors that rest on disk, in any order, no index twice.
+    pub vectors: &'a [NewVector<'a>],
 }
 
 /// The header of an entry at `location`.
@@ -140,37 +171,45 @@ pub(super) fn encode_header(
     let mut out = [0; ENTRY_HEADER_BYTES];
     out[4..8].copy_from_slice(&location.row_bytes.to_le_bytes());
     out[8..12].copy_from_slice(&object.slot.to_le_bytes());
+    out[12..16].copy_from_slice(&location.vector_bytes.to_le_bytes());
     out[16..32].copy_from_slice(&object.id.0);
     out[32..40].copy_from_slice(&object.created_us.to_le_bytes());
     out[40..72].copy_from_slice(&object.stamp.encode());
-    let crc = entry_crc(shard, location.segment, location.place, &out[4..], object.row);
+    let crc = entry_crc(shard, location, &out[4..], object.row);
     out[0..4].copy_from_slice(&crc.to_le_bytes());
     out
 }
 
-/// The length that the entry at the start of `bytes` gives for its row, unchecked but bounded.
-pub(super) fn row_bytes(bytes: &[u8]) -> Result<u32, Fault> {
+/// The lengths that the entry at the start of `bytes` gives for its parts, unchecked but bounded.
+pub(super) fn location_of(segment: u32, place: u32, bytes: &[u8]) -> Result<Location, Fault> {
     if bytes.len() < ENTRY_HEADER_BYTES {
         return Err(fault("entry bytes", ENTRY_HEADER_BYTES as u64, bytes.len() as u64));
     }
-    let length = u32_at(bytes, 4);
-    if length as usize > PROPERTY_ROW_BYTES_MAX {
-        return Err(fault("row length", PROPERTY_ROW_BYTES_MAX as u64, length));
+    let (row_bytes, vector_bytes) = (u32_at(bytes, 4), u32_at(bytes, 12));
+    if row_bytes as usize > PROPERTY_ROW_BYTES_MAX {
+        return Err(fault("row length", PROPERTY_ROW_BYTES_MAX as u64, row_bytes));
     }
-    Ok(length)
+    if vector_bytes as usize > VECTOR_PART_BYTES_MAX {
+        return Err(fault("length of the vectors", VECTOR_PART_BYTES_MAX as u64, vector_bytes));
+    }
+    Ok(Location { segment, place, row_bytes, vector_bytes })
 }
 
-/// Decodes the entry at `location`; `bytes` begins with it.
+/// Decodes header and row of the entry at `location`; `bytes` begins with it.
 pub(super) fn decode(shard: ShardId, location: Location, bytes: &[u8]) -> Result<ObjectRow, Fault> {
-    let length = row_bytes(bytes)?;
-    if length != location.row_bytes {
-        return Err(fault("row length", location.row_bytes, length));
+    let found = location_of(location.segment, location.place, bytes)?;
+    if found.row_bytes != location.row_bytes {
+        return Err(fault("row length", location.row_bytes, found.row_bytes));
     }
-    let Some(row) = bytes.get(ENTRY_HEADER_BYTES..ENTRY_HEADER_BYTES + length as usize) else {
-        return Err(fault("entry bytes", location.entry_bytes(), bytes.len() as u64));
+    if found.vector_bytes != location.vector_bytes {
+        return Err(fault("length of the vectors", location.vector_bytes, found.vector_bytes));
+    }
+    let end = ENTRY_HEADER_BYTES + location.row_bytes as usize;
+    let Some(row) = bytes.get(ENTRY_HEADER_BYTES..end) else {
+        return Err(fault("entry bytes", location.head_bytes(), bytes.len() as u64));
     };
     let header = &bytes[..ENTRY_HEADER_BYTES];
-    let expected = entry_crc(shard, location.segment, location.place, &header[4..], row);
+    let expected = entry_crc(shard, location, &header[4..], row);
     if u32_at(header, 0) != expected {
         return Err(fault("entry checksum", expected, u32_at(header, 0)));
     }
@@ -245,13 +284,14 @@ mod tests {
 
     #[test]
     fn every_bit_of_an_entry_and_its_place_is_checked() {
-        let location = Location { segment: 3, place: 5, row_bytes: 11 };
+        let location = Location { segment: 3, place: 5, row_bytes: 11, vector_bytes: 0 };
         let object = NewObject {
             slot: 9,
             id: &ObjectId::from_row(4),
             created_us: -5,
             stamp: &Stamp::default(),
             row: b"hello world",
+            vectors: &[],
         };
         let mut bytes = encode_header(ShardId(7), location, &object).to_vec();
         bytes.extend_from_slice(object.row);
@@ -285,7 +325,25 @@ mod tests {
 
     #[test]
     fn locations_round_trip() {
-        let location = Location { segment: 1 << 31, place: u32::MAX, row_bytes: 77 };
+        let location =
+            Location { segment: 1 << 31, place: u32::MAX, row_bytes: 77, vector_bytes: 192 };
         assert_eq!(Location::decode(&location.encode()), location);
+    }
+
+    #[test]
+    fn vectors_begin_on_a_line_of_the_file_wherever_the_entry_begins() {
+        for place in 0..32 {
+            for row_bytes in [0, 1, 55, 56, 57, 1_000] {
+                let location = Location { segment: 1, place, row_bytes, vector_bytes: 128 };
+                let start = location.vectors_offset();
+                assert_eq!((DATA_OFFSET + start) % 64, 0);
+                assert!(start >= location.offset() + location.head_bytes());
+                assert!(start < location.offset() + location.head_bytes() + 64);
+                assert_eq!(location.offset() + location.entry_bytes(), start + 128);
+                let bare = Location { vector_bytes: 0, ..location };
+                assert_eq!(bare.entry_bytes() % 8, 0);
+                assert!(bare.entry_bytes() < bare.head_bytes() + 8);
+            }
+        }
     }
 }

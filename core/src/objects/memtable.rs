@@ -7,6 +7,7 @@ use heddle_types::limits::CHECKPOINT_CHUNK_BYTES;
 use heddle_types::{AlignedBuf, ShardId};
 
 use super::entry::{ENTRY_ALIGNMENT_BYTES, Location, NewObject, encode_header};
+use super::vectors::{self, VECTOR_ALIGNMENT_BYTES};
 
 /// Bytes of a chunk: the unit of one device write.
 pub(super) const CHUNK_BYTES: usize = CHECKPOINT_CHUNK_BYTES;
@@ -31,11 +32,17 @@ impl Memtable {
             place: u32::try_from(self.data_bytes / ENTRY_ALIGNMENT_BYTES as u64)
                 .expect("a memtable is flushed long before 32 GiB"),
             row_bytes: u32::try_from(object.row.len()).expect("rows are bounded at the door"),
+            vector_bytes: vectors::vector_bytes(object.vectors),
         };
         self.extend(&encode_header(self.shard, location, object));
         self.extend(object.row);
-        let padding = object.row.len().next_multiple_of(ENTRY_ALIGNMENT_BYTES) - object.row.len();
-        self.extend(&[0; ENTRY_ALIGNMENT_BYTES][..padding]);
+        let padding = location.vectors_offset() - self.data_bytes;
+        let padding = usize::try_from(padding).expect("padding is shorter than a line");
+        self.extend(&[0; VECTOR_ALIGNMENT_BYTES][..padding]);
+        if location.has_vectors() {
+            let owner = (object.slot, object.id, object.stamp.hlc);
+            self.extend(&vectors::encode(self.shard, location, owner, object.vectors));
+        }
         self.entry_count += 1;
         location
     }
@@ -61,10 +68,10 @@ impl Memtable {
         location.offset() + location.entry_bytes() <= self.data_bytes
     }
 
-    /// A copy of the entry's bytes; the location must be held.
-    pub(super) fn copy(&self, location: Location) -> Vec<u8> {
-        let mut left = usize::try_from(location.entry_bytes()).expect("entries fit into memory");
-        let mut offset = usize::try_from(location.offset()).expect("memtables fit into memory");
+    /// A copy of `length` bytes at an offset from the first entry; the table must hold them.
+    pub(super) fn copy(&self, offset: u64, length: u64) -> Vec<u8> {
+        let mut left = usize::try_from(length).expect("entries fit into memory");
+        let mut offset = usize::try_from(offset).expect("memtables fit into memory");
         let mut out = Vec::with_capacity(left);
         while left > 0 {
             let chunk = self.chunks[offset / CHUNK_BYTES].as_slice();

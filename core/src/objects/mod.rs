@@ -1,4 +1,4 @@
-//! Property rows of one shard on disk, log-structured.
+//! Property rows of one shard on disk, log-structured, with the vectors that memory does not hold.
 //!
 //! A row goes into a memtable that is laid out like the file it becomes; the file is written whole,
 //! synced, and never changed. Memory holds only each object's [`Location`] (kept by the shard).
@@ -19,6 +19,7 @@ mod memtable;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod vectors;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -30,8 +31,9 @@ pub use compact::{Compacted, CompactionJob, Move};
 pub use entry::{Location, NewObject, ObjectRow};
 pub use error::ObjectError;
 pub use jobs::{FlushJob, Flushed, RemovalJob, Removed};
+pub use vectors::{NewVector, ObjectVectors};
 
-use entry::decode;
+use entry::{DATA_OFFSET, Fault, decode};
 use memtable::Memtable;
 use segment::{Name, Segment, corrupt, parse_name};
 
@@ -122,6 +124,62 @@ enum Source<D: Device> {
     Nowhere,
 }
 
+/// What of an object is wanted from its segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Parts {
+    /// Header and property row.
+    Row,
+    /// The vectors that rest on disk.
+    Vectors,
+    /// Row and vectors, in one read.
+    Both,
+}
+
+/// Parts of an object as they were read.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct ObjectParts {
+    /// Header and property row, when asked for.
+    pub row: Option<ObjectRow>,
+    /// The vectors, when asked for; `None` for an entry without.
+    pub vectors: Option<ObjectVectors>,
+}
+
+/// Bytes of an entry, and where they came from.
+struct Loaded<D: Device> {
+    bytes: Vec<u8>,
+    /// `None` when they came from memory.
+    segment: Option<Rc<Segment<D>>>,
+}
+
+impl<D: Device> Source<D> {
+    /// The bytes at `offset` from the first entry.
+    async fn load(
+        self,
+        location: Location,
+        offset: u64,
+        length: u64,
+    ) -> Result<Loaded<D>, ObjectError> {
+        match self {
+            Self::Memory(bytes) => Ok(Loaded { bytes, segment: None }),
+            Self::Disk(segment) => {
+                let bytes = segment.read_data(offset, length).await?;
+                Ok(Loaded { bytes, segment: Some(segment) })
+            }
+            Self::Nowhere => Err(ObjectError::NotThere { location }),
+        }
+    }
+}
+
+impl<D: Device> Loaded<D> {
+    /// Names the file and the place of a fault at `offset` from the first entry.
+    fn check<T>(&self, offset: u64, decoded: Result<T, Fault>) -> Result<T, ObjectError> {
+        decoded.map_err(|fault| match &self.segment {
+            Some(segment) => corrupt(&segment.path, DATA_OFFSET + offset, fault),
+            None => corrupt("memory", offset, fault),
+        })
+    }
+}
+
 impl<D: Device> ObjectStore<D> {
     /// Opens the store in a shard's existing directory with the segments that its image refers to.
     ///
@@ -187,32 +245,57 @@ impl<D: Device> ObjectStore<D> {
         table.expect("the active table is not shared").put(object)
     }
 
-    /// Reads the row at a location. The future borrows nothing: the store may change meanwhile.
-    ///
-    /// Errors: [`ObjectError::NotThere`] when a compaction moved it before this call,
-    /// [`ObjectError::Corrupt`], [`ObjectError::Device`]. Cost: none of the disk while in memory,
-    /// else one read.
+    /// Reads the row at a location. Errors and cost as for [`ObjectStore::read_parts`].
     pub fn read(
         &self,
         location: Location,
     ) -> impl Future<Output = Result<ObjectRow, ObjectError>> + use<D> {
-        let source = self.source(location);
+        let read = self.read_parts(location, Parts::Row);
+        async move { read.await?.row.ok_or(ObjectError::NotThere { location }) }
+    }
+
+    /// Reads parts of the object at a location. The future borrows nothing: the store may change
+    /// meanwhile.
+    ///
+    /// Errors: [`ObjectError::NotThere`] when a compaction moved it before this call,
+    /// [`ObjectError::Corrupt`], [`ObjectError::Device`]. Cost: none of the disk while in memory,
+    /// else one read of what is asked for.
+    pub fn read_parts(
+        &self,
+        location: Location,
+        parts: Parts,
+    ) -> impl Future<Output = Result<ObjectParts, ObjectError>> + use<D> {
+        let (from, length) = match parts {
+            Parts::Row => (location.offset(), location.head_bytes()),
+            Parts::Vectors => (location.vectors_offset(), location.vector_bytes.into()),
+            Parts::Both => (location.offset(), location.entry_bytes()),
+        };
+        let source = self.source(location, from, length);
         let shard = self.shard;
         async move {
-            match source {
-                Source::Memory(bytes) => decode(shard, location, &bytes)
-                    .map_err(|fault| corrupt("memory", location.offset(), fault)),
-                Source::Disk(segment) => segment.read(location).await,
-                Source::Nowhere => Err(ObjectError::NotThere { location }),
+            if parts == Parts::Vectors && !location.has_vectors() {
+                return Ok(ObjectParts::default());
             }
+            let loaded = source.load(location, from, length).await?;
+            let mut found = ObjectParts::default();
+            if parts != Parts::Vectors {
+                found.row = Some(loaded.check(from, decode(shard, location, &loaded.bytes))?);
+            }
+            if parts != Parts::Row && location.has_vectors() {
+                let begin = location.vectors_offset();
+                let skip = usize::try_from(begin - from).expect("entries fit into memory");
+                let rest = loaded.bytes.get(skip..).unwrap_or_default();
+                found.vectors = Some(loaded.check(begin, vectors::decode(shard, location, rest))?);
+            }
+            Ok(found)
         }
     }
 
-    fn source(&self, location: Location) -> Source<D> {
+    fn source(&self, location: Location, offset: u64, length: u64) -> Source<D> {
         let in_memory = [Some(&self.active), self.frozen.as_ref()].into_iter().flatten();
         for table in in_memory.map(|table| &table.table) {
             if table.number == location.segment && table.holds(location) {
-                return Source::Memory(table.copy(location));
+                return Source::Memory(table.copy(offset, length));
             }
         }
         let sealed = self.segments.get(&location.segment).map(|sealed| &sealed.segment);

@@ -6,7 +6,7 @@ use heddle_types::limits::PAGE_SIZE_BYTES;
 use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, OpenMode, ShardId};
 
 use super::ObjectError;
-use super::entry::{DATA_OFFSET, FAULT_VERSION, Fault, Location, ObjectRow, SegmentHeader, decode};
+use super::entry::{DATA_OFFSET, FAULT_VERSION, Fault, Location, SegmentHeader};
 use super::memtable::{CHUNK_BYTES, Memtable};
 
 /// Beginning of a segment's name.
@@ -80,13 +80,6 @@ impl<D: Device> Segment<D> {
     /// Does an entry of that size fit there?
     pub(super) fn holds(&self, location: Location) -> bool {
         location.offset() + location.entry_bytes() <= self.header.data_bytes
-    }
-
-    /// Reads and verifies one entry; the location must be held. Cost: one read.
-    pub(super) async fn read(&self, location: Location) -> Result<ObjectRow, ObjectError> {
-        let bytes = self.read_data(location.offset(), location.entry_bytes()).await?;
-        decode(self.header.shard, location, &bytes)
-            .map_err(|fault| corrupt(&self.path, DATA_OFFSET + location.offset(), fault))
     }
 
     /// Reads a part of the entries, whatever its alignment.

@@ -7,6 +7,7 @@ use heddle_sim::{Crash, Fault, Random, SimDisk};
 use heddle_types::{Device, Hlc, NodeId, ObjectId, ShardId, Stamp};
 
 use super::*;
+use crate::engine::ItemVector;
 
 const DIRECTORY: &str = "shards/0000000007";
 const SHARD: ShardId = ShardId(7);
@@ -29,9 +30,46 @@ fn row(slot: u32) -> ObjectRow {
     }
 }
 
+/// The vectors of a slot follow from it as well; some have none, some are longer than a chunk.
+fn vectors(slot: u32) -> Vec<ItemVector> {
+    let mut random = Random::new(u64::from(slot) << 32);
+    let indexes: &[u8] = match slot % 4 {
+        0 => &[],
+        1 => &[0],
+        2 => &[15],
+        _ => &[0, 3, 15],
+    };
+    let vector = |index: &u8| {
+        let dims = if slot % 40 == 1 { 65_535 } else { 1 + random.below(100) };
+        let values = (0..dims).map(|_| f32::from_bits(random.next_u64() as u32)).collect();
+        ItemVector { index: *index, values }
+    };
+    indexes.iter().map(vector).collect()
+}
+
 fn put(store: &mut ObjectStore<SimDisk>, slot: u32) -> Location {
     let ObjectRow { id, created_us, stamp, row, .. } = row(slot);
-    store.put(&NewObject { slot, id: &id, created_us, stamp: &stamp, row: &row })
+    let vectors = vectors(slot);
+    // In any order.
+    let vectors: Vec<NewVector<'_>> = vectors.iter().rev().map(ItemVector::as_new).collect();
+    let stamp = &stamp;
+    store.put(&NewObject { slot, id: &id, created_us, stamp, row: &row, vectors: &vectors })
+}
+
+fn bits(vectors: &[ItemVector]) -> Vec<(u8, Vec<u32>)> {
+    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect();
+    vectors.iter().map(|vector| (vector.index, bits(&vector.values))).collect()
+}
+
+/// The vectors are those of the slot, bit for bit.
+fn assert_vectors(slot: u32, found: Option<&ObjectVectors>) {
+    let expected = vectors(slot);
+    assert_eq!(found.is_some(), !expected.is_empty(), "slot {slot}");
+    if let Some(found) = found {
+        let ObjectRow { id, stamp, .. } = row(slot);
+        assert_eq!((found.slot, found.id, found.hlc), (slot, id, stamp.hlc));
+        assert!(bits(&found.vectors) == bits(&expected), "slot {slot}");
+    }
 }
 
 async fn new_disk() -> SimDisk {
@@ -57,6 +95,13 @@ async fn flush(store: &mut ObjectStore<SimDisk>) -> Result<(), ObjectError> {
 async fn assert_rows(store: &ObjectStore<SimDisk>, places: &BTreeMap<u32, Location>) {
     for (slot, location) in places {
         assert_eq!(store.read(*location).await.as_ref(), Ok(&row(*slot)), "slot {slot}");
+        let alone = store.read_parts(*location, Parts::Vectors).await.unwrap();
+        assert_eq!(alone.row, None);
+        assert_vectors(*slot, alone.vectors.as_ref());
+        let whole = store.read_parts(*location, Parts::Both).await.unwrap();
+        assert_eq!(whole.row.as_ref(), Some(&row(*slot)), "slot {slot}");
+        assert_eq!(whole.vectors.is_some(), alone.vectors.is_some());
+        assert_vectors(*slot, whole.vectors.as_ref());
     }
 }
 
@@ -225,6 +270,7 @@ fn damage_is_named_and_missing_segments_are_noticed() {
         flush(&mut store).await.unwrap();
         let path = disk.files().pop().unwrap();
         let bytes = disk.file_bytes(&path).unwrap();
+        let (mut rows, mut all_vectors) = (0, 0);
         for offset in (0..bytes.len()).step_by(7) {
             let mut damaged = bytes.clone();
             damaged[offset] ^= 0x10;
@@ -237,11 +283,24 @@ fn damage_is_named_and_missing_segments_are_noticed() {
             for (slot, location) in &places {
                 match store.read(*location).await {
                     Ok(found) => assert_eq!(found, row(*slot)),
-                    Err(ObjectError::Corrupt { file, .. }) => assert_eq!(file, path),
+                    Err(ObjectError::Corrupt { file, .. }) => {
+                        assert_eq!(file, path);
+                        rows += 1;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+                match store.read_parts(*location, Parts::Vectors).await {
+                    Ok(found) => assert_vectors(*slot, found.vectors.as_ref()),
+                    Err(ObjectError::Corrupt { file, offset: at, what, .. }) => {
+                        assert_eq!((file, what), (path.clone(), "checksum of the vectors"));
+                        assert!(at <= offset as u64 && at % 64 == 0, "{at} of {offset}");
+                        all_vectors += 1;
+                    }
                     Err(error) => panic!("{error}"),
                 }
             }
         }
+        assert!(rows > 100 && all_vectors > 100, "{rows} rows, {all_vectors} vectors");
         for length in (0..bytes.len()).step_by(100) {
             disk.plant_file(&path, bytes[..length].to_vec());
             assert!(ObjectStore::open(disk.clone(), DIRECTORY, SHARD, CONFIG, &[1]).await.is_err());

@@ -33,7 +33,7 @@ pub(crate) const VECTORS: u32 = 0x1_0000;
 pub(crate) const PROPERTIES: u32 = 0x100_0000;
 
 /// Version of the sections and the meta.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Bytes of one slot's facts.
 pub(crate) const FACTS_BYTES: usize = 8 + 4 + 8 + Location::ENCODED_BYTES;
 /// Bytes of one tombstone.
@@ -280,7 +280,7 @@ impl<D: Device> Shard<D> {
         self.tombstones.insert(id, stamp);
     }
 
-    /// Live objects with their rows' places, for rebuilding the property indexes.
+    /// Live objects with their slots, for rebuilding indexes from the rows.
     pub(crate) fn live_rows(&self) -> Vec<(ObjectId, Slot)> {
         self.ids.iter().map(|(id, slot)| (*id, *slot)).collect()
     }

@@ -21,15 +21,20 @@ use std::sync::Arc;
 use heddle_index::{
     DirectoryWriter, IndexError, Quiescence, SlotBitmap, SlotDirectory, VectorWriter,
 };
+use heddle_types::limits::VECTORS_PER_COLLECTION_MAX;
 use heddle_types::row::{RowError, decode_row};
-use heddle_types::{CollectionConfig, Device, Filter, Hlc, ObjectId, Slot, Stamp};
+use heddle_types::{
+    CollectionConfig, Device, Filter, Hlc, ObjectId, RawVectors, Slot, Stamp, VectorConfig,
+};
 
 use crate::engine::{ItemVector, Lease};
-use crate::objects::{Location, NewObject, ObjectStore};
+use crate::objects::{Location, NewObject, NewVector, ObjectStore};
 use crate::property::{Bounds, PropertyIndex};
+use crate::validate::profile_of;
 use slots::{ShortStamp, SlotFacts, SlotTable, WriterTable};
 use sweep::SweepPhase;
 use view::index_params;
+pub(crate) use view::metric_of;
 
 /// Why a durable record could not be applied. The shard is as before the record.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +72,7 @@ pub(crate) struct Shard<D: Device> {
     pub(crate) objects: ObjectStore<D>,
     directory: DirectoryWriter,
     vectors: Vec<Option<VectorWriter>>,
+    on_disk: OnDisk,
     properties: PropertyIndex,
     ids: BTreeMap<ObjectId, Slot>,
     tombstones: Tombstones,
@@ -109,6 +115,7 @@ impl<D: Device> Shard<D> {
     ) -> Self {
         let view = publish(&spec, &directory, &vectors);
         let mut shard = Self {
+            on_disk: OnDisk::of(&spec.config),
             spec,
             objects,
             directory,
@@ -158,6 +165,7 @@ impl<D: Device> Shard<D> {
     /// the present one in nothing else.
     pub(crate) fn fix_dims(&mut self, config: Arc<CollectionConfig>) -> Result<(), IndexError> {
         self.spec.config = config;
+        self.on_disk = OnDisk::of(&self.spec.config);
         for position in 0..self.vectors.len() {
             if self.vectors[position].is_none() {
                 self.vectors[position] = new_vector(&self.spec, position)?;
@@ -187,7 +195,19 @@ impl<D: Device> Shard<D> {
             self.kill_slot(slot);
             return Err(error);
         }
-        let location = self.objects.put(&NewObject { slot, id: &id, created_us, stamp, row });
+        let on_disk: Vec<NewVector<'_>> = vectors
+            .iter()
+            .filter(|vector| self.on_disk.contains(vector.index))
+            .map(ItemVector::as_new)
+            .collect();
+        let location = self.objects.put(&NewObject {
+            slot,
+            id: &id,
+            created_us,
+            stamp,
+            row,
+            vectors: &on_disk,
+        });
         let short = self.writers.shorten(stamp);
         self.newest = self.newest.max(stamp.hlc);
         self.slots.set(slot, SlotFacts { stamp: short, created_us, location });
@@ -300,11 +320,11 @@ impl<D: Device> Shard<D> {
         self.writers.lengthen(self.slots.get(slot).stamp)
     }
 
-    /// Copies of all vectors of a live slot; under cosine with their length.
-    pub(crate) fn vectors_of(&self, slot: Slot) -> Vec<ItemVector> {
+    /// Copies of the vectors of a live slot that rest in memory; under cosine with their length.
+    pub(crate) fn vectors_in_memory(&self, slot: Slot) -> Vec<ItemVector> {
         let held = self.vectors.iter().zip(0u8..).filter_map(|(vector, index)| {
             let view = vector.as_ref()?.view();
-            if !view.holds(slot) {
+            if self.on_disk.contains(index) || !view.holds(slot) {
                 return None;
             }
             let norm = view.norm(slot);
@@ -312,6 +332,18 @@ impl<D: Device> Shard<D> {
             Some(ItemVector { index, values })
         });
         held.collect()
+    }
+
+    /// Puts a vector that rests on disk back into its index, which lost it.
+    pub(crate) fn restore_vector(
+        &mut self,
+        slot: Slot,
+        vector: &ItemVector,
+    ) -> Result<(), IndexError> {
+        match self.vector_mut(vector.index.into()) {
+            Some(index) => index.store(slot, &vector.values),
+            None => Ok(()),
+        }
     }
 
     /// The live slots that pass a checked filter, and those to be settled by their rows.
@@ -368,6 +400,24 @@ impl<D: Device> Shard<D> {
             memory.link_bytes += (stats.link_bytes + stats.upper_bytes + stats.set_bytes) as u64;
         }
         memory
+    }
+}
+
+/// The vectors of a definition that rest on disk as they were given, one bit each.
+#[derive(Clone, Copy, Default)]
+struct OnDisk(u16);
+
+const _: () = assert!(VECTORS_PER_COLLECTION_MAX <= u16::BITS as usize);
+
+impl OnDisk {
+    fn of(config: &CollectionConfig) -> Self {
+        let on_disk = |vector: &VectorConfig| profile_of(vector).1 == RawVectors::Disk;
+        let places = config.vectors.iter().zip(0..).filter(|(vector, _)| on_disk(vector));
+        Self(places.fold(0, |bits, (_, place): (_, u32)| bits | 1 << place))
+    }
+
+    fn contains(self, index: u8) -> bool {
+        u32::from(index) < u16::BITS && self.0 >> index & 1 == 1
     }
 }
 

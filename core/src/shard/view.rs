@@ -53,13 +53,6 @@ pub(crate) fn index_params(
     position: usize,
     seed: u64,
 ) -> Option<IndexParams> {
-    let metric = match vector.distance {
-        Distance::Cosine => Metric::Cosine,
-        Distance::Dot => Metric::Dot,
-        Distance::L2Squared => Metric::L2Squared,
-        Distance::Manhattan => Metric::Manhattan,
-        Distance::Hamming => Metric::Hamming,
-    };
     let kind = match vector.index.kind {
         IndexType::Hnsw => IndexKind::Hnsw,
         IndexType::Flat => IndexKind::Flat,
@@ -70,6 +63,17 @@ pub(crate) fn index_params(
         m: vector.index.m,
         ef_construction: vector.index.ef_construction,
         seed: seed.wrapping_add(position as u64),
-        ..IndexParams::new(vector.dims?, metric)
+        ..IndexParams::new(vector.dims?, metric_of(vector.distance))
     })
+}
+
+/// A distance as the index calls it.
+pub(crate) fn metric_of(distance: Distance) -> Metric {
+    match distance {
+        Distance::Cosine => Metric::Cosine,
+        Distance::Dot => Metric::Dot,
+        Distance::L2Squared => Metric::L2Squared,
+        Distance::Manhattan => Metric::Manhattan,
+        Distance::Hamming => Metric::Hamming,
+    }
 }

@@ -6,11 +6,13 @@
 
 mod filter;
 mod item;
+mod profile;
 mod search;
 mod supported;
 
 pub use filter::check_filter;
 pub use item::{check_batch, check_item};
+pub use profile::{profile_of, settle_profiles};
 pub use search::{check_search, vector_index};
 pub use supported::{NodeFacts, check_supported};
 

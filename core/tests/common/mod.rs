@@ -22,12 +22,16 @@ use heddle_types::{
 };
 use uuid::Uuid;
 
-/// Dimensions of the default vector (squared distance) and of `title` (cosine).
-pub const DIMS: [usize; 2] = [6, 3];
+/// Dimensions of `body` (squared distance) and `title` (cosine), which rest in memory, and of
+/// `cover` (cosine), which rests on disk.
+pub const DIMS: [usize; 3] = [6, 3, 5];
 
 const SCHEMA: &str = r#"{"name":"Docs","index_timestamps":true,
-    "vectors":[{"name":"body","dims":6,"distance":"l2-squared","index":{"m":4}},
-               {"name":"title","dims":3,"distance":"cosine"}],
+    "vectors":[{"name":"body","dims":6,"distance":"l2-squared","index":{"m":4},
+                "quantization":"none"},
+               {"name":"title","dims":3,"distance":"cosine","quantization":"none"},
+               {"name":"cover","dims":5,"distance":"cosine","index":{"m":4},
+                "quantization":"4bit","raw":"disk"}],
     "properties":[{"name":"text","type":"text"},{"name":"year","type":"int"},
                   {"name":"tags","type":"text[]"},{"name":"score","type":"number"},
                   {"name":"note","type":"text","filterable":false}]}"#;
@@ -182,6 +186,9 @@ pub fn random_item(random: &mut Random, id: ObjectId) -> PutItem {
     if random.one_in(2) {
         vectors.push(random_vector(random, 1));
     }
+    if random.one_in(2) {
+        vectors.insert(0, random_vector(random, 2));
+    }
     PutItem { id, properties: row(&random_properties(random)), vectors }
 }
 
@@ -280,14 +287,16 @@ impl Model {
     }
 }
 
-/// Is the stored object the one the model has? Cosine vectors agree up to rounding.
+/// Is the stored object the one the model has? Cosine vectors in memory agree up to rounding, all
+/// others bit for bit.
 pub fn same_object(object: &Object, expected: &(Properties, BTreeMap<u8, Vec<f32>>)) -> bool {
     let (properties, vectors) = expected;
     let same_vector = |vector: &ItemVector| {
         vectors.get(&vector.index).is_some_and(|values| {
             values.len() == vector.values.len()
                 && values.iter().zip(&vector.values).all(|(left, right)| {
-                    if vector.index == 0 { left == right } else { (left - right).abs() < 1e-4 }
+                    let is_same = left.to_bits() == right.to_bits();
+                    is_same || vector.index == 1 && (left - right).abs() < 1e-4
                 })
         })
     };

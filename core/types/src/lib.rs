@@ -27,7 +27,8 @@ pub use filter::{Filter, Operator};
 pub use ids::{CollectionId, CoreIndex, Epoch, Lsn, NodeId, ObjectId, ShardId, Slot};
 pub use routing::{RoutingTable, token_of};
 pub use schema::{
-    CollectionConfig, DataType, Distance, IndexConfig, PropertyConfig, Quantization, VectorConfig,
+    CollectionConfig, DataType, Distance, IndexConfig, PropertyConfig, Quantization, RawVectors,
+    VectorConfig,
 };
 pub use stamp::{Hlc, Stamp, StampSource};
 pub use value::{Properties, Value};

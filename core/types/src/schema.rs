@@ -52,6 +52,12 @@ impl Distance {
         }
     }
 
+    /// Are there codes that such a distance can be computed on?
+    #[must_use]
+    pub fn has_codes(self) -> bool {
+        !matches!(self, Self::Manhattan | Self::Hamming)
+    }
+
     /// The distance of a schema name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
@@ -59,22 +65,83 @@ impl Distance {
     }
 }
 
-/// How vectors are compressed for traversal.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+/// What a search computes distances on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Quantization {
-    /// Full precision.
-    #[default]
+    /// Full precision, four bytes a component.
     #[serde(rename = "none")]
     None,
-    /// Rotated 8-bit codes.
+    /// Rotated components of two bytes.
+    #[serde(rename = "half")]
+    Half,
+    /// Rotated 8-bit codes, refined to about 16 bits.
     #[serde(rename = "8bit")]
     Bits8,
-    /// Rotated 4-bit codes.
+    /// Rotated 4-bit codes, refined to about 12 bits.
     #[serde(rename = "4bit")]
     Bits4,
-    /// Rotated 1-bit codes.
+    /// Rotated 1-bit codes, refined to about 8 bits.
     #[serde(rename = "1bit")]
     Bits1,
+}
+
+impl Quantization {
+    /// Every quantization, the finest first.
+    pub const ALL: [Self; 5] = [Self::None, Self::Half, Self::Bits8, Self::Bits4, Self::Bits1];
+
+    /// The name used in schemas.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Half => "half",
+            Self::Bits8 => "8bit",
+            Self::Bits4 => "4bit",
+            Self::Bits1 => "1bit",
+        }
+    }
+
+    /// The quantization of a schema name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|quantization| quantization.name() == name)
+    }
+
+    /// Do codes of this kind tell near neighbours apart without the vectors in memory?
+    #[must_use]
+    pub fn is_refined(self) -> bool {
+        matches!(self, Self::Bits8 | Self::Bits4 | Self::Bits1)
+    }
+}
+
+/// Where the vectors rest as they were given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RawVectors {
+    /// In memory, beside the codes: searches end on exact distances.
+    Memory,
+    /// On disk, beside the properties: memory holds the codes alone.
+    Disk,
+}
+
+impl RawVectors {
+    /// Both places.
+    pub const ALL: [Self; 2] = [Self::Memory, Self::Disk];
+
+    /// The name used in schemas.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+        }
+    }
+
+    /// The place of a schema name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|place| place.name() == name)
+    }
 }
 
 /// Which index serves a vector.
@@ -131,8 +198,12 @@ pub struct VectorConfig {
     pub distance: Distance,
     /// Index.
     pub index: IndexConfig,
-    /// Compression.
-    pub quantization: Quantization,
+    /// Compression; chosen by the server as soon as the dimension is known, when not declared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<Quantization>,
+    /// Where the vectors rest as given; follows from the quantization when not declared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raw: Option<RawVectors>,
 }
 
 /// One property that objects of a collection may carry.
@@ -259,13 +330,9 @@ impl CollectionConfig {
         for (index, vector) in self.vectors.iter().enumerate() {
             vector.validate()?;
             if self.vectors[..index].iter().any(|other| other.name == vector.name) {
-                let name = match vector.name.as_str() {
-                    "" => "the default vector (the one without a name)".to_owned(),
-                    name => format!("vector \"{name}\""),
-                };
                 return Err(ApiError::new(
                     ErrorCode::InvalidVector,
-                    format!("{name} is declared twice"),
+                    format!("{} is declared twice", vector.shown_name()),
                     "unique vector names",
                 ));
             }
@@ -286,7 +353,42 @@ impl VectorConfig {
         }
         check_range("index.m", u32::from(self.index.m), 2, 128)?;
         check_range("index.ef_construction", u32::from(self.index.ef_construction), 4, 4_096)?;
-        check_range("index.ef", self.index.ef, 1, crate::limits::SEARCH_EF_MAX)
+        check_range("index.ef", self.index.ef, 1, crate::limits::SEARCH_EF_MAX)?;
+        self.check_profile()
+    }
+
+    /// Codes exist for some distances only, and vectors may leave memory only behind refined codes.
+    fn check_profile(&self) -> Result<(), ApiError> {
+        let refuse = |what: &str, expected: &str| {
+            let (name, distance) = (self.shown_name(), self.distance.name());
+            let message = format!("{name} with distance {distance} has {what}");
+            Err(ApiError::new(ErrorCode::InvalidArgument, message, expected))
+        };
+        let has_codes = self.distance.has_codes();
+        let quantization = self.quantization.map_or("the default", Quantization::name);
+        if !has_codes && self.quantization.is_some_and(|codes| codes != Quantization::None) {
+            return refuse(
+                &format!("quantization {quantization}"),
+                "quantization none, or distance cosine, dot or l2-squared",
+            );
+        }
+        let is_refined = self.quantization.map_or(has_codes, Quantization::is_refined);
+        if self.raw == Some(RawVectors::Disk) && !is_refined {
+            return refuse(
+                &format!("raw disk and quantization {quantization}"),
+                "raw memory, or quantization 8bit, 4bit or 1bit",
+            );
+        }
+        Ok(())
+    }
+
+    /// The name as messages show it.
+    #[must_use]
+    pub fn shown_name(&self) -> String {
+        match self.name.as_str() {
+            "" => "the default vector (the one without a name)".to_owned(),
+            name => format!("vector \"{name}\""),
+        }
     }
 }
 
@@ -392,6 +494,49 @@ mod tests {
             assert_eq!(check_name("collection", name).unwrap_err().code, ErrorCode::InvalidName);
         }
         assert_eq!(check_name("collection", "aZ_09"), Ok(()));
+    }
+
+    #[test]
+    fn every_pair_of_quantization_and_place_is_accepted_or_refused_by_name() {
+        let mut refused = 0;
+        for distance in Distance::ALL {
+            let codes = distance.has_codes();
+            for quantization in Quantization::ALL {
+                for raw in RawVectors::ALL {
+                    let mut config = minimal();
+                    let vector = &mut config.vectors[0];
+                    vector.distance = distance;
+                    (vector.quantization, vector.raw) = (Some(quantization), Some(raw));
+                    let is_good = (codes || quantization == Quantization::None)
+                        && (raw == RawVectors::Memory || quantization.is_refined());
+                    match config.validate() {
+                        Ok(()) => assert!(is_good, "{distance:?} {quantization:?} {raw:?}"),
+                        Err(error) => {
+                            assert!(!is_good, "{error}");
+                            assert!(error.message.contains(distance.name()), "{error}");
+                            assert!(error.message.contains(quantization.name()), "{error}");
+                            refused += 1;
+                        }
+                    }
+                    let text = serde_json::to_string(&config).unwrap();
+                    assert_eq!(serde_json::from_str::<CollectionConfig>(&text).unwrap(), config);
+                }
+            }
+        }
+        assert_eq!(refused, 3 * 2 + 2 * 9);
+    }
+
+    #[test]
+    fn the_place_alone_may_be_declared_where_there_are_codes() {
+        let mut config = minimal();
+        config.vectors[0].raw = Some(RawVectors::Disk);
+        assert_eq!(config.validate(), Ok(()));
+        config.vectors[0].distance = Distance::Hamming;
+        assert_eq!(code_of(&config), ErrorCode::InvalidArgument);
+        let names = Quantization::ALL.map(|known| Quantization::from_name(known.name()));
+        assert_eq!(names, Quantization::ALL.map(Some));
+        let names = RawVectors::ALL.map(|known| RawVectors::from_name(known.name()));
+        assert_eq!(names, RawVectors::ALL.map(Some));
     }
 
     #[test]
