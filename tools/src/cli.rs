@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueEnum};
-use heddle_types::Distance;
+use heddle_types::{Distance, Quantization, RawVectors};
 
 use crate::config::keys::{self, KEYS, Key};
 
@@ -105,6 +105,7 @@ SIGKILL at random moments, and compares every row after each restart. Ends with 
 
 Examples:
   heddle crash-test
+  heddle crash-test --quantization 4bit --raw disk
   heddle crash-test --rounds 500 --seed 7 --json")]
     CrashTest(CrashTest),
 }
@@ -213,6 +214,7 @@ pub(crate) enum Collection {
 Examples:
   heddle collection create Docs --dims 384 --distance cosine \\
       --property text:text --property year:int --property tags:text[]
+  heddle collection create Small --dims 384 --quantization 4bit --raw disk
   heddle collection create --file schema.json")]
     Create(CollectionCreate),
     /// List collections
@@ -289,6 +291,12 @@ pub(crate) struct CollectionCreate {
     /// Candidates kept while searching, when a search does not say
     #[arg(long, value_name = "N", conflicts_with = "file")]
     pub(crate) ef: Option<u32>,
+    /// none, half, 8bit, 4bit or 1bit [default: the server's choice]
+    #[arg(long, value_name = "CODES", value_parser = quantization, conflicts_with = "file")]
+    pub(crate) quantization: Option<Quantization>,
+    /// Where vectors rest as given, memory or disk [default: follows from the quantization]
+    #[arg(long, value_name = "PLACE", value_parser = raw_vectors, conflicts_with = "file")]
+    pub(crate) raw: Option<RawVectors>,
     #[command(flatten)]
     pub(crate) connection: Connection,
     /// Print the definition as JSON
@@ -309,6 +317,19 @@ fn distance(text: &str) -> Result<Distance, String> {
     })
 }
 
+/// The quantization of a name, with the names in the error.
+fn quantization(text: &str) -> Result<Quantization, String> {
+    Quantization::from_name(text).ok_or_else(|| {
+        format!("expected one of {}", Quantization::ALL.map(Quantization::name).join(", "))
+    })
+}
+
+/// The place of a name, with the names in the error.
+fn raw_vectors(text: &str) -> Result<RawVectors, String> {
+    RawVectors::from_name(text)
+        .ok_or_else(|| format!("expected {}", RawVectors::ALL.map(RawVectors::name).join(" or ")))
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct Import {
     /// Name of the collection; created when it does not exist
@@ -322,6 +343,12 @@ pub(crate) struct Import {
     /// Distance of a collection that is created [default: cosine]
     #[arg(long, value_parser = distance)]
     pub(crate) distance: Option<Distance>,
+    /// Quantization of a collection that is created [default: the server's choice]
+    #[arg(long, value_name = "CODES", value_parser = quantization)]
+    pub(crate) quantization: Option<Quantization>,
+    /// Where vectors of a collection that is created rest as given, memory or disk
+    #[arg(long, value_name = "PLACE", value_parser = raw_vectors)]
+    pub(crate) raw: Option<RawVectors>,
     /// Rows of one request
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) batch: usize,
@@ -506,6 +533,12 @@ pub(crate) struct CrashTest {
     /// Data cores; 0 takes every CPU
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) cores: usize,
+    /// Quantization of the collection [default: none]
+    #[arg(long, value_name = "CODES", value_parser = quantization)]
+    pub(crate) quantization: Option<Quantization>,
+    /// Where its vectors rest as given, memory or disk [default: follows from the quantization]
+    #[arg(long, value_name = "PLACE", value_parser = raw_vectors)]
+    pub(crate) raw: Option<RawVectors>,
     /// Longest life of a node in one round
     #[arg(long, value_name = "MS", default_value_t = 1500)]
     pub(crate) life_ms: u64,

@@ -59,6 +59,9 @@ pub(crate) struct Shard {
     pub(crate) tombstones: u64,
     /// Vectors that are not in a graph yet and are scanned.
     pub(crate) tail: u64,
+    /// Vectors in the indexes, and the bytes that they and their links occupy.
+    pub(crate) vectors: u64,
+    pub(crate) index_bytes: u64,
     pub(crate) log_bytes: u64,
     pub(crate) image_age_us: Option<u64>,
     pub(crate) poisoned: bool,
@@ -82,6 +85,15 @@ impl NodeStatus {
         let shards = self.shards().filter(|(_, shard)| shard.collection == collection);
         shards.map(|(_, shard)| shard.tail).sum()
     }
+
+    /// Memory that a vector of a collection and its links take on average; `None` without vectors.
+    pub(crate) fn bytes_per_vector(&self, collection: &str) -> Option<u64> {
+        let shards = self.shards().filter(|(_, shard)| shard.collection == collection);
+        let (bytes, vectors) = shards.fold((0, 0), |(bytes, vectors), (_, shard)| {
+            (bytes + shard.index_bytes, vectors + shard.vectors)
+        });
+        bytes.checked_div(vectors)
+    }
 }
 
 #[cfg(test)]
@@ -92,14 +104,18 @@ mod tests {
     fn unknown_and_missing_keys_do_no_harm() {
         let json = serde_json::json!({
             "version": "9", "new_key": [1], "cores": [
-                {"core": 0, "engine": {"shards": [{"collection": "A", "tail": 3}, {"id": 2}]}},
-                {"core": 1, "engine": {"shards": [{"collection": "A", "tail": 4}]}},
+                {"core": 0, "engine": {"shards": [
+                    {"collection": "A", "tail": 3, "vectors": 1, "index_bytes": 70}, {"id": 2}]}},
+                {"core": 1, "engine": {"shards": [
+                    {"collection": "A", "tail": 4, "vectors": 3, "index_bytes": 130}]}},
                 {"core": 2, "role": "meta", "engine": null},
             ],
         });
         let status: NodeStatus = serde_json::from_value(json).unwrap();
         assert_eq!(status.backlog("A"), 7);
         assert_eq!(status.backlog("B"), 0);
+        assert_eq!(status.bytes_per_vector("A"), Some(50));
+        assert_eq!(status.bytes_per_vector("B"), None);
         assert_eq!(status.shards().count(), 3);
     }
 }

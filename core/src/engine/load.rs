@@ -324,9 +324,9 @@ async fn restore_vectors<D: Device>(
     // In the order of the segments, so that neighbours share what the device reads.
     rows.sort_unstable_by_key(|(_, slot)| shard.facts(*slot).location);
     for rows in rows.chunks(READS_IN_FLIGHT) {
-        let reads = rows.iter().map(|(_, slot)| {
-            shard.objects.read_parts(shard.facts(*slot).location, Parts::Vectors)
-        });
+        let reads = rows
+            .iter()
+            .map(|(_, slot)| shard.objects.read_parts(shard.facts(*slot).location, Parts::Vectors));
         for ((object, slot), parts) in rows.iter().zip(join_all(reads).await) {
             let parts = parts.map_err(|source| EngineError::Objects { shard: id, source })?;
             let Some(found) = parts.vectors else { continue };

@@ -39,6 +39,10 @@ pub struct ShardStatus {
     pub dead_slots: u64,
     /// Vectors that are scanned because they are not in a graph yet, over all vectors.
     pub tail: u64,
+    /// Vectors that the indexes hold, dead ones included.
+    pub vectors: u64,
+    /// Bytes that they and their links occupy, of what is committed for them.
+    pub index_bytes: u64,
     /// Memory by use.
     pub memory: ShardMemory,
     /// Rows in memory and on disk.
@@ -72,7 +76,12 @@ impl<D: Device, C: Clock> Engine<D, C> {
     fn shard_status(&self, cell: &super::ShardCell<D>) -> ShardStatus {
         let shard = cell.shard.borrow();
         let book = cell.book.borrow();
-        let tails = shard.vectors().map(|(_, vector)| u64::from(vector.view().stats().tail));
+        let (mut tail, mut vectors, mut index_bytes) = (0, 0, 0);
+        for stats in shard.vectors().map(|(_, vector)| vector.view().stats()) {
+            tail += u64::from(stats.tail);
+            vectors += u64::from(stats.slots);
+            index_bytes += stats.used_bytes as u64;
+        }
         let now_us = self.inner.clock.unix_us();
         let has_image = book.generation > 0;
         ShardStatus {
@@ -81,7 +90,9 @@ impl<D: Device, C: Clock> Engine<D, C> {
             objects: shard.live_count(),
             tombstones: shard.tombstone_count(),
             dead_slots: u64::from(shard.directory().dead_count()),
-            tail: tails.sum(),
+            tail,
+            vectors,
+            index_bytes,
             memory: shard.memory(),
             rows: shard.objects.stats(),
             log_bytes: book.log_bytes,

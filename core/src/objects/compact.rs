@@ -88,9 +88,8 @@ async fn copy_living<D: Device>(
         let object = decode(shard, location, entry).map_err(wrong)?;
         if is_alive(object.slot, location) {
             let skip = location.vectors_offset() - offset;
-            let kept = vectors_of(shard, location, entry, skip).map_err(|fault| {
-                corrupt(&source.path, DATA_OFFSET + offset + skip, fault)
-            })?;
+            let kept = vectors_of(shard, location, entry, skip)
+                .map_err(|fault| corrupt(&source.path, DATA_OFFSET + offset + skip, fault))?;
             let kept: Vec<NewVector<'_>> = kept.iter().map(ItemVector::as_new).collect();
             let to = table.put(&NewObject {
                 slot: object.slot,

@@ -64,8 +64,12 @@ mod tests {
             for kind in [IndexType::Hnsw, IndexType::Flat, IndexType::Dynamic] {
                 for quantization in Quantization::ALL.map(Some).into_iter().chain([None]) {
                     for dims in [1, 96, 384, 1_536] {
-                        let mut vector =
-                            VectorConfig { dims: Some(dims), distance, quantization, ..Default::default() };
+                        let mut vector = VectorConfig {
+                            dims: Some(dims),
+                            distance,
+                            quantization,
+                            ..Default::default()
+                        };
                         vector.index.kind = kind;
                         let mut config = CollectionConfig {
                             name: "Docs".to_owned(),

@@ -124,6 +124,9 @@ pub(crate) struct ShardReport {
     pub(crate) dead_slots: u64,
     /// Vectors that are not in a graph yet.
     pub(crate) tail: u64,
+    /// Vectors in the indexes, and the bytes that they and their links occupy.
+    pub(crate) vectors: u64,
+    pub(crate) index_bytes: u64,
     pub(crate) vector_bytes: u64,
     pub(crate) link_bytes: u64,
     pub(crate) directory_bytes: u64,
@@ -173,6 +176,8 @@ impl From<ShardStatus> for ShardReport {
             tombstones: status.tombstones,
             dead_slots: status.dead_slots,
             tail: status.tail,
+            vectors: status.vectors,
+            index_bytes: status.index_bytes,
             vector_bytes: memory.vector_bytes,
             link_bytes: memory.link_bytes,
             directory_bytes: memory.directory_bytes,

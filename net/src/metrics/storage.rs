@@ -36,7 +36,7 @@ const ENGINE: [Metric<EngineReport>; 2] = [
     }),
 ];
 
-const SHARD: [Metric<ShardReport>; 8] = [
+const SHARD: [Metric<ShardReport>; 10] = [
     ("heddle_objects", "gauge", "Live objects.", |shard| shard.objects as f64),
     ("heddle_tombstones", "gauge", "Remembered deletions.", |shard| shard.tombstones as f64),
     ("heddle_dead_slots", "gauge", "Dead slots that are not free.", |shard| {
@@ -44,6 +44,12 @@ const SHARD: [Metric<ShardReport>; 8] = [
     }),
     ("heddle_index_tail", "gauge", "Vectors that are not in a graph yet.", |shard| {
         shard.tail as f64
+    }),
+    ("heddle_index_vectors", "gauge", "Vectors in the indexes, dead ones included.", |shard| {
+        shard.vectors as f64
+    }),
+    ("heddle_index_used_bytes", "gauge", "Bytes of vectors, codes and links in use.", |shard| {
+        shard.index_bytes as f64
     }),
     ("heddle_row_disk_bytes", "gauge", "Bytes of row segments.", |shard| {
         shard.row_disk_bytes as f64

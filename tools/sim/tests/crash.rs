@@ -135,7 +135,14 @@ impl Store {
         self.applied = lsn;
         let place = value.as_ref().map(|row| {
             let (id, stamp) = (ObjectId::from_row(u64::from(*key)), Stamp::default());
-            self.objects.put(&NewObject { slot: *key, id: &id, created_us: 0, stamp: &stamp, row, vectors: &[] })
+            self.objects.put(&NewObject {
+                slot: *key,
+                id: &id,
+                created_us: 0,
+                stamp: &stamp,
+                row,
+                vectors: &[],
+            })
         });
         let old = match place {
             Some(place) => self.places.insert(*key, place),

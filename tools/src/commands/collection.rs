@@ -3,7 +3,9 @@
 use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 
-use heddle_types::schema::{CollectionConfig, DataType, IndexType, PropertyConfig, VectorConfig};
+use heddle_types::schema::{
+    CollectionConfig, DataType, IndexType, PropertyConfig, Quantization, RawVectors, VectorConfig,
+};
 
 use crate::cli::{Collection, CollectionCreate, Connection};
 use crate::failure::Failure;
@@ -65,6 +67,8 @@ fn definition(arguments: &CollectionCreate) -> Result<CollectionConfig, Failure>
     let mut vector = VectorConfig {
         dims: arguments.dims,
         distance: arguments.distance,
+        quantization: arguments.quantization,
+        raw: arguments.raw,
         ..VectorConfig::default()
     };
     vector.index.m = arguments.m.unwrap_or(vector.index.m);
@@ -129,11 +133,16 @@ async fn list(connection: &Connection, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `384 cosine`, with the name in front when there is one.
+/// `384 cosine 4bit (raw on disk)`, with the name in front when there is one.
 fn vector_text(vector: &VectorConfig) -> String {
     let dims = vector.dims.map_or_else(|| "?".to_owned(), |dims| dims.to_string());
     let name = if vector.name.is_empty() { String::new() } else { format!("{}: ", vector.name) };
-    format!("{name}{dims} {}", vector.distance.name())
+    let codes = match vector.quantization {
+        None | Some(Quantization::None) => String::new(),
+        Some(codes) => format!(" {}", codes.name()),
+    };
+    let raw = if vector.raw == Some(RawVectors::Disk) { " (raw on disk)" } else { "" };
+    format!("{name}{dims} {}{codes}{raw}", vector.distance.name())
 }
 
 /// As definitions write it.
@@ -203,6 +212,20 @@ fn confirm(name: &str, count: u64) -> Result<bool, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_vector_shows_what_is_special_about_it() {
+        let mut vector = VectorConfig { dims: Some(384), ..VectorConfig::default() };
+        assert_eq!(vector_text(&vector), "384 cosine");
+        vector.quantization = Some(Quantization::None);
+        vector.raw = Some(RawVectors::Memory);
+        assert_eq!(vector_text(&vector), "384 cosine");
+        vector.quantization = Some(Quantization::Bits4);
+        assert_eq!(vector_text(&vector), "384 cosine 4bit");
+        vector.raw = Some(RawVectors::Disk);
+        vector.name = "title".to_owned();
+        assert_eq!(vector_text(&vector), "title: 384 cosine 4bit (raw on disk)");
+    }
 
     #[test]
     fn properties_are_read_with_type_and_option() {

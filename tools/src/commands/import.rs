@@ -17,6 +17,8 @@ pub(crate) async fn run(arguments: &cli::Import) -> Result<(), Failure> {
         vectors: arguments.vectors.clone(),
         properties: arguments.properties.clone(),
         distance: arguments.distance,
+        quantization: arguments.quantization,
+        raw: arguments.raw,
         batch: arguments.batch,
         connections: arguments.connections,
         limit: arguments.limit,

@@ -18,7 +18,7 @@ use heddle_bench::vectors::VectorFile;
 use heddle_client::{Client, ClientOptions, Collection, Object, PutMode, Want};
 use heddle_types::json::properties_from_json;
 use heddle_types::schema::{DataType, PropertyConfig, VectorConfig};
-use heddle_types::{CollectionConfig, Distance, ErrorCode, ObjectId};
+use heddle_types::{CollectionConfig, Distance, ErrorCode, ObjectId, Quantization};
 use serde::Serialize;
 
 use crate::cli::CrashTest;
@@ -171,8 +171,10 @@ fn read_material(
     }
     let vector = VectorConfig {
         dims: u32::try_from(file.dims()).ok(),
-        // Stored as given: cosine would store unit vectors, which are not bit-equal.
+        // Stored as given: in memory cosine vectors have unit length and are not bit-equal.
         distance: Distance::L2Squared,
+        quantization: Some(arguments.quantization.unwrap_or(Quantization::None)),
+        raw: arguments.raw,
         ..VectorConfig::default()
     };
     let config = CollectionConfig {

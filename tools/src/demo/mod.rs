@@ -22,6 +22,7 @@ use crate::import::{Import, Wait};
 use crate::node_process::{NodeOptions, NodeProcess, native_address};
 use crate::scratch::Scratch;
 use crate::session::block_on;
+use crate::status::NodeStatus;
 use data::DemoData;
 use screen::Screen;
 
@@ -127,6 +128,8 @@ impl Demo {
             vectors: self.data.vectors(),
             properties: Some(self.data.properties()),
             distance: None,
+            quantization: None,
+            raw: None,
             batch: 128,
             connections: 4,
             limit: None,
@@ -136,7 +139,9 @@ impl Demo {
         };
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         let report = import.run(client, &bar).await?;
-        self.screen.imported(&report);
+        let status = NodeStatus::fetch(client).await?;
+        let config = client.collection_config(COLLECTION).await?;
+        self.screen.imported(&report, &config, status.bytes_per_vector(COLLECTION));
         Ok(())
     }
 

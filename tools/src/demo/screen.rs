@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use heddle_client::SearchResult;
 use heddle_net::ReadyReport;
-use heddle_types::Value;
+use heddle_types::{CollectionConfig, Quantization, RawVectors, Value};
 use serde_json::{Map, Value as Json};
 
 use super::COLLECTION;
@@ -47,7 +47,12 @@ impl Screen {
         self.note(&format!("native protocol at {}, data in {folder}", native_address(ready)));
     }
 
-    pub(super) fn imported(&self, report: &Report) {
+    pub(super) fn imported(
+        &self,
+        report: &Report,
+        config: &CollectionConfig,
+        bytes_per_vector: Option<u64>,
+    ) {
         let time = |seconds: f64| duration(Duration::from_secs_f64(seconds));
         let rows = grouped(report.rows);
         self.heading(
@@ -64,6 +69,15 @@ impl Screen {
             "each row was on disk before it was acknowledged; the graph was complete {} later",
             time(graph)
         ));
+        for vector in &config.vectors {
+            let codes = vector.quantization.unwrap_or(Quantization::None).name();
+            let raw = vector.raw.unwrap_or(RawVectors::Memory).name();
+            self.note(&format!(
+                "quantization {codes}, raw {raw}; a vector and its links take {} bytes \
+                 of memory",
+                grouped(bytes_per_vector.unwrap_or_default())
+            ));
+        }
         println!();
     }
 

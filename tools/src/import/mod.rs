@@ -20,7 +20,7 @@ use heddle_client::{Client, ClientError, ClientOptions, Collection, Object, PutM
 use heddle_types::json::properties_from_json;
 use heddle_types::limits::OBJECT_BATCH_MAX;
 use heddle_types::schema::VectorConfig;
-use heddle_types::{CollectionConfig, Distance, ErrorCode, Retry};
+use heddle_types::{CollectionConfig, Distance, ErrorCode, Quantization, RawVectors, Retry};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -62,6 +62,10 @@ pub(crate) struct Import {
     pub(crate) properties: Option<PathBuf>,
     /// Distance of a collection that is created.
     pub(crate) distance: Option<Distance>,
+    /// Its quantization.
+    pub(crate) quantization: Option<Quantization>,
+    /// Where its vectors rest as given.
+    pub(crate) raw: Option<RawVectors>,
     pub(crate) batch: usize,
     pub(crate) connections: usize,
     pub(crate) limit: Option<u64>,
@@ -195,14 +199,18 @@ impl Import {
             let problem = format!("{name} holds vectors of {dims} components, {path} of {found}");
             return Err(Failure::usage(problem));
         }
-        match self.distance {
-            Some(distance) if distance != vector.distance => Err(Failure::usage(format!(
-                "{name} exists and measures {}, not {}",
-                vector.distance.name(),
-                distance.name()
+        let differs = |what: &str, asked: Option<&str>, found: Option<&str>| match asked {
+            Some(asked) if Some(asked) != found => Err(Failure::usage(format!(
+                "{name} exists with {what} {}, not {asked}",
+                found.unwrap_or("open")
             ))),
             _ => Ok(()),
-        }
+        };
+        let asked = self.distance.map(Distance::name);
+        differs("distance", asked, Some(vector.distance.name()))?;
+        let (asked, found) = (self.quantization, vector.quantization);
+        differs("quantization", asked.map(Quantization::name), found.map(Quantization::name))?;
+        differs("raw", self.raw.map(RawVectors::name), vector.raw.map(RawVectors::name))
     }
 
     /// A definition from the files: components of the vectors, types of the properties.
@@ -216,7 +224,13 @@ impl Import {
         let distance = self.distance.unwrap_or_default();
         let mut config = CollectionConfig {
             name: self.collection.clone(),
-            vectors: vec![VectorConfig { dims, distance, ..VectorConfig::default() }],
+            vectors: vec![VectorConfig {
+                dims,
+                distance,
+                quantization: self.quantization,
+                raw: self.raw,
+                ..VectorConfig::default()
+            }],
             ..CollectionConfig::default()
         };
         if let Some(path) = &self.properties {
