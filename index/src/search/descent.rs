@@ -16,6 +16,9 @@ use crate::search::scratch::{Scratch, Walker};
 use crate::view::{Entry, VectorView};
 
 /// Greedy descent from the entry to the layer above `floor`; returns the nearest node found.
+///
+/// No node is computed twice: one that was is farther than the nearest, on every layer. All of them
+/// stand in `walker.descended`, and are marked as visited until the walker forgets.
 pub(crate) fn descend(
     view: &VectorView,
     query: &Prepared,
@@ -23,22 +26,23 @@ pub(crate) fn descend(
     entry: Entry,
     floor: usize,
 ) -> Neighbour {
+    walker.descended.clear();
     walker.fresh.clear();
+    walker.visit(entry.slot);
     walker.fresh.push(entry.slot);
     walker.evaluate(view, query);
     let mut best = Neighbour::new(walker.distances[0], entry.slot);
+    walker.descended.push(best);
     for level in (floor + 1..=entry.level).rev() {
         loop {
-            walker.gather_all(view, best.slot(), level);
+            walker.gather(view, best.slot(), level);
             walker.evaluate(view, query);
-            let nearest = walker
-                .fresh
-                .iter()
-                .zip(&walker.distances)
-                .map(|(&slot, &distance)| Neighbour::new(distance, slot))
-                .min();
-            match nearest {
-                Some(nearest) if nearest < best => best = nearest,
+            let pairs = walker.fresh.iter().zip(&walker.distances);
+            let found = pairs.map(|(&slot, &distance)| Neighbour::new(distance, slot));
+            let before = walker.descended.len();
+            walker.descended.extend(found);
+            match walker.descended[before..].iter().min() {
+                Some(&nearest) if nearest < best => best = nearest,
                 _ => break,
             }
         }

@@ -47,6 +47,8 @@ pub(crate) struct Walker {
     /// Slots of the present step that were not visited before, with their distances.
     pub(crate) fresh: Vec<Slot>,
     pub(crate) distances: Vec<f32>,
+    /// What the descent computed.
+    pub(crate) descended: Vec<Neighbour>,
     /// Neighbours that do not pass a filter, to be looked through.
     through: Vec<Slot>,
     /// Slots from this one on are not looked at: they came after the walk began.
@@ -173,20 +175,6 @@ impl Walker {
         }
         fence(Ordering::Acquire);
         self.hops += 1 + self.through.len() as u64;
-    }
-
-    /// Collects all neighbours of a node below the limit, visited or not.
-    #[inline]
-    pub(crate) fn gather_all(&mut self, view: &VectorView, node: Slot, level: usize) {
-        self.fresh.clear();
-        for word in view.link_words(node, level) {
-            let Some(slot) = word.load(Ordering::Relaxed).checked_sub(1) else { break };
-            if slot < self.limit {
-                self.fresh.push(slot);
-            }
-        }
-        fence(Ordering::Acquire);
-        self.hops += 1;
     }
 
     /// Computes the distances of `fresh` to the query: exact without codes, estimates with them.

@@ -296,8 +296,17 @@ impl SearchTask<'_> {
         let wide = self.collect_cost(self.scratch.walker.limit().into()) as usize;
         let Scratch { walker, pool, passed, query, .. } = &mut *self.scratch;
         let start = descend(self.view, query, walker, entry, 0);
-        walker.visit(start.slot());
         pool.reset(if self.mode == Mode::Collect { wide.max(self.ef) } else { self.ef });
+        if self.mode == Mode::Plain {
+            // Every node lies on layer 0 as well: what is known of them is a start, too.
+            walker.descended.iter().for_each(|&known| {
+                pool.insert(known);
+            });
+            self.phase = Phase::Walk;
+            return;
+        }
+        walker.forget();
+        walker.visit(start.slot());
         pool.insert(start);
         passed.reset(self.ef);
         if self.mode == Mode::Collect && passes(self.directory, self.request.filter, start.slot()) {
