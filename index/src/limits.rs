@@ -22,6 +22,13 @@ pub const SLOTS_MAX: u32 = (1 << 31) - 2;
 /// Highest layer a node can be drawn on. With `m` = 4 a shard needs 4^15 nodes to reach it.
 pub const LEVEL_MAX: usize = 15;
 
+/// Vectors of fewer components are not worth codes: their planes, rounded up to whole lines, are as
+/// large as the vectors.
+pub const CODES_DIMS_MIN: u32 = 64;
+
+/// From this dimension on the default codes have four bits a component, below it eight.
+pub const FOUR_BIT_DIMS_MIN: u32 = 256;
+
 /// Floats in one 64-byte line: rows are padded to it, so kernels have no tail in the hot loop.
 pub const LANE_FLOATS: usize = 16;
 

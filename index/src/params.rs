@@ -94,6 +94,7 @@ pub struct IndexParams {
 
 impl IndexParams {
     /// Parameters with the usual defaults: HNSW, `m` 16, `ef_construction` 200, seed 0.
+    /// [`Self::default_profile`] names the codes to use when nothing else is asked for.
     #[must_use]
     pub fn new(dims: u32, metric: Metric) -> Self {
         Self {
@@ -107,6 +108,22 @@ impl IndexParams {
             codes: Codes::None,
             raw: RawVectors::Memory,
             capacity_hint: 0,
+        }
+    }
+
+    /// Codes, and where the vectors are, when nothing else is asked for: the least memory that finds
+    /// the same neighbours at least as fast.
+    ///
+    /// Short vectors stay as they are: codes round them up to whole lines and gain nothing. Four
+    /// bits err too much below a few hundred components, because an error is spread over fewer.
+    /// Metrics that are no products have no codes.
+    #[must_use]
+    pub fn default_profile(dims: u32, metric: Metric) -> (Codes, RawVectors) {
+        match (metric, dims) {
+            (Metric::Manhattan | Metric::Hamming, _) => (Codes::None, RawVectors::Memory),
+            (_, ..limits::CODES_DIMS_MIN) => (Codes::None, RawVectors::Memory),
+            (_, ..limits::FOUR_BIT_DIMS_MIN) => (Codes::EightBit, RawVectors::Absent),
+            _ => (Codes::FourBit, RawVectors::Absent),
         }
     }
 
@@ -151,7 +168,7 @@ mod tests {
 
     #[test]
     fn parameters_outside_their_range_are_named() {
-        let good = IndexParams::new(8, Metric::Dot);
+        let good = IndexParams::new(100, Metric::Dot);
         assert!(good.validate().is_ok());
         let cases = [
             ("dims", IndexParams { dims: 0, ..good.clone() }),
@@ -167,6 +184,23 @@ mod tests {
                 other => panic!("{expected}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn the_default_profile_is_allowed_for_every_metric_and_dimension() {
+        for metric in
+            [Metric::L2Squared, Metric::Cosine, Metric::Dot, Metric::Manhattan, Metric::Hamming]
+        {
+            for dims in [1, 63, 64, 255, 256, limits::DIMS_MAX] {
+                let (codes, raw) = IndexParams::default_profile(dims, metric);
+                let params = IndexParams { codes, raw, ..IndexParams::new(dims, metric) };
+                assert!(params.validate().is_ok(), "{params:?}");
+            }
+        }
+        let profile = |dims| IndexParams::default_profile(dims, Metric::Cosine);
+        assert_eq!(profile(63), (Codes::None, RawVectors::Memory));
+        assert_eq!(profile(64), (Codes::EightBit, RawVectors::Absent));
+        assert_eq!(profile(256), (Codes::FourBit, RawVectors::Absent));
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 
 use heddle_index::{
-    Candidates, DirectoryWriter, Hit, IndexParams, Metric, Quiescence, Scratch, SearchRequest,
-    SlotDirectory, VectorView, VectorWriter, distance,
+    Candidates, Codes, DirectoryWriter, Hit, IndexParams, Metric, Quiescence, RawVectors, Scratch,
+    SearchRequest, SlotDirectory, VectorView, VectorWriter, distance,
 };
 
 const DIMS: usize = 16;
@@ -127,10 +127,19 @@ fn read(
 
 #[test]
 fn searches_see_only_whole_objects_while_the_home_core_changes_everything() {
-    println!("seed {SEED}");
+    change_everything_under_readers(Codes::None);
+}
+
+#[test]
+fn searches_on_codes_see_only_whole_objects_as_well() {
+    change_everything_under_readers(Codes::FourBit);
+}
+
+fn change_everything_under_readers(codes: Codes) {
     let quiescence = Quiescence::new(2);
     let mut params = IndexParams::new(DIMS as u32, Metric::L2Squared);
     (params.flat_cutoff, params.ef_construction) = (0, 40);
+    (params.codes, params.raw) = (codes, RawVectors::Memory);
     let mut home = Home {
         directory: DirectoryWriter::new(0, Arc::clone(&quiescence)).unwrap(),
         writer: VectorWriter::new(params).unwrap(),
@@ -168,15 +177,15 @@ fn searches_see_only_whole_objects_while_the_home_core_changes_everything() {
         stop.store(true, Ordering::Release);
         readers.into_iter().map(|reader| reader.join().unwrap()).collect()
     });
-    println!("{searches:?} searches, {} slots reused", home.reused);
-    assert!(searches.iter().all(|&count| count > 0));
-    assert!(home.reused > 1_000, "{} slots reused", home.reused);
+    assert!(searches.iter().all(|&count| count > 0), "seed {SEED}: {searches:?} searches");
+    assert!(home.reused > 1_000, "seed {SEED}: {} slots reused", home.reused);
 }
 
 #[test]
 fn growth_under_readers_keeps_old_views_alive() {
     let mut params = IndexParams::new(1_024, Metric::L2Squared);
     (params.flat_cutoff, params.ef_construction) = (0, 20);
+    (params.codes, params.raw) = (Codes::None, RawVectors::Memory);
     let mut writer = VectorWriter::new(params).unwrap();
     let mut directory = DirectoryWriter::new(0, Quiescence::new(1)).unwrap();
     let first = writer.view();

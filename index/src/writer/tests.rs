@@ -1,10 +1,14 @@
 //! What the graph must be after storing, linking, killing and sweeping.
 
 use crate::testing::{Random, Shard};
-use crate::{Candidates, IndexKind, IndexParams, Metric, Scratch, SearchRequest, Slot, SweepState};
+use crate::{
+    Candidates, Codes, IndexKind, IndexParams, Metric, RawVectors, Scratch, SearchRequest, Slot,
+    SweepState,
+};
 
 fn params(dims: u32) -> IndexParams {
     let mut params = IndexParams::new(dims, Metric::L2Squared);
+    (params.codes, params.raw) = (Codes::None, RawVectors::Memory);
     params.flat_cutoff = 0;
     params.ef_construction = 100;
     params
@@ -168,8 +172,8 @@ fn growth_copies_every_plane() {
     let dims = 512;
     let count = crate::limits::ARENA_SMALL_BYTES / (dims * 4) + 10;
     let base = Random::new(16).vectors(count, dims, 20);
-    let mut codes = IndexParams::new(dims as u32, Metric::L2Squared);
-    codes.codes = crate::Codes::FourBit;
+    let mut codes = params(dims as u32);
+    (codes.codes, codes.flat_cutoff) = (Codes::FourBit, u32::MAX);
     let mut shard = Shard::new(codes);
     let old = shard.writer.view();
     base.iter().for_each(|vector| {
