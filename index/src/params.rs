@@ -111,8 +111,8 @@ impl IndexParams {
         }
     }
 
-    /// Codes, and where the vectors are, when nothing else is asked for: the least memory that finds
-    /// the same neighbours at least as fast.
+    /// Codes, and where the vectors are, when nothing else is asked for: the least memory that
+    /// finds the same neighbours at least as fast.
     ///
     /// Short vectors stay as they are: codes round them up to whole lines and gain nothing. Four
     /// bits err too much below a few hundred components, because an error is spread over fewer.
