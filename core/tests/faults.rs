@@ -7,6 +7,7 @@ use common::*;
 use futures::executor::block_on;
 use futures::future::join;
 use heddle_core::engine::{EngineError, LinkProgress, PutItem, PutMode};
+use heddle_core::objects::ObjectStats;
 use heddle_core::wal::WalError;
 use heddle_index::Scratch;
 use heddle_sim::{Crash, Fault, Random, SimDisk};
@@ -63,6 +64,22 @@ async fn settle(disk: &SimDisk) {
             turn().await;
         }
     }
+}
+
+fn shard_rows(engine: &SimEngine, shard: u64) -> ObjectStats {
+    let shards = engine.status().shards;
+    shards.iter().find(|found| found.id == ShardId(shard)).unwrap().rows
+}
+
+/// Puts objects until the memtable of a shard is full, and not so full that the writer flushes it.
+async fn fill_memtable(engine: &SimEngine, shard: u64, memtable_bytes: usize) {
+    let mut n = 0;
+    while shard_rows(engine, shard).memory_bytes < memtable_bytes as u64 {
+        let put = engine.put(ShardId(shard), PutMode::Replace, vec![item(n, 1)]);
+        assert!(put.await.unwrap()[0].is_ok());
+        n += 1;
+    }
+    assert_eq!(shard_rows(engine, shard).segments, 0);
 }
 
 fn logs_there(disk: &SimDisk) -> Vec<u32> {
@@ -277,20 +294,49 @@ fn one_failing_shard_does_not_keep_the_others_from_upkeep() {
     world.disk.set_latency_turns_max(0);
     world.shards = vec![1, 2];
     world.memtable_bytes = 2 << 10;
+    let memtable_bytes = world.memtable_bytes;
+    let disk = world.disk.clone();
+    world.run(|engine| async move {
+        let segments = || [1, 2].map(|shard| shard_rows(&engine, shard).segments);
+        for shard in [1, 2] {
+            fill_memtable(&engine, shard, memtable_bytes).await;
+        }
+        settle(&disk).await;
+        disk.fail_operation(disk.operations() + 1, Fault::Io);
+        assert!(engine.maintain().await.is_err());
+        assert_eq!(segments().iter().sum::<usize>(), 1, "{:?}", segments());
+        assert!(engine.maintain().await.unwrap(), "the one that failed is tried again");
+        assert_eq!(segments(), [1, 1]);
+    });
+}
+
+#[test]
+fn nothing_is_written_for_a_shard_that_is_dropped_while_others_get_their_upkeep() {
+    // It was on the list of those that wait for their turn, and got a file into the directory that
+    // was just removed.
+    let mut world = World::new(11);
+    world.shards = vec![1, 2];
+    world.memtable_bytes = 2 << 10;
+    let memtable_bytes = world.memtable_bytes;
     let disk = world.disk.clone();
     world.run(|engine| async move {
         for shard in [1, 2] {
-            let items = (0..60).map(|n| item(n, 1)).collect();
-            engine.put(ShardId(shard), PutMode::Replace, items).await.unwrap();
+            fill_memtable(&engine, shard, memtable_bytes).await;
         }
-        let flushed = |engine: &SimEngine| -> Vec<usize> {
-            engine.status().shards.iter().map(|shard| shard.rows.segments).collect()
-        };
-        if flushed(&engine) == [0, 0] {
-            disk.fail_operation(disk.operations() + 1, Fault::Io);
-            assert!(engine.maintain().await.is_err());
-            assert_eq!(flushed(&engine).iter().sum::<usize>(), 1);
-        }
+        settle(&disk).await;
+        disk.set_latency_turns_max(3);
+        let (kept, dropped) = join(engine.maintain(), async {
+            // The first one is being flushed by now.
+            turn().await;
+            engine.drop_shard(ShardId(2)).await
+        })
+        .await;
+        assert!(dropped.is_ok(), "{dropped:?}");
+        assert!(kept.unwrap(), "the shard that stays was flushed");
+        assert_eq!(shard_rows(&engine, 1).segments, 1);
+        let left: Vec<String> =
+            disk.files().into_iter().filter(|name| name.starts_with("shards/0000000002")).collect();
+        assert!(left.is_empty(), "{left:?}");
     });
 }
 

@@ -231,7 +231,13 @@ impl<D: Device, C: Clock> Engine<D, C> {
     }
 
     async fn maintain_shard(&self, cell: &ShardCell<D>) -> Result<bool, EngineError> {
-        let needs_flush = cell.shard.borrow().objects.needs_flush();
+        if cell.dropped.get() {
+            // While another one had its turn; its directory is being removed.
+            return Ok(false);
+        }
+        // A table that could not be written waits outside of the one that fills up again.
+        let needs_flush =
+            cell.book.borrow().flush_failed || cell.shard.borrow().objects.needs_flush();
         if needs_flush && self.flush_rows(cell).await? {
             return Ok(true);
         }
@@ -246,6 +252,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let flushed = job.run().await;
         upkeep.came_back = true;
         let finished = cell.shard.borrow_mut().objects.finish_flush(flushed);
+        cell.book.borrow_mut().flush_failed = finished.is_err();
         drop(upkeep);
         finished.map_err(|source| EngineError::Objects { shard: cell.id, source })?;
         Ok(true)
@@ -318,7 +325,10 @@ impl<D: Device, C: Clock> Drop for Upkeep<'_, D, C> {
             let mut shard = self.cell.shard.borrow_mut();
             // Both pass the error through; what it says is known here.
             let _given_up = match self.kind {
-                UpkeepKind::Flush => shard.objects.finish_flush(Err(error.into())),
+                UpkeepKind::Flush => {
+                    self.cell.book.borrow_mut().flush_failed = true;
+                    shard.objects.finish_flush(Err(error.into()))
+                }
                 UpkeepKind::Compaction => shard.finish_compaction(Err(error.into())),
             };
         }

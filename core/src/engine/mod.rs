@@ -27,6 +27,9 @@ mod types;
 mod write;
 mod yielding;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use background::Lease;
 pub use background::{IndexBatch, IndexedBatch, LinkProgress};
 pub use config::{
@@ -141,6 +144,8 @@ struct Book {
     poisoned: bool,
     /// Rows are being written to a segment.
     flushing: bool,
+    /// Rows could not be written; they wait in memory for the next try.
+    flush_failed: bool,
     /// Segments are being rewritten.
     compacting: bool,
 }

@@ -28,8 +28,9 @@ impl<D: Device> Wal<D> {
     /// Writes and syncs batches and allocates segments ahead, for as long as the log lives.
     ///
     /// Returns only when a write or sync failed: every waiter got that error, nothing further is
-    /// accepted, and the process has to end. Run it exactly once per log, to the end: dropped with
-    /// a batch in flight it takes that batch along, and nothing after it becomes durable.
+    /// accepted, and the process has to end. At most one may run at a time. Dropped with a batch in
+    /// flight, the log has failed: whether that batch is on disk is unknown, and nothing after it
+    /// could become durable.
     pub async fn run(&self) -> WalError {
         let flush = pin!(self.inner.flush());
         let allocate = pin!(self.inner.allocate_ahead());
@@ -68,12 +69,18 @@ impl<D: Device> Inner<D> {
     async fn flush(&self) -> DeviceError {
         loop {
             self.work.wait_until(|| self.state.borrow().has_work()).await;
+            if let Some(failure) = self.state.borrow().failure.clone() {
+                return failure;
+            }
             let batch = self.state.borrow_mut().take_batch();
             let Some(batch) = batch else {
                 self.room.notify();
                 continue;
             };
-            if let Err(error) = self.write(batch).await {
+            let mut in_flight = InFlight { log: self, came_back: false };
+            let written = self.write(batch).await;
+            in_flight.came_back = true;
+            if let Err(error) = written {
                 return error;
             }
         }
@@ -130,9 +137,31 @@ impl<D: Device> Inner<D> {
     }
 }
 
+/// A batch that is being written. Given up in an await, it is neither on disk nor not.
+struct InFlight<'a, D: Device> {
+    log: &'a Inner<D>,
+    came_back: bool,
+}
+
+impl<D: Device> Drop for InFlight<'_, D> {
+    fn drop(&mut self) {
+        if !self.came_back {
+            self.log.fail(DeviceError::Io {
+                path: self.log.directory.clone(),
+                operation: "write",
+                os_code: None,
+                source_text: "given up".to_owned(),
+            });
+        }
+    }
+}
+
 impl<D: Device> State<D> {
     fn has_work(&self) -> bool {
-        !self.closed.is_empty() || self.open.is_some() || self.seal == Seal::Wanted
+        !self.closed.is_empty()
+            || self.open.is_some()
+            || self.seal == Seal::Wanted
+            || self.failure.is_some()
     }
 
     /// The next batch to write: the oldest closed one, else the open one, else a seal.

@@ -83,15 +83,16 @@ pub(super) async fn make_segment<D: Device>(
     let prepared = async {
         file.write_at(0, AlignedBuf::from_slice(&header.encode())).await?;
         file.sync().await?;
-        device.rename(&temporary, &name).await
+        device.rename(&temporary, &name).await?;
+        device.sync_dir(directory).await
     };
     if let Err(error) = prepared.await {
-        // Nobody would look for the file again before the next start.
+        // Nobody would look for the file again before the next start, under either name.
         drop(file.close().await);
         drop(device.remove(&temporary).await);
+        drop(device.remove(&name).await);
         return Err(error);
     }
-    device.sync_dir(directory).await?;
     Ok(Segment { key: header.key, bytes: header.segment_bytes, file })
 }
 

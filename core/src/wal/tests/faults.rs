@@ -190,6 +190,37 @@ fn a_failed_sync_fails_every_waiter_and_all_later_appends() {
 }
 
 #[test]
+fn a_flusher_dropped_with_a_batch_in_flight_has_failed_the_log() {
+    block_on(async {
+        let disk = SimDisk::new(1);
+        let (wal, _, _) = recover(&disk).await.unwrap();
+        write_all(&wal, 0..3, 1).await;
+        beside_flusher(&wal, async {
+            while wal.stats().segments < 2 {
+                turn().await;
+            }
+        })
+        .await;
+        // Without anything in flight another one takes over.
+        write_all(&wal, 3..4, 1).await;
+        let lsn = append(&wal, &record(4)).unwrap();
+        let begun = disk.changes();
+        beside_flusher(&wal, async {
+            while disk.changes() == begun {
+                turn().await;
+            }
+        })
+        .await;
+        assert_eq!(wal.durable_lsn(), Lsn(4), "the batch is not durable yet");
+        assert!(matches!(wal.durable(lsn).await, Err(WalError::Failed { .. })));
+        assert!(matches!(append(&wal, &record(5)), Err(WalError::Failed { .. })));
+        assert!(matches!(wal.run().await, WalError::Failed { .. }));
+        let (_, _, found) = recover(&disk.crashed(Crash::LoseUnsynced)).await.unwrap();
+        assert_records(&found, 0..4);
+    });
+}
+
+#[test]
 fn random_lives_and_crashes_agree_with_the_history() {
     for seed in 0..150 {
         let result = std::panic::catch_unwind(|| block_on(random_lives(seed)));

@@ -1,7 +1,10 @@
 //! Segments come and go: full disks, release, reuse.
 
 use heddle_sim::Fault;
+use heddle_types::{Device, DeviceError};
 
+use super::super::format::{SegmentHeader, SegmentKey};
+use super::super::segments::{Blocks, make_segment};
 use super::*;
 
 #[test]
@@ -150,6 +153,44 @@ fn a_release_that_failed_anywhere_goes_on_with_the_next_call() {
                 let (_, _, found) = recover(&disk.crashed(Crash::LoseUnsynced)).await.unwrap();
                 assert!(found.contains_key(&Lsn(260)));
             }
+        }
+    });
+}
+
+#[test]
+fn a_segment_that_could_not_be_made_leaves_no_file_behind() {
+    // The file of a released segment stayed under its temporary name, with all of its blocks, when
+    // the disk was too full for its new header.
+    block_on(async {
+        let header = |number| SegmentHeader {
+            key: SegmentKey { log_id: 1, number },
+            segment_bytes: SMALL.segment_bytes,
+            durable: Lsn(0),
+        };
+        for is_recycled in [false, true] {
+            let mut at = 1;
+            loop {
+                let disk = SimDisk::new(1);
+                disk.create_dir(DIRECTORY).await.unwrap();
+                let blocks = if is_recycled {
+                    make_segment(&disk, DIRECTORY, header(1), Blocks::New).await.unwrap();
+                    let (name, target) = ("0000000001.wal", "0000000001.wal.tmp");
+                    let path = |name| format!("{DIRECTORY}/{name}");
+                    disk.rename(&path(name), &path(target)).await.unwrap();
+                    Blocks::Recycled(path(target))
+                } else {
+                    Blocks::New
+                };
+                disk.fail_operation(disk.operations() + at, Fault::NoSpace);
+                let made = make_segment(&disk, DIRECTORY, header(2), blocks).await;
+                let Err(error) = made else { break };
+                assert!(matches!(error, DeviceError::NoSpace { .. }), "operation {at}: {error}");
+                let was_opened = at > 1;
+                assert!(disk.files().is_empty() || !was_opened, "{at}: {:?}", disk.files());
+                assert!(disk.used_bytes() == 0 || !was_opened, "operation {at}");
+                at += 1;
+            }
+            assert!(at >= 5, "{at} operations only");
         }
     });
 }
