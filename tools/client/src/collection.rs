@@ -12,7 +12,7 @@ use heddle_wire::message::{
     PutRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, Want,
 };
 
-use crate::call::Route;
+use crate::call::{Reply, Route, Sendable};
 use crate::client::{Client, route_of};
 use crate::error::ClientError;
 use crate::limits::{
@@ -36,6 +36,8 @@ struct Piece<M> {
     route: Route,
     positions: Vec<usize>,
     request: M,
+    /// It is sent once all pieces of lower turns are answered.
+    turn: usize,
 }
 
 /// Where requests for an object go first.
@@ -85,8 +87,10 @@ impl Collection {
     /// Writes many objects; the outcomes come in the order of the objects.
     ///
     /// The batch is cut by shard and into requests of bounded size, several of which are in flight
-    /// at once, so objects of one batch become visible in any order; of two with one id, either may
-    /// win. Errors: the collection does not exist or no server answered; nothing was written.
+    /// at once, so objects of one batch become visible in any order. Those of one id take effect in
+    /// the order of the batch, so the last one stays: a request that repeats an id of another one
+    /// is sent when that is answered. Errors: the collection does not exist or no server answered;
+    /// nothing was written.
     pub async fn put_batch(
         &self,
         mode: PutMode,
@@ -95,8 +99,14 @@ impl Collection {
         let topology = self.client.topology_with(&self.name).await?;
         let mut outcomes = Outcomes::new(objects.len());
         let pieces = self.plan_puts(route_of(&topology, &self.name), mode, objects, &mut outcomes);
-        let answers = self.send_all(pieces, |reply| Ok(reply.decode::<PutReply>()?.into_results()));
-        outcomes.fill(answers.await);
+        let mut turns: BTreeMap<usize, Vec<Piece<PutRequest>>> = BTreeMap::new();
+        for piece in pieces {
+            turns.entry(piece.turn).or_default().push(piece);
+        }
+        for pieces in turns.into_values() {
+            let read = |reply: &Reply| Ok(reply.decode::<PutReply>()?.into_results());
+            outcomes.fill(self.send_all(pieces, read).await);
+        }
         Ok(outcomes.finish())
     }
 
@@ -108,6 +118,8 @@ impl Collection {
         outcomes: &mut Outcomes<Hlc>,
     ) -> Vec<Piece<PutRequest>> {
         let mut open: BTreeMap<_, Piece<PutRequest>> = BTreeMap::new();
+        // Where an id came last: its position and the turn of its piece.
+        let mut latest: BTreeMap<ObjectId, (usize, usize)> = BTreeMap::new();
         let mut done = Vec::new();
         let mut row = Vec::new();
         for (position, object) in objects.iter().enumerate() {
@@ -116,15 +128,24 @@ impl Collection {
                 continue;
             }
             let core = route.home_of(&object.id);
-            let fresh = || Piece {
+            let fresh = |turn| Piece {
                 route: home(route, &object.id),
                 positions: Vec::new(),
                 request: PutRequest::new(&self.name, &self.tenant, 0, mode),
+                turn,
             };
-            let piece = open.entry(core).or_insert_with(fresh);
-            if !has_room(&piece.request, object, row.len()) {
-                done.push(std::mem::replace(piece, fresh()));
+            let piece = open.entry(core).or_insert_with(|| fresh(0));
+            let is_full = !has_room(&piece.request, object, row.len());
+            // In one piece the server keeps the order; an earlier piece has to be answered first.
+            let is_open = |twin: usize| piece.positions.first().is_some_and(|first| *first <= twin);
+            let has_to_wait = latest
+                .get(&object.id)
+                .is_some_and(|(twin, turn)| *turn == piece.turn && (is_full || !is_open(*twin)));
+            if is_full || has_to_wait {
+                let turn = piece.turn + usize::from(has_to_wait);
+                done.push(std::mem::replace(piece, fresh(turn)));
             }
+            latest.insert(object.id, (position, piece.turn));
             piece.positions.push(position);
             piece.request.push(&object.id, &row);
             for (name, values) in &object.vectors {
@@ -215,6 +236,7 @@ impl Collection {
             route: home(route, &ids[positions[0]]),
             positions: positions.to_vec(),
             request: request(positions.iter().flat_map(|position| ids[*position].0).collect()),
+            turn: 0,
         };
         chunks.map(piece).collect()
     }
@@ -301,14 +323,14 @@ impl Collection {
     }
 
     /// Sends the pieces of a batch, several at a time, and pairs what comes back with positions.
-    async fn send_all<M: crate::call::Sendable, T>(
+    async fn send_all<M: Sendable, T>(
         &self,
         pieces: Vec<Piece<M>>,
-        read: impl Fn(&crate::call::Reply) -> Result<Vec<Result<T, ApiError>>, ClientError>,
+        read: impl Fn(&Reply) -> Result<Vec<Result<T, ApiError>>, ClientError>,
     ) -> Vec<PieceOutcome<T>> {
         let read = &read;
         let calls = pieces.into_iter().map(|piece| async move {
-            let Piece { route, positions, request } = piece;
+            let Piece { route, positions, request, turn: _ } = piece;
             let answer = match self.client.send(route, request).await {
                 Ok(reply) => read(&reply),
                 Err(error) => Err(error),

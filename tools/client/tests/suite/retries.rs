@@ -9,6 +9,9 @@ use heddle_types::{ApiError, CollectionConfig, ErrorCode, Hlc, ObjectId, Retry};
 use heddle_wire::MessageType;
 use heddle_wire::message::{CountReply, CountRequest, GetReply, PutReply, PutRequest};
 
+/// A port that nobody is given by chance.
+const NOBODY: &str = "127.0.0.1:1";
+
 fn object(row: u64) -> Object {
     Object::new(ObjectId::from_row(row)).with_vector(vec![1.0, 2.0])
 }
@@ -132,12 +135,13 @@ async fn a_deadline_ends_reads_as_timeouts_and_writes_as_unknown() {
     let reader = tokio::spawn(async move { docs.count(None).await });
     server.next().await.reply(&CountReply { count: 0 });
     reader.await.unwrap().unwrap();
-    let client = patient.with_deadline(Duration::from_millis(40));
+    // Long enough for the request to leave on a machine that is busy with other things.
+    let client = patient.with_deadline(Duration::from_secs(1));
     let outcome = client.collection("Docs").count(None).await;
     assert!(matches!(outcome, Err(ClientError::Timeout { .. })), "{outcome:?}");
     let late = server.next().await;
     let budget_us = late.header.deadline_us;
-    assert!((1..=40_000).contains(&budget_us), "the header carries what is left: {budget_us}");
+    assert!((1..=1_000_000).contains(&budget_us), "the header carries what is left: {budget_us}");
     let outcome = client.collection("Docs").put(object(1)).await;
     assert!(is_unknown(&outcome), "{outcome:?}");
     // A late reply belongs to nobody and harms nobody.
@@ -170,22 +174,16 @@ async fn a_request_that_waits_for_its_turn_times_out_as_not_applied() {
 
 #[tokio::test]
 async fn nobody_there_is_a_connection_error_that_names_the_address() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    drop(listener);
-    let Err(error) = Client::connect([address.as_str()]).await else { panic!("nobody is there") };
+    let Err(error) = Client::connect([NOBODY]).await else { panic!("nobody is there") };
     assert!(matches!(error, ClientError::Connection { .. }), "{error:?}");
-    assert!(error.to_string().contains(&address), "{error}");
+    assert!(error.to_string().contains(NOBODY), "{error}");
     assert!(Client::connect(Vec::<String>::new()).await.is_err());
 }
 
 #[tokio::test]
 async fn the_first_address_that_answers_is_enough() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let dead = listener.local_addr().unwrap().to_string();
-    drop(listener);
     let server = FakeServer::start(1).await;
-    let client = Client::connect([dead, server.address.clone()]).await.unwrap();
+    let client = Client::connect([NOBODY, server.address.as_str()]).await.unwrap();
     assert_eq!(client.topology().nodes[0].native_address, server.address);
 }
 

@@ -136,6 +136,48 @@ async fn a_batch_is_cut_by_size_and_where_vectors_differ_in_length() {
     assert!(server.is_idle(), "what cannot be written is not sent");
 }
 
+/// Answers a put of rows with their numbers.
+fn answer_put(request: &Incoming, put: &PutRequest) {
+    let mut reply = PutReply::default();
+    rows(&put.ids).iter().for_each(|row| reply.push(Ok(Hlc(*row))));
+    request.reply(&reply);
+}
+
+#[tokio::test]
+async fn objects_of_one_id_are_sent_in_the_order_of_the_batch() {
+    let mut server = FakeServer::start(1).await;
+    let client = server.client().await;
+    let docs = client.collection("Docs");
+    let sized = |row, dims| Object::new(ObjectId::from_row(row)).with_vector(vec![0.5; dims]);
+    // Vectors of another length begin another request. The third 1 shares the request of the
+    // second; the 3 and the last 2 wait for the first request as well.
+    let objects = [sized(1, 2), sized(2, 2), sized(1, 3), sized(1, 3), sized(3, 4), sized(2, 5)];
+    let writer = tokio::spawn(async move { docs.put_batch(PutMode::Replace, &objects).await });
+    let first = server.next().await;
+    let put: PutRequest = first.read();
+    assert_eq!(rows(&put.ids), [1, 2]);
+    // It goes the same way, behind whatever was sent before.
+    let other = client.collection("Docs");
+    let counter = tokio::spawn(async move { other.count(None).await });
+    let marker = server.next().await;
+    assert_eq!(marker.kind(), MessageType::Count, "a put overtakes the one that it has to follow");
+    marker.reply(&CountReply { count: 0 });
+    counter.await.unwrap().unwrap();
+    answer_put(&first, &put);
+    let mut later = Vec::new();
+    for _ in 0..3 {
+        let request = server.next().await;
+        let put: PutRequest = request.read();
+        later.push((put.vectors[0].dims, rows(&put.ids)));
+        answer_put(&request, &put);
+    }
+    later.sort_unstable();
+    assert_eq!(later, [(3, vec![1, 1]), (4, vec![3]), (5, vec![2])]);
+    let outcomes = writer.await.unwrap().unwrap();
+    let stamps: Vec<Hlc> = outcomes.into_iter().map(Result::unwrap).collect();
+    assert_eq!(stamps, [1, 2, 1, 1, 3, 2].map(Hlc));
+}
+
 #[tokio::test]
 async fn gets_and_deletes_are_put_together_from_their_cores() {
     let mut server = FakeServer::start(2).await;
