@@ -1,12 +1,14 @@
 //! Starts the cores of a node, each an executor on a pinned thread, and waits for their end.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Once, mpsc};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::channel::oneshot;
-use futures::future::Shared;
+use futures::future::{LocalBoxFuture, Shared};
+use futures::lock::Mutex;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use heddle_types::{CoreIndex, FatalReason};
 
@@ -30,6 +32,10 @@ const RINGS_PER_CORE: usize = 3;
 const RING_DEPTH: usize = 256;
 /// Threads a core keeps for system calls that block.
 const BLOCKING_THREADS: usize = 1;
+/// A core whose thread says nothing for this long after its start gets another thread.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+/// Threads that a core is given before the start is given up.
+const START_ATTEMPTS_MAX: u32 = 3;
 /// Nice value of a meta core that shares its CPU with a data core: a quarter of it under load.
 const SHARED_META_NICE: i32 = 6;
 
@@ -114,32 +120,49 @@ where
     M: Fn(CoreContext<Q, R>) -> F + Send + Sync + 'static,
     F: Future<Output = ()> + 'static,
 {
-    let plan = Arc::new(config.plan.clone());
+    let io_memory_bytes = fitting_io_memory(config.io_memory_bytes, config.plan.core_count());
+    let spawn = |core, _attempt, body: CoreBody| {
+        Ok(executor_builder(config, core, io_memory_bytes).spawn(body)?)
+    };
+    run_on_threads(&config.plan, make_core, START_PATIENCE, &spawn)
+}
+
+fn run_on_threads<Q, R, M, F>(
+    plan: &CorePlan,
+    make_core: M,
+    patience: Duration,
+    spawn: &SpawnCore<'_>,
+) -> Result<(), NodeError>
+where
+    Q: Routed + Send + 'static,
+    R: Send + 'static,
+    M: Fn(CoreContext<Q, R>) -> F + Send + Sync + 'static,
+    F: Future<Output = ()> + 'static,
+{
+    let plan = Arc::new(plan.clone());
     let make_core = Arc::new(make_core);
     let shutdown = Shutdown::new();
-    let io_memory_bytes = fitting_io_memory(config.io_memory_bytes, plan.core_count());
-    let (reports, inbox) = mpsc::channel();
     let (go, wait) = oneshot::channel::<()>();
     let wait = wait.shared();
-    let mut threads = Vec::new();
-    for (core, seat) in mesh(plan.core_count()).into_iter().enumerate() {
+    let (sender, inbox) = mpsc::channel();
+    let bodies = mesh(plan.core_count()).into_iter().enumerate().map(|(core, seat)| {
         let start = CoreStart {
             core,
             plan: Arc::clone(&plan),
             seat,
             wait: wait.clone(),
             shutdown: shutdown.clone(),
-            report: Report { core, sender: reports.clone(), last: Progress::Failed },
         };
-        let make_core = Arc::clone(&make_core);
-        let builder = executor_builder(config, core, io_memory_bytes);
-        let thread = builder
-            .spawn(move || run_core(start, make_core))
-            .map_err(|error| NodeError::Start { core, source: error.into() })?;
-        threads.push(thread);
-    }
-    drop(reports);
-    await_starts(&inbox, &mut threads)?;
+        // The first thread that comes to it takes it.
+        let start = Arc::new(Mutex::new(Some(start)));
+        let (make_core, sender) = (Arc::clone(&make_core), sender.clone());
+        move || -> CoreBody {
+            let (start, make_core) = (Arc::clone(&start), Arc::clone(&make_core));
+            let report = Report { core, sender: sender.clone(), last: Progress::Failed };
+            Box::new(move || Box::pin(run_core(start, report, make_core)))
+        }
+    });
+    let threads = Starting { bodies: bodies.collect(), spawn, inbox: &inbox, patience }.all()?;
     // Every core holds the other end.
     let _ = go.send(());
     await_ends(&inbox, &plan, &shutdown);
@@ -184,10 +207,20 @@ fn executor_builder(
         .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
 }
 
+/// What the thread of a core runs.
+type CoreBody = Box<dyn FnOnce() -> LocalBoxFuture<'static, ()> + Send>;
+
+/// Gives a core a thread; the number says how many it was given before.
+type SpawnCore<'a> = dyn Fn(CoreIndex, u32, CoreBody) -> std::io::Result<CoreThread> + 'a;
+
+type CoreThread = glommio::ExecutorJoinHandle<()>;
+
 /// How far a core has come; the last state is reported when its thread lets go of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Progress {
     Started,
+    /// Another thread has become the core.
+    Superseded,
     Failed,
     Panicked,
     Ended,
@@ -219,17 +252,23 @@ struct CoreStart<Q, R> {
     seat: MeshSeat<Q, R>,
     wait: Shared<oneshot::Receiver<()>>,
     shutdown: Shutdown,
-    report: Report,
 }
 
-async fn run_core<Q, R, M, F>(start: CoreStart<Q, R>, make_core: Arc<M>)
-where
+async fn run_core<Q, R, M, F>(
+    start: Arc<Mutex<Option<CoreStart<Q, R>>>>,
+    mut report: Report,
+    make_core: Arc<M>,
+) where
     Q: Routed + Send + 'static,
     R: Send + 'static,
     M: Fn(CoreContext<Q, R>) -> F,
     F: Future<Output = ()> + 'static,
 {
-    let CoreStart { core, plan, seat, wait, shutdown, mut report } = start;
+    let Some(start) = start.lock().await.take() else {
+        report.last = Progress::Superseded;
+        return;
+    };
+    let CoreStart { core, plan, seat, wait, shutdown } = start;
     queues::install();
     if plan.role(core) == CoreRole::Meta && plan.shares_cpu(core) {
         lower_priority();
@@ -263,28 +302,68 @@ fn lower_priority() {
     }
 }
 
-type CoreThread = glommio::ExecutorJoinHandle<()>;
+/// The threads of a node between being spawned and being cores.
+struct Starting<'a, B> {
+    bodies: Vec<B>,
+    spawn: &'a SpawnCore<'a>,
+    inbox: &'a mpsc::Receiver<(CoreIndex, Progress)>,
+    patience: Duration,
+}
 
-fn await_starts(
-    inbox: &mpsc::Receiver<(CoreIndex, Progress)>,
-    threads: &mut Vec<CoreThread>,
-) -> Result<(), NodeError> {
-    for _ in 0..threads.len() {
-        let (core, progress) =
-            inbox.recv().expect("each thread reports before it lets go of its sender");
-        if progress != Progress::Started {
-            let source = match threads.swap_remove(core).join() {
-                Ok(()) => std::io::Error::other("the core ended while it started"),
-                Err(error) => error.into(),
-            };
-            return Err(NodeError::Start { core, source });
+impl<B: Fn() -> CoreBody> Starting<'_, B> {
+    /// Spawns the cores and waits until each has begun to run.
+    ///
+    /// A thread that loses its CPU for 100 ms between arming the timer of its first turn and
+    /// looking for work goes to sleep before it ran anything, and nothing would ever wake it. A
+    /// core that says nothing for long is therefore given another thread, and the silent one finds
+    /// nothing to do should it wake after all.
+    fn all(self) -> Result<Vec<CoreThread>, NodeError> {
+        let mut silent: BTreeSet<CoreIndex> = (0..self.bodies.len()).collect();
+        let mut threads = BTreeMap::new();
+        for attempt in 0..START_ATTEMPTS_MAX {
+            for core in &silent {
+                if attempt > 0 {
+                    tracing::warn!(core, "the thread of this core does not begin; it gets another");
+                }
+                let thread = (self.spawn)(*core, attempt, (self.bodies[*core])())
+                    .map_err(|source| NodeError::Start { core: *core, source })?;
+                threads.insert(*core, thread);
+            }
+            while !silent.is_empty() {
+                match self.inbox.recv_timeout(self.patience) {
+                    Ok((core, Progress::Started)) => drop(silent.remove(&core)),
+                    Ok((_, Progress::Superseded)) => {}
+                    Ok((core, _)) => return Err(end_of(core, threads.remove(&core))),
+                    Err(_nothing_for_long) => break,
+                }
+            }
+        }
+        match silent.pop_first() {
+            None => Ok(threads.into_values().collect()),
+            Some(core) => {
+                let source = std::io::Error::from(std::io::ErrorKind::TimedOut);
+                Err(NodeError::Start { core, source })
+            }
         }
     }
-    Ok(())
+}
+
+/// Why a thread ended before it was a core.
+fn end_of(core: CoreIndex, thread: Option<CoreThread>) -> NodeError {
+    let source = match thread.map(CoreThread::join) {
+        Some(Err(error)) => error.into(),
+        _ => std::io::Error::other("the core ended while it started"),
+    };
+    NodeError::Start { core, source }
 }
 
 fn await_ends(inbox: &mpsc::Receiver<(CoreIndex, Progress)>, plan: &CorePlan, shutdown: &Shutdown) {
-    while let Ok((core, progress)) = inbox.recv() {
+    let mut running = plan.core_count();
+    while running > 0 {
+        let (core, progress) = inbox.recv().expect("a running core holds a sender");
+        if progress == Progress::Superseded {
+            continue;
+        }
         let name = plan.thread_name(core);
         if progress != Progress::Ended {
             fatal(FatalReason::CoreLost, format_args!("core {name} panicked"));
@@ -293,6 +372,7 @@ fn await_ends(inbox: &mpsc::Receiver<(CoreIndex, Progress)>, plan: &CorePlan, sh
             fatal(FatalReason::CoreLost, format_args!("core {name} ended by itself"));
         }
         tracing::info!(core = %name, "core ended");
+        running -= 1;
     }
 }
 
@@ -319,4 +399,49 @@ fn fitting_io_memory_under(limit: Option<u64>, wanted_bytes: usize, cores: usize
     let Some(limit) = limit else { return wanted_bytes };
     let share = usize::try_from(limit).unwrap_or(usize::MAX) / 2 / (cores * RINGS_PER_CORE);
     wanted_bytes.min(share.next_multiple_of(4096)).max(IO_MEMORY_BYTES_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cores::MetaPlacement;
+
+    #[test]
+    fn a_core_whose_thread_never_begins_gets_another_one() {
+        let cpu = crate::cores::online_cpus()[0];
+        let plan =
+            CorePlan { data_cores: vec![cpu, cpu], meta: MetaPlacement::SharedWithLast(cpu) };
+        let config = NodeConfig::new(plan);
+        let builder = |core| executor_builder(&config, core, IO_MEMORY_BYTES_MIN);
+        let spawn = |core, attempt, body: CoreBody| {
+            if core != 1 || attempt > 0 {
+                return Ok(builder(core).spawn(body)?);
+            }
+            let silent = move || async move {
+                let _never_run = body;
+                std::future::pending::<()>().await;
+            };
+            Ok(builder(core).spawn(silent)?)
+        };
+        let (sender, receiver) = mpsc::channel();
+        let patience = Duration::from_secs(1);
+        run_on_threads(
+            &config.plan,
+            move |context: CoreContext<(), ()>| {
+                let sender = sender.clone();
+                async move {
+                    context.link.serve(|_, ()| async {});
+                    if context.core == 0 {
+                        sender.send(context.link.call(1, ()).await).unwrap();
+                        context.shutdown.request();
+                    }
+                    context.shutdown.requested().await;
+                }
+            },
+            patience,
+            &spawn,
+        )
+        .unwrap();
+        assert_eq!(receiver.recv(), Ok(Ok(())));
+    }
 }
