@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use common::*;
 use futures::future::join;
-use heddle_core::engine::{EngineError, Object, PutItem, PutMode};
+use heddle_core::engine::{EngineError, Object, PutItem, PutMode, Want};
 use heddle_sim::{Crash, Fault, Random};
 use heddle_types::{ObjectId, ShardId};
 
@@ -346,6 +346,94 @@ fn a_damaged_image_is_refused_or_repaired_never_believed() {
         }
     }
     assert!(refused > 0 && graphs > 0 && properties > 0, "{refused} {graphs} {properties}");
+}
+
+#[test]
+fn damaged_vectors_on_disk_are_named_and_everything_else_is_read() {
+    let mut world = World::new(5);
+    world.run(|engine| async move {
+        let mut random = Random::new(5);
+        for n in 0..20 {
+            let vectors = vec![random_vector(&mut random, 0), random_vector(&mut random, 2)];
+            let properties = row(&random_properties(&mut random));
+            put(&engine, PutItem { id: id(n), properties, vectors }).await;
+        }
+        link_all(&engine, 8);
+        engine.checkpoint(SHARD).await.unwrap();
+    });
+    let is_segment = |name: &String| name.contains("/objects-");
+    let segment = world.disk.files().into_iter().find(is_segment).unwrap();
+    let mut bytes = world.disk.file_bytes(&segment).unwrap();
+    // The components of a vector of five: 20 bytes behind a head that begins with its table.
+    let is_head = |line: &[u8]| line[36..38] == [5, 0] && line[38..64] == [0; 26];
+    let heads: Vec<usize> = (4_096..bytes.len() - 128)
+        .step_by(64)
+        .filter(|at| is_head(&bytes[*at..*at + 64]))
+        .collect();
+    assert_eq!(heads.len(), 20);
+    bytes[heads[7] + 64 + 3] ^= 0x10;
+    world.disk.plant_file(&segment, bytes);
+    world.run(|engine| async move {
+        let ids: Vec<ObjectId> = (0..20).map(id).collect();
+        let rows = Want { properties: true, vectors: false };
+        let found = engine.get(SHARD, &ids, rows).await.unwrap();
+        assert!(found.iter().all(Option::is_some));
+        let mut damaged = 0;
+        for target in ids {
+            match engine.get(SHARD, &[target], Want::ALL).await {
+                Ok(found) => assert_eq!(found[0].as_ref().unwrap().vectors.len(), 2),
+                Err(error) => {
+                    assert_eq!(error.code, heddle_types::ErrorCode::Corrupt);
+                    let message = error.message;
+                    assert!(message.contains(&segment), "{message}");
+                    assert!(message.contains("checksum of the vectors"), "{message}");
+                    damaged += 1;
+                }
+            }
+        }
+        assert_eq!(damaged, 1);
+        let hits = search(&engine, 2, &[3.0, 0.1, 0.2, -0.3, 0.4], 20, None);
+        assert_eq!(hits.len(), 20, "the codes are whole");
+    });
+}
+
+#[test]
+fn merges_and_compactions_keep_vectors_on_disk_bit_for_bit() {
+    let mut world = World::new(6);
+    world.memtable_bytes = 4 << 10;
+    let expected = world.run(|engine| async move {
+        let mut random = Random::new(6);
+        let mut model = Model::default();
+        for n in 0..60 {
+            let mut item = random_item(&mut random, id(n));
+            item.vectors.retain(|vector| vector.index != 2);
+            item.vectors.push(random_vector(&mut random, 2));
+            model.put(&item);
+            put(&engine, item).await;
+        }
+        let mut segments = engine.status().shards[0].rows.segments;
+        let mut compacted = false;
+        for turn in 0..20 {
+            for n in 0..60 {
+                let vectors =
+                    if n % 3 == 0 { vec![random_vector(&mut random, 0)] } else { Vec::new() };
+                let properties = row(&random_properties(&mut random));
+                let item = PutItem { id: id(n), properties, vectors };
+                model.merge(&item);
+                let merged = engine.put(SHARD, PutMode::Merge, vec![item]).await.unwrap();
+                assert!(merged[0].is_ok(), "turn {turn}: {merged:?}");
+            }
+            while engine.maintain().await.unwrap() {
+                let now = engine.status().shards[0].rows.segments;
+                compacted |= now < segments;
+                segments = now;
+            }
+        }
+        assert!(compacted, "nothing was rewritten");
+        check_model(&engine, &model).await;
+        model
+    });
+    world.run(|engine| async move { check_model(&engine, &expected).await });
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::validate::profile_of;
 const READS_IN_FLIGHT: usize = 32;
 /// Parts of the directory and of a vector index, in the order of their sections.
 const DIRECTORY_PARTS: u32 = 3;
-const VECTOR_PARTS: u32 = 8;
+const VECTOR_PARTS: u32 = 11;
 /// The parts from which a graph is built again, by their numbers in the index's image.
 const PART_PRESENT: u32 = 1;
 const PART_NORMS: u32 = 6;

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use heddle_index::{IndexKind, IndexParams, Metric, SlotDirectory, VectorView};
+use heddle_index::{Codes, IndexKind, IndexParams, Metric, SlotDirectory, VectorView};
 use heddle_types::schema::IndexType;
-use heddle_types::{CollectionConfig, CollectionId, Distance, ShardId, VectorConfig};
+use heddle_types::{
+    CollectionConfig, CollectionId, Distance, Quantization, RawVectors, ShardId, VectorConfig,
+};
+
+use crate::validate::profile_of;
 
 /// Which shard to open or create.
 #[derive(Clone, Debug)]
@@ -58,7 +62,19 @@ pub(crate) fn index_params(
         IndexType::Flat => IndexKind::Flat,
         IndexType::Dynamic => IndexKind::Dynamic { threshold: vector.index.dynamic_threshold },
     };
+    let (quantization, raw) = profile_of(vector);
     Some(IndexParams {
+        codes: match quantization {
+            Quantization::None => Codes::None,
+            Quantization::Half => Codes::Half,
+            Quantization::Bits8 => Codes::EightBit,
+            Quantization::Bits4 => Codes::FourBit,
+            Quantization::Bits1 => Codes::OneBit,
+        },
+        raw: match raw {
+            RawVectors::Memory => heddle_index::RawVectors::Memory,
+            RawVectors::Disk => heddle_index::RawVectors::Absent,
+        },
         kind,
         m: vector.index.m,
         ef_construction: vector.index.ef_construction,

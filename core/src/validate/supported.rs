@@ -1,8 +1,6 @@
 //! What a valid definition asks for and this server cannot do.
 
-use heddle_types::{
-    ApiError, CollectionConfig, ErrorCode, PropertyConfig, Quantization, RawVectors,
-};
+use heddle_types::{ApiError, CollectionConfig, ErrorCode, PropertyConfig};
 
 /// What a node knows about its cluster when a collection is created.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,15 +20,6 @@ pub fn check_supported(config: &CollectionConfig, facts: &NodeFacts) -> Result<(
     let ef_min = heddle_index::limits::EF_CONSTRUCTION_MIN;
     for vector in &config.vectors {
         let name = super::vector_name(vector);
-        let (quantization, raw) = super::profile_of(vector);
-        if quantization != Quantization::None {
-            let message = format!("{name} has quantization {}", quantization.name());
-            return refuse(message, "quantization none".to_owned());
-        }
-        if raw != RawVectors::Memory {
-            let message = format!("{name} has raw {} and no quantization", raw.name());
-            return refuse(message, "raw memory".to_owned());
-        }
         if !(m_min..=m_max).contains(&vector.index.m) {
             let message = format!("{name} has index.m {}", vector.index.m);
             return refuse(message, format!("{m_min} to {m_max}"));
