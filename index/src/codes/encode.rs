@@ -74,8 +74,14 @@ impl Codec {
         // Half-precision rows are no estimate that needs correction.
         let multiplier = if self.codes == Codes::Half { 1.0 } else { xx / xw };
         let error2 = squared_error(x, w, multiplier);
-        let free_dims = if self.rotation.is_some() { layout.padded_dims } else { layout.dims };
-        let spread = short_up((error2 / (free_dims - 1).max(1) as f32).sqrt());
+        // An error that no rotation has spread may point along the query: the margin of
+        // half-precision rows is their whole error, which never fails.
+        let spread = if self.codes == Codes::Half {
+            error2.sqrt() / super::MARGIN_SPREADS
+        } else {
+            (error2 / (layout.padded_dims - 1) as f32).sqrt()
+        };
+        let spread = short_up(spread);
         let mut scale = 0.0;
         if layout.refine_row_bytes > 0 {
             scale = self.write_refine(x, w, multiplier, refine);
