@@ -16,7 +16,6 @@
 mod arena;
 mod bitmap;
 mod candidates;
-#[allow(dead_code, reason = "planes of codes enter the views step by step")]
 mod codes;
 mod directory;
 pub mod distance;

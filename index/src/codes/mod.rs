@@ -261,25 +261,6 @@ impl Codec {
         self.margin_of(query, spread, of_query, norm2, estimate)
     }
 
-    /// The same for the result of [`Self::refine`].
-    pub(crate) fn margin_refined(&self, query: &CodeQuery, factors: &[f32], distance: f32) -> f32 {
-        const VARIANCE: f32 = 1.0;
-        let (scale, spread) = unpack(factors[self.layout.factor_count - 1]);
-        if self.layout.refine_row_bytes == 0 {
-            return self.margin_of(query, spread, 0.0, self.norm2(factors), distance);
-        }
-        // Rounding to steps of `scale` errs by scale / sqrt(12) in each component, and by eight
-        // times that in the few outermost ones of four-bit codes: up to one in twenty, which
-        // together can make six times the variance. Parallel vectors share these components, so
-        // twice that is allowed for. Unlike the error of the walk plane this one is not orthogonal
-        // to the vector.
-        let wide = if self.family == Family::L2 { distance } else { query.norm2 };
-        let factor = if self.family == Family::L2 { 2.0 } else { 1.0 };
-        let margin = MARGIN_SPREADS * factor * scale * (wide.max(0.0) * VARIANCE).sqrt();
-        let bias = scale * scale * VARIANCE * self.layout.padded_dims as f32;
-        finite(margin + if self.family == Family::L2 { bias } else { 0.0 })
-    }
-
     fn margin_of(
         &self,
         query: &CodeQuery,

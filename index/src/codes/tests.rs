@@ -150,7 +150,6 @@ struct Answers {
     estimates: Vec<f32>,
     refined: Vec<f32>,
     margins: Vec<f32>,
-    refined_margins: Vec<f32>,
 }
 
 fn answers(codec: &Codec, query: &[f32], vectors: &[Vec<f32>]) -> Answers {
@@ -166,10 +165,8 @@ fn answers(codec: &Codec, query: &[f32], vectors: &[Vec<f32>]) -> Answers {
     unsafe { codec.refine(&prepared, rows, residuals, &slots, &mut refined) };
     let factors = planes.factors.chunks_exact(codec.layout().factor_count);
     let margin = |(factors, &estimate)| codec.margin(&prepared, factors, estimate);
-    let margins = factors.clone().zip(&estimates).map(margin).collect();
-    let margin = |(factors, &distance)| codec.margin_refined(&prepared, factors, distance);
-    let refined_margins = factors.zip(&refined).map(margin).collect();
-    Answers { estimates, refined, margins, refined_margins }
+    let margins = factors.zip(&estimates).map(margin).collect();
+    Answers { estimates, refined, margins }
 }
 
 /// Vectors of the kinds that a rotation has to even out.
@@ -228,7 +225,7 @@ fn check_estimates(
 ) {
     let dims = vectors[0].len();
     let codec = Codec::new(codes, dims, metric).unwrap();
-    let (mut outside, mut refined_outside, mut bias, mut spread) = (0, 0, 0.0, 0.0);
+    let (mut outside, mut bias, mut spread) = (0, 0.0, 0.0);
     let mut worst = 0.0f32;
     for query in queries {
         let found = answers(&codec, query, vectors);
@@ -240,9 +237,7 @@ fn check_estimates(
             let rounding = 2e-6 * scale;
             let error = found.estimates[at] - expected;
             outside += usize::from(error.abs() > found.margins[at] + rounding);
-            let refined = (found.refined[at] - expected).abs();
-            worst = worst.max((refined - rounding) / found.refined_margins[at]);
-            refined_outside += usize::from(refined > found.refined_margins[at] + rounding);
+            worst = worst.max((found.refined[at] - expected).abs() / scale);
             bias += f64::from(error / scale);
             spread += f64::from(error / scale).powi(2);
         }
@@ -252,10 +247,8 @@ fn check_estimates(
     let name = format!("{codes:?} {metric:?} {dims} {shape}");
     // Stated: less than one in a hundred. Errors of one query are related, so a test allows twice.
     assert!(outside as f64 <= 0.02 * count, "{name}: {outside} of {count} outside");
-    assert!(
-        refined_outside as f64 <= 0.02 * count,
-        "{name}: {refined_outside} refined outside, worst {worst} margins"
-    );
+    let limit = if codes == Codes::OneBit { 1e-2 } else { 2e-3 };
+    assert!(worst <= limit, "{name}: a refined distance is off by {worst} of the lengths");
     // Vectors that have something in common share a part of their errors, so that only independent
     // ones show the mean.
     let is_unbiased = shape != "normal" || bias.abs() <= 0.12 * spread + 1e-7;
@@ -316,8 +309,8 @@ fn magnitudes_at_the_ends_of_the_range_give_finite_and_sensible_results() {
                 for other in [1.0, 1e-30, 0.0, magnitude] {
                     let query: Vec<f32> = base[0].iter().map(|x| x * other).collect();
                     let found = answers(&codec, &query, &vectors);
-                    let Answers { estimates, refined, margins, refined_margins } = &found;
-                    for numbers in [estimates, refined, margins, refined_margins] {
+                    let Answers { estimates, refined, margins } = &found;
+                    for numbers in [estimates, refined, margins] {
                         let name = format!("{codes:?} {metric:?} {magnitude:e} {other:e}");
                         assert!(numbers.iter().all(|x| x.is_finite()), "{name}: {numbers:?}");
                     }
