@@ -56,6 +56,7 @@ def arguments() -> argparse.Namespace:
     add("--k", type=int, default=10)
     add("--seed", type=int, help="orders the passes; drawn and printed when absent")
     add("--out", type=Path, help="folder for results.json, tables.md and the plot")
+    add("--docs", type=Path, help="also put tables and plot into this folder's benchmarks.md")
     add("--cache", type=Path, default=Path("target/compare/cache"), help="keeps built indexes")
     add("--program", type=Path, help="the heddle-bench to run; without it, peers alone")
     add("--rebuild", default="", help="configurations to build anew, separated by commas")
@@ -115,6 +116,8 @@ def compare(options: argparse.Namespace, data: sets.VectorSet) -> None:
         scaling = runs.scaling(plan, ours, results[ours.name].in_order())
     out = options.out or options.cache.parent / f"out-{data.name}"
     write(out, plan, results, memory_report, scaling)
+    if options.docs:
+        document(options.docs, out, data.name)
 
 
 def family_of(options: argparse.Namespace, data: sets.VectorSet) -> list[runs.Child]:
@@ -179,6 +182,21 @@ def write(
     ours = {name for name, result in results.items() if result.ours}
     (out / f"{data.name}.svg").write_text(plot.svg(title, curves, ours))
     print(f"\n{text}\nwritten to {out}")
+
+
+def document(docs: Path, out: Path, name: str) -> None:
+    """Puts the plot and the tables of this run where the last run's were."""
+    plots = docs / "plots"
+    plots.mkdir(exist_ok=True)
+    (plots / f"{name}.svg").write_text((out / f"{name}.svg").read_text())
+    page = docs / "benchmarks.md"
+    text = page.read_text()
+    tables = (out / "tables.md").read_text()
+    picture = f"![recall and queries per second on {name}](plots/{name}.svg)\n\n"
+    text = report.with_section(text, name, picture + tables)
+    if (out / "memory.md").exists():
+        text = report.with_section(text, "memory", (out / "memory.md").read_text())
+    page.write_text(text)
 
 
 if __name__ == "__main__":

@@ -181,3 +181,13 @@ def scaling_text(report: dict[str, Any]) -> str:
             f"two: {build['one_seconds'] / build['two_seconds']:.2f}x, {same}"
         )
     return "\n".join(lines) + "\n"
+
+
+def with_section(text: str, name: str, body: str) -> str:
+    """`text` with what stands between the marks of `name` replaced, or put at its end with marks."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    section = f"{begin}\n\n{body.strip()}\n\n{end}"
+    if begin not in text or end not in text:
+        return f"{text.rstrip()}\n\n{section}\n"
+    before, _, rest = text.partition(begin)
+    return before + section + rest.partition(end)[2]

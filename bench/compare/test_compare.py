@@ -18,6 +18,7 @@ import analysis
 import numpy as np
 import peers
 import plot
+import report
 import sets
 import synthetic
 from analysis import Memory, Point
@@ -80,6 +81,14 @@ class Plot(unittest.TestCase):
         text = plot.svg("a < b", curves, {"ours & more"})
         words = [node.text for node in xml.fromstring(text).iter() if node.tag.endswith("text")]
         self.assertTrue({"a < b", "ours & more", "theirs", "0.99"} <= set(words))
+
+
+class Documents(unittest.TestCase):
+    def test_a_section_replaces_the_one_of_its_name_and_no_other(self) -> None:
+        text = report.with_section(report.with_section("# page\n", "a", "one"), "b", "two")
+        again = report.with_section(text, "a", "three")
+        self.assertEqual(again, text.replace("one", "three"))
+        self.assertEqual(report.with_section(again, "a", "three"), again)
 
 
 class Peers(unittest.TestCase):

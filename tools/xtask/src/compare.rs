@@ -24,6 +24,7 @@ Usage: cargo xtask compare --set DIR [options]
   --build-only       fill the cache of built indexes and end
   --quick            two passes over every other point
   --out DIR          tables, plot and JSON (default: target/compare/out-SET)
+  --docs DIR         also put tables and plot into DIR/benchmarks.md and DIR/plots
   --cache DIR        built indexes (default: target/compare/cache)
   --python PROGRAM   Python 3.11 or later (default: python3)
 
