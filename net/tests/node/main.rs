@@ -13,6 +13,8 @@ mod objects;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]
+mod quantized;
+#[cfg(test)]
 mod raw;
 
 /// Not a test of its own: what a child process of the other tests runs.

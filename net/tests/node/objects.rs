@@ -5,8 +5,8 @@ use std::future::Future;
 use heddle_client::{Client, ClientError, Collection, Object, PutMode, Scan, Search};
 use heddle_types::schema::{PropertyConfig, ShardingConfig};
 use heddle_types::{
-    CollectionConfig, DataType, Distance, ErrorCode, Filter, ObjectId, Operator, Properties, Value,
-    VectorConfig,
+    CollectionConfig, DataType, Distance, ErrorCode, Filter, ObjectId, Operator, Properties,
+    Quantization, Value, VectorConfig,
 };
 
 use crate::harness::{TempDir, TestNode, config};
@@ -36,7 +36,13 @@ pub(crate) fn docs(shards: u32, dims: Option<u32>) -> CollectionConfig {
     CollectionConfig {
         name: "Docs".to_owned(),
         properties: vec![property("row", DataType::Int), property("parity", DataType::Text)],
-        vectors: vec![VectorConfig { dims, distance: Distance::L2Squared, ..Default::default() }],
+        // Exact distances are compared, whatever the default is.
+        vectors: vec![VectorConfig {
+            dims,
+            distance: Distance::L2Squared,
+            quantization: Some(Quantization::None),
+            ..Default::default()
+        }],
         sharding: ShardingConfig { count: shards, ..Default::default() },
         ..Default::default()
     }
