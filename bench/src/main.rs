@@ -24,6 +24,8 @@ struct Arguments {
 enum Benchmark {
     /// The vector index in this process, without a server: build, recall, queries per second.
     Index(index::Arguments),
+    /// Builds with several numbers of threads and compares the graphs.
+    Checksum(index::checksum::Arguments),
     /// Filtered searches: strategy, recall and rate beside searches without a filter.
     Filters(filters::Arguments),
     /// Rows replaced again and again: recall and bytes beside an index built afresh.
@@ -37,6 +39,7 @@ enum Benchmark {
 fn main() -> ExitCode {
     let done = match Arguments::parse().benchmark {
         Benchmark::Index(arguments) => index::run(&arguments),
+        Benchmark::Checksum(arguments) => index::checksum::run(&arguments),
         Benchmark::Filters(arguments) => filters::run(&arguments),
         Benchmark::Churn(arguments) => churn::run(&arguments),
         Benchmark::Kernels(arguments) => kernels::run(&arguments),

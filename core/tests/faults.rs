@@ -6,10 +6,10 @@ mod common;
 use common::*;
 use futures::executor::block_on;
 use futures::future::join;
-use heddle_core::engine::{EngineError, LinkProgress, PutItem, PutMode};
+use heddle_core::engine::{EngineError, IndexedBatch, LinkProgress, PutItem, PutMode};
 use heddle_core::objects::ObjectStats;
 use heddle_core::wal::WalError;
-use heddle_index::Scratch;
+use heddle_index::LinkScratch;
 use heddle_sim::{Crash, Fault, Random, SimDisk};
 use heddle_types::{Device, ShardId};
 
@@ -345,7 +345,7 @@ fn dead_slots_are_reused_while_new_vectors_never_stop_coming() {
     let mut world = World::new(10);
     world.run(|engine| async move {
         let mut random = Random::new(10);
-        let mut scratch = Scratch::new();
+        let mut scratch = LinkScratch::new();
         for _ in 0..60 {
             let items = (0..300).map(|n| random_item(&mut random, id(n))).collect();
             let results = engine.put(SHARD, PutMode::Replace, items).await.unwrap();
@@ -356,9 +356,10 @@ fn dead_slots_are_reused_while_new_vectors_never_stop_coming() {
                     engine.sweep_step();
                     continue;
                 };
-                let mut searched = batch.search(&mut scratch);
-                while let LinkProgress::More(rest) = engine.link_batch(searched, 8) {
-                    searched = rest;
+                let searched = batch.search(&mut scratch);
+                let mut rows = IndexedBatch::gather(vec![searched]).unwrap();
+                while let LinkProgress::More(rest) = engine.link_batch(rows, 80, &mut scratch) {
+                    rows = rest;
                 }
             }
         }

@@ -8,8 +8,6 @@ use crate::search::pool::Neighbour;
 pub struct Candidates {
     /// Nearest first.
     pub(crate) levels: [Vec<Neighbour>; LEVEL_MAX + 1],
-    /// How many slots the graph had linked when the search began.
-    pub(crate) sequence: u64,
     /// Distances computed by the search.
     pub(crate) evaluations: u64,
 }
@@ -29,7 +27,6 @@ impl Candidates {
 
     pub(crate) fn clear(&mut self) {
         self.levels.iter_mut().for_each(Vec::clear);
-        self.sequence = 0;
         self.evaluations = 0;
     }
 }

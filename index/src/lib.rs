@@ -14,6 +14,7 @@
 #![deny(unsafe_code)]
 
 mod arena;
+mod batch;
 mod bitmap;
 mod candidates;
 mod codes;
@@ -30,6 +31,7 @@ mod search;
 mod view;
 mod writer;
 
+pub use batch::{Choice, LinkBatch, LinkRows, PrunedRows};
 pub use bitmap::SlotBitmap;
 pub use candidates::Candidates;
 pub use codes::{KernelProbe, ProbeWork};
@@ -42,7 +44,7 @@ pub use planes::PlaneBytes;
 pub use quiescence::{Pin, Quiescence, Reader};
 pub use search::{CandidatesTask, Hit, Scratch, SearchRequest, SearchStats, SearchTask, Strategy};
 pub use view::{IndexStats, VectorView};
-pub use writer::{SweepState, VectorWriter};
+pub use writer::{LinkScratch, SweepState, VectorWriter};
 
 /// Position of an object in its shard.
 pub type Slot = u32;

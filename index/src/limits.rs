@@ -62,9 +62,12 @@ pub const ARENA_COMMIT_DIVISOR: usize = 8;
 /// Slots of the smallest index.
 pub const SLOTS_MIN: usize = 256;
 
-/// How many of the latest linked slots an insert compares itself with, beyond what its search
-/// phase found: the members of one batch do not see each other in their frozen view.
-pub const RECENT_LINKED_MAX: usize = 1_024;
+/// Most slots linked as one batch. Members are compared with each other: half as many distances
+/// each, beside the thousand or two of a search.
+pub const LINK_BATCH_MAX: usize = 512;
+
+/// A batch is at most this part of the graph: its members do not walk over each other's links.
+pub const LINK_BATCH_RATIO: usize = 8;
 
 /// Slots a scan hands to the kernel at a time.
 pub const SCAN_BLOCK: usize = 128;

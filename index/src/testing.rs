@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::distance::scalar;
 use crate::view::mix;
 use crate::{
-    Candidates, DirectoryWriter, Hit, IndexParams, Metric, Quiescence, Scratch, SearchRequest,
+    DirectoryWriter, Hit, IndexParams, LinkScratch, Metric, Quiescence, Scratch, SearchRequest,
     SearchStats, Slot, VectorWriter,
 };
 
@@ -69,6 +69,7 @@ pub(crate) struct Shard {
     pub(crate) writer: VectorWriter,
     pub(crate) quiescence: Arc<Quiescence>,
     pub(crate) scratch: Scratch,
+    pub(crate) linking: LinkScratch,
     pub(crate) vectors: Vec<Option<Vec<f32>>>,
 }
 
@@ -80,6 +81,7 @@ impl Shard {
             writer: VectorWriter::new(params).unwrap(),
             quiescence,
             scratch: Scratch::new(),
+            linking: LinkScratch::new(),
             vectors: Vec::new(),
         }
     }
@@ -104,22 +106,15 @@ impl Shard {
         slot
     }
 
+    /// Links until nothing waits, or what waits cannot be linked.
     pub(crate) fn link_all(&mut self, batch: usize) {
+        let directory = self.directory.view();
+        let backlog = |shard: &Self| shard.writer.backlog();
         loop {
-            let mut slots = Vec::new();
-            self.writer.next_unlinked(&mut slots, batch);
-            if slots.is_empty() {
+            let before = backlog(self);
+            self.writer.link_next(batch, &directory, &mut self.linking).unwrap();
+            if backlog(self) == before {
                 return;
-            }
-            let (view, directory) = (self.writer.view(), self.directory.view());
-            let mut found: Vec<Candidates> = Vec::new();
-            for &slot in &slots {
-                let mut candidates = Candidates::new();
-                view.candidates(&directory, slot, &mut self.scratch, &mut candidates);
-                found.push(candidates);
-            }
-            for (slot, candidates) in slots.iter().zip(&found) {
-                self.writer.link(*slot, candidates, &directory);
             }
         }
     }

@@ -83,7 +83,7 @@ pub struct VectorView {
     pub(crate) tail_count: AtomicU32,
     /// Words of `unlinked` that may hold bits: `low << 32 | end`.
     pub(crate) tail_words: AtomicU64,
-    /// How many slots have been linked so far.
+    /// Counts the changes of link rows: what was computed from an earlier state is out of date.
     pub(crate) sequence: AtomicU64,
     /// The view that took over when this one was outgrown.
     pub(crate) successor: OnceLock<Arc<VectorView>>,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 
 use heddle_index::{
-    Candidates, Codes, DirectoryWriter, Hit, IndexParams, Metric, Quiescence, RawVectors, Scratch,
+    Codes, DirectoryWriter, Hit, IndexParams, LinkScratch, Metric, Quiescence, RawVectors, Scratch,
     SearchRequest, SlotDirectory, VectorView, VectorWriter, distance,
 };
 
@@ -62,14 +62,12 @@ impl Home {
         }
     }
 
-    fn link(&mut self, scratch: &mut Scratch, count: usize) {
-        let mut slots = Vec::new();
-        self.writer.next_unlinked(&mut slots, count);
-        for slot in slots {
-            let mut found = Candidates::new();
-            let directory = self.directory.view();
-            self.writer.view().candidates(&directory, slot, scratch, &mut found);
-            self.writer.link(slot, &found, &directory);
+    fn link(&mut self, scratch: &mut LinkScratch, count: usize) {
+        let mut left = count.min(self.writer.backlog() as usize);
+        while left > 0 {
+            let linked = self.writer.link_next(left, &self.directory.view(), scratch).unwrap();
+            assert!(linked > 0, "nothing of {left} slots was linked");
+            left -= linked;
         }
     }
 
@@ -159,7 +157,7 @@ fn change_everything_under_readers(codes: Codes) {
                 scope.spawn(move || read(quiescence, core, &inbox, stop, objects))
             })
             .collect();
-        let (mut scratch, mut random) = (Scratch::new(), SEED);
+        let (mut scratch, mut random) = (LinkScratch::new(), SEED);
         for round in 0..600 {
             // Announced before the first of them can be found.
             objects.store(home.next_object + 30, Ordering::Release);

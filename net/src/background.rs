@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use heddle_core::engine::{IndexedBatch, LinkProgress};
+use heddle_core::engine::{IndexedBatch, LinkProgress, RowBatch};
 use heddle_runtime::{Queue, sleep, spawn, yield_if_needed, yield_now};
 use heddle_types::{Clock, ShardId};
 
@@ -15,8 +15,8 @@ use crate::message::{CoreRequest, expect_reply};
 
 /// Vectors searched against one state of the graph, by all data cores together.
 const BATCH_SLOTS_PER_CORE: usize = 32;
-/// Vectors linked between two offers to yield: one takes 10 to 50 us.
-const LINK_SLOTS: usize = 4;
+/// Rows looked at between two offers to yield: one that is full takes some 10 us.
+const LINK_ROWS: usize = 16;
 /// Pause while a checkpoint keeps the graph still.
 const PAUSE: Duration = Duration::from_millis(5);
 /// How often checkpoints and maintenance are looked at.
@@ -50,8 +50,9 @@ async fn index(core: Rc<Core>, engine: HomeEngine) {
             });
             match futures::future::try_join_all(searches).await {
                 Ok(parts) => {
-                    for part in parts.into_iter().flatten() {
-                        link(&engine, part).await;
+                    let parts = parts.into_iter().flatten().collect();
+                    if let Some(rows) = IndexedBatch::gather(parts) {
+                        link(&core, &engine, rows).await;
                     }
                     core.metrics.slots_indexed.add(count as u64);
                 }
@@ -68,10 +69,11 @@ async fn index(core: Rc<Core>, engine: HomeEngine) {
     }
 }
 
-async fn link(engine: &HomeEngine, mut batch: IndexedBatch) {
+async fn link(core: &Core, engine: &HomeEngine, mut batch: RowBatch) {
+    let mut scratch = core.take_link_scratch();
     loop {
-        match engine.link_batch(batch, LINK_SLOTS) {
-            LinkProgress::Done => return,
+        match engine.link_batch(batch, LINK_ROWS, &mut scratch) {
+            LinkProgress::Done => break,
             LinkProgress::More(rest) => {
                 batch = rest;
                 yield_if_needed().await;
@@ -82,6 +84,7 @@ async fn link(engine: &HomeEngine, mut batch: IndexedBatch) {
             }
         }
     }
+    core.give_link_scratch(scratch);
 }
 
 /// Writes checkpoints when they are due, and what else keeps files small.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use heddle_core::engine::Engine;
-use heddle_index::{Reader, Scratch};
+use heddle_index::{LinkScratch, Reader, Scratch};
 use heddle_runtime::{CoreContext, CoreLink, GlommioDevice, RealClock};
 use heddle_types::{ApiError, CoreIndex, ErrorCode};
 
@@ -37,6 +37,7 @@ pub(crate) struct Core {
     /// Pins of the searches that run here.
     pub(crate) reader: Reader,
     scratches: RefCell<Vec<Scratch>>,
+    link_scratches: RefCell<Vec<LinkScratch>>,
     engine: RefCell<Option<HomeEngine>>,
     // Views of this version are known to every data core.
     published_version: Cell<u64>,
@@ -65,6 +66,7 @@ impl Core {
             object_size: ObjectSize::default(),
             reader: node.quiescence.reader(context.core),
             scratches: RefCell::default(),
+            link_scratches: RefCell::default(),
             engine: RefCell::default(),
             published_version: Cell::new(0),
         })
@@ -140,5 +142,14 @@ impl Core {
 
     pub(crate) fn give_scratch(&self, scratch: Scratch) {
         self.scratches.borrow_mut().push(scratch);
+    }
+
+    /// Working memory for choosing links; give it back with [`Core::give_link_scratch`].
+    pub(crate) fn take_link_scratch(&self) -> LinkScratch {
+        self.link_scratches.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give_link_scratch(&self, scratch: LinkScratch) {
+        self.link_scratches.borrow_mut().push(scratch);
     }
 }

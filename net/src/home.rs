@@ -169,13 +169,13 @@ pub(crate) async fn publish_views(core: &Rc<Core>) -> Result<(), ApiError> {
 /// Finds neighbours for vectors of some shard of the node, one vector a step.
 async fn search_batch(core: Rc<Core>, batch: IndexBatch) -> CoreAnswer {
     let _pin = core.reader.pin();
-    let mut scratch = core.take_scratch();
+    let mut scratch = core.take_link_scratch();
     let count = batch.len();
     let mut indexed = Vec::with_capacity(count);
     for single in batch.split(count) {
         indexed.push(single.search(&mut scratch));
         yield_if_needed().await;
     }
-    core.give_scratch(scratch);
+    core.give_link_scratch(scratch);
     Ok(CoreReply::Indexed(indexed))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use heddle_index::{
-    Candidates, DirectoryWriter, Hit, IndexParams, Quiescence, Reader, Scratch, SearchRequest,
+    DirectoryWriter, Hit, IndexParams, LinkScratch, Quiescence, Reader, Scratch, SearchRequest,
     SearchStats, Slot, SweepState, VectorWriter,
 };
 use serde::Serialize;
@@ -42,7 +42,7 @@ pub(super) struct Shard<'a> {
     slot_of: Vec<Option<Slot>>,
     row_of: Vec<usize>,
     scratch: Scratch,
-    found: Vec<Candidates>,
+    linking: LinkScratch,
     hits: Vec<Hit>,
     steps_us: Vec<f64>,
     pub(super) replaced: usize,
@@ -74,7 +74,7 @@ impl<'a> Shard<'a> {
             slot_of: vec![None; rows.len() / dims],
             row_of: Vec::new(),
             scratch: Scratch::new(),
-            found: Vec::new(),
+            linking: LinkScratch::new(),
             hits: Vec::new(),
             steps_us: Vec::new(),
             replaced: 0,
@@ -164,21 +164,11 @@ impl<'a> Shard<'a> {
     /// Links everything that waits.
     pub(super) fn link(&mut self) -> Result<(), Failure> {
         let before = thread_cpu_ns();
-        let mut slots = Vec::new();
-        loop {
-            slots.clear();
-            self.writer.next_unlinked(&mut slots, self.batch);
-            if slots.is_empty() {
-                break;
-            }
-            let (view, directory) = (self.writer.view(), self.directory.view());
-            let _pin = self.reader.pin();
-            self.found.resize_with(slots.len().max(self.found.len()), Candidates::new);
-            for (&slot, found) in slots.iter().zip(&mut self.found) {
-                view.candidates(&directory, slot, &mut self.scratch, found);
-            }
-            for (&slot, found) in slots.iter().zip(&self.found) {
-                self.writer.try_link(slot, found, &directory)?;
+        let directory = self.directory.view();
+        let _pin = self.reader.pin();
+        while self.writer.backlog() > 0 {
+            if self.writer.link_next(self.batch, &directory, &mut self.linking)? == 0 {
+                return Err("nothing of a batch could be linked".into());
             }
         }
         self.insert_seconds += thread_cpu_ns().saturating_sub(before) as f64 / 1e9;

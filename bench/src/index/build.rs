@@ -1,30 +1,20 @@
-//! Building: all threads search for candidates against a frozen graph, one links in order.
+//! Building an index from a file.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
 use heddle_bench::vectors::VectorFile;
-use heddle_index::{
-    Candidates, DirectoryWriter, IndexParams, Quiescence, Scratch, Slot, SlotDirectory, VectorView,
-    VectorWriter,
-};
+use heddle_index::{DirectoryWriter, IndexParams, Quiescence, SlotDirectory, VectorWriter};
 
 use super::Failure;
+use super::crew::{Phases, link_all};
 
 /// A finished index.
 pub(crate) struct Built {
     pub(crate) writer: VectorWriter,
     pub(crate) directory: Arc<SlotDirectory>,
     pub(crate) seconds: f64,
-    pub(crate) link_seconds: f64,
-}
-
-/// Candidates of the slots of a batch that one thread handles.
-struct Part {
-    view: Option<Arc<VectorView>>,
-    slots: Vec<Slot>,
-    found: Vec<Candidates>,
+    pub(crate) phases: Phases,
 }
 
 /// Makes the directory of a restored index: every slot is live.
@@ -70,79 +60,7 @@ pub(crate) fn build(
     }
     let directory = directory.view();
     let started = Instant::now();
-    let link_seconds = link_all(&mut writer, &directory, threads, batch.max(1))?;
+    let phases = link_all(&mut writer, &directory, threads, batch)?;
     seconds += started.elapsed().as_secs_f64();
-    Ok(Built { writer, directory, seconds, link_seconds })
-}
-
-#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
-fn link_all(
-    writer: &mut VectorWriter,
-    directory: &SlotDirectory,
-    threads: usize,
-    batch: usize,
-) -> Result<f64, Failure> {
-    let mut link_seconds = 0.0;
-    std::thread::scope(|scope| {
-        let mut workers = Vec::new();
-        for _ in 1..threads {
-            let (work, inbox) = channel();
-            let (outbox, done) = channel();
-            scope.spawn(move || serve(&inbox, &outbox, directory));
-            workers.push((work, done));
-        }
-        let mut scratch = Scratch::new();
-        let mut parts: Vec<Part> = (0..threads).map(|_| Part::new()).collect();
-        let mut slots = Vec::new();
-        loop {
-            slots.clear();
-            writer.next_unlinked(&mut slots, batch);
-            if slots.is_empty() {
-                return Ok(link_seconds);
-            }
-            for (index, part) in parts.iter_mut().enumerate() {
-                part.slots.clear();
-                part.slots.extend(slots.iter().skip(index).step_by(threads));
-                part.view = Some(writer.view());
-            }
-            for (index, (work, _)) in workers.iter().enumerate() {
-                work.send(core::mem::replace(&mut parts[index + 1], Part::new()))?;
-            }
-            parts[0].search(directory, &mut scratch);
-            for (index, (_, done)) in workers.iter().enumerate() {
-                parts[index + 1] = done.recv()?;
-            }
-            let started = Instant::now();
-            for (position, &slot) in slots.iter().enumerate() {
-                let found = &parts[position % threads].found[position / threads];
-                writer.try_link(slot, found, directory)?;
-            }
-            link_seconds += started.elapsed().as_secs_f64();
-        }
-    })
-}
-
-/// A worker: takes parts until the sender is gone.
-fn serve(inbox: &Receiver<Part>, outbox: &Sender<Part>, directory: &SlotDirectory) {
-    let mut scratch = Scratch::new();
-    while let Ok(mut part) = inbox.recv() {
-        part.search(directory, &mut scratch);
-        if outbox.send(part).is_err() {
-            return;
-        }
-    }
-}
-
-impl Part {
-    fn new() -> Self {
-        Self { view: None, slots: Vec::new(), found: Vec::new() }
-    }
-
-    fn search(&mut self, directory: &SlotDirectory, scratch: &mut Scratch) {
-        let Some(view) = self.view.take() else { return };
-        self.found.resize_with(self.slots.len().max(self.found.len()), Candidates::new);
-        for (&slot, found) in self.slots.iter().zip(&mut self.found) {
-            view.candidates(directory, slot, scratch, found);
-        }
-    }
+    Ok(Built { writer, directory, seconds, phases })
 }

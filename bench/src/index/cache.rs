@@ -8,6 +8,7 @@ use heddle_index::{DirectoryWriter, IndexParams, Quiescence, VectorWriter};
 
 use super::Failure;
 use super::build::{Built, publish_all};
+use super::crew::Phases;
 
 /// Bytes moved at a time.
 const PIECE_BYTES: usize = 1 << 20;
@@ -48,5 +49,5 @@ pub(crate) fn load(path: &Path, params: IndexParams, slots: u32) -> Result<Built
     let mut directory = DirectoryWriter::new(slots, Quiescence::new(1))?;
     publish_all(&mut directory, slots)?;
     let directory = directory.view();
-    Ok(Built { writer, directory, seconds: 0.0, link_seconds: 0.0 })
+    Ok(Built { writer, directory, seconds: 0.0, phases: Phases::default() })
 }

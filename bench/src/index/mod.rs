@@ -2,6 +2,8 @@
 
 pub(crate) mod build;
 pub(crate) mod cache;
+pub(crate) mod checksum;
+pub(crate) mod crew;
 pub(crate) mod measure;
 mod serve;
 
@@ -51,8 +53,8 @@ pub(crate) struct Arguments {
     /// How often the queries are run for each pool; the median and the best are reported.
     #[arg(long, default_value_t = 3)]
     passes: u32,
-    /// Slots whose candidates are found against one state of the graph.
-    #[arg(long, default_value_t = 64)]
+    /// Slots linked together, found against one state of the graph.
+    #[arg(long, default_value_t = 128)]
     batch: usize,
     /// Index only the first rows.
     #[arg(long)]
@@ -176,6 +178,7 @@ struct Report {
     build_cpu_seconds: f64,
     build_search_seconds: f64,
     build_link_seconds: f64,
+    build_evaluations_per_vector: f64,
     bytes_per_vector: f64,
     committed_bytes_per_vector: f64,
     /// Bytes of a vector by plane; links and sets come on top.
@@ -204,9 +207,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let build_cpu_seconds = process_cpu_seconds() - cpu_before;
     let stats = built.writer.view().stats();
     eprintln!(
-        "built in {:.1} s ({:.1} s linking), {:.0} bytes per vector",
+        "built in {:.1} s ({:.1} CPU s; choosing {:.1}, pruning {:.1}, committing {:.2}), \
+         {:.0} distances and {:.0} bytes per vector",
         built.seconds,
-        built.link_seconds,
+        build_cpu_seconds,
+        built.phases.choose_seconds,
+        built.phases.prune_seconds,
+        built.phases.commit_seconds,
+        built.phases.evaluations as f64 / rows as f64,
         stats.used_bytes as f64 / rows as f64
     );
     let workload = measure::Workload {
@@ -227,8 +235,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         codes: format!("{:?}", built.writer.view().params().codes),
         build_seconds: built.seconds,
         build_cpu_seconds,
-        build_search_seconds: built.seconds - built.link_seconds,
-        build_link_seconds: built.link_seconds,
+        build_search_seconds: built.phases.choose_seconds,
+        build_link_seconds: built.phases.prune_seconds + built.phases.commit_seconds,
+        build_evaluations_per_vector: built.phases.evaluations as f64 / rows as f64,
         bytes_per_vector: stats.used_bytes as f64 / rows as f64,
         committed_bytes_per_vector: (stats.vector_bytes
             + stats.link_bytes

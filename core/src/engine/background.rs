@@ -1,31 +1,47 @@
 //! Background work in small steps: linking new vectors, sweeping dead slots, writing rows.
 
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 
-use heddle_index::{Candidates, Scratch};
+use heddle_index::{Choice, LinkBatch, LinkRows, LinkScratch, PrunedRows};
 use heddle_types::{Clock, Device, DeviceError, ShardId, Slot};
 
 use super::{Engine, EngineError, ShardCell};
 use crate::objects::ObjectError;
 use crate::shard::{Shard, ShardView};
 
-/// Slots whose place in the graph is to be searched: the larger part of an insert, for any core.
-#[derive(Debug)]
-pub struct IndexBatch {
+/// What all parts of a batch share.
+#[derive(Clone, Debug)]
+struct Origin {
     view: Arc<ShardView>,
     vector: usize,
-    slots: Vec<Slot>,
     /// While it is held the shard neither sweeps nor hands out another batch.
-    lease: Arc<()>,
+    _lease: Arc<()>,
 }
 
-/// Slots with what the search found, on their way home.
+/// Slots whose place in the graph is to be found: the larger part of an insert, for any core.
+#[derive(Debug)]
+pub struct IndexBatch {
+    origin: Origin,
+    batch: Arc<LinkBatch>,
+    members: Range<usize>,
+}
+
+/// The links that the slots of a batch or of a part of it ask for, on their way home.
 #[derive(Debug)]
 pub struct IndexedBatch {
-    shard: ShardId,
-    vector: usize,
-    found: std::vec::IntoIter<(Slot, Candidates)>,
-    lease: Arc<()>,
+    origin: Origin,
+    batch: Arc<LinkBatch>,
+    choices: Vec<Choice>,
+}
+
+/// A whole batch at home: some of the rows it changes are to be chosen anew, then all are written.
+#[derive(Debug)]
+pub struct RowBatch {
+    origin: Origin,
+    rows: LinkRows,
+    pruned: Vec<PrunedRows>,
+    next_target: usize,
 }
 
 /// How far linking a batch came.
@@ -34,63 +50,72 @@ pub enum LinkProgress {
     /// All linked, or the shard is gone.
     Done,
     /// The budget is used up; call again with what is left.
-    More(IndexedBatch),
+    More(RowBatch),
     /// An image of the shard is being written; call again after [`Engine::background_work`].
-    Paused(IndexedBatch),
+    Paused(RowBatch),
 }
 
 impl IndexBatch {
     /// The shard.
     #[must_use]
     pub fn shard(&self) -> ShardId {
-        self.view.id
+        self.origin.view.id
     }
 
     /// Number of slots.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.members.len()
     }
 
     /// Are there no slots?
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.members.is_empty()
     }
 
-    /// Cuts the batch for several cores. Link the parts in this order and the graph is the same as
-    /// with one.
+    /// Cuts the batch for several cores. However it is cut, the graph is the same.
     #[must_use]
     pub fn split(self, parts: usize) -> Vec<Self> {
-        let size = self.slots.len().div_ceil(parts.max(1)).max(1);
-        let part = |slots: &[Slot]| Self {
-            view: Arc::clone(&self.view),
-            vector: self.vector,
-            slots: slots.to_vec(),
-            lease: Arc::clone(&self.lease),
+        let size = self.len().div_ceil(parts.max(1)).max(1);
+        let end = self.members.end;
+        let part = |start: usize| Self {
+            origin: self.origin.clone(),
+            batch: Arc::clone(&self.batch),
+            members: start..end.min(start + size),
         };
-        self.slots.chunks(size).map(part).collect()
+        self.members.clone().step_by(size).map(part).collect()
     }
 
-    /// Searches the neighbours of every slot. The core holds its pin meanwhile.
+    /// Searches the neighbours of every slot and chooses its links. The core holds its pin
+    /// meanwhile.
     ///
     /// Cost: about an `ef_construction` search a slot; take small batches where others wait.
     #[must_use]
-    pub fn search(self, scratch: &mut Scratch) -> IndexedBatch {
-        let mut found = Vec::with_capacity(self.slots.len());
-        if let Some(view) = self.view.vector(self.vector) {
-            for slot in self.slots {
-                let mut candidates = Candidates::new();
-                view.candidates(&self.view.directory, slot, scratch, &mut candidates);
-                found.push((slot, candidates));
-            }
-        }
-        IndexedBatch {
-            shard: self.view.id,
-            vector: self.vector,
-            found: found.into_iter(),
-            lease: self.lease,
-        }
+    pub fn search(self, scratch: &mut LinkScratch) -> IndexedBatch {
+        let directory = &self.origin.view.directory;
+        let find = |member| self.batch.find(directory, member, scratch);
+        let choices = self.members.map(find).collect();
+        IndexedBatch { origin: self.origin, batch: self.batch, choices }
+    }
+}
+
+impl IndexedBatch {
+    /// Puts the parts of one batch together, in any order. `None`: a part is missing; the batch
+    /// goes back.
+    #[must_use]
+    pub fn gather(parts: Vec<Self>) -> Option<RowBatch> {
+        let first = parts.first()?;
+        let (origin, batch) = (first.origin.clone(), Arc::clone(&first.batch));
+        let is_whole = parts.iter().all(|part| Arc::ptr_eq(&part.batch, &batch))
+            && parts.iter().map(|part| part.choices.len()).sum::<usize>() == batch.len();
+        let choices = parts.into_iter().flat_map(|part| part.choices);
+        is_whole.then(|| RowBatch {
+            origin,
+            rows: batch.gather(choices.collect()),
+            pruned: Vec::new(),
+            next_target: 0,
+        })
     }
 }
 
@@ -155,45 +180,49 @@ impl<D: Device, C: Clock> Engine<D, C> {
         if pauses {
             return None;
         }
-        let (vector, writer) = shard.vectors().find(|(_, writer)| writer.backlog() > 0)?;
-        let mut slots = Vec::new();
-        writer.next_unlinked(&mut slots, limit);
-        if slots.is_empty() {
-            return None;
-        }
+        let (vector, batch) =
+            shard.vectors().find_map(|(at, writer)| Some((at, writer.begin_batch(limit)?)))?;
         shard.note_batch();
         let view = Arc::clone(shard.view());
-        Some(IndexBatch { view, vector, slots, lease: shard.lease.take() })
+        let members = 0..batch.len();
+        let origin = Origin { view, vector, _lease: shard.lease.take() };
+        Some(IndexBatch { origin, batch: Arc::new(batch), members })
     }
 
-    /// Links up to `slots_max` slots of a searched batch, in order.
+    /// Chooses up to `rows_max` rows of a searched batch anew where they would overflow; when all
+    /// are looked at, links the whole batch.
     ///
-    /// Cost: 20 to 100 us a slot. Lack of memory leaves slots where exact scans find them; linking
-    /// of the shard then pauses until its next image.
-    pub fn link_batch(&self, mut batch: IndexedBatch, slots_max: usize) -> LinkProgress {
-        let Ok(cell) = self.cell(batch.shard) else { return LinkProgress::Done };
+    /// Cost: up to 10 us a row, and at the end a few us a slot. Lack of memory leaves slots where
+    /// exact scans find them; linking of the shard then pauses until its next image.
+    pub fn link_batch(
+        &self,
+        mut batch: RowBatch,
+        rows_max: usize,
+        scratch: &mut LinkScratch,
+    ) -> LinkProgress {
+        let Ok(cell) = self.cell(batch.origin.view.id) else { return LinkProgress::Done };
         let mut shard = cell.shard.borrow_mut();
+        let directory = shard.directory();
+        let (start, count) = (batch.next_target, batch.rows.target_count());
+        if start < count {
+            batch.next_target = count.min(start.saturating_add(rows_max.max(1)));
+            let pruned = batch.rows.prune(&directory, start..batch.next_target, scratch);
+            batch.pruned.push(pruned);
+            return LinkProgress::More(batch);
+        }
         if shard.is_imaging() {
             return LinkProgress::Paused(batch);
         }
-        let directory = shard.directory();
-        let Some(writer) = shard.vector_mut(batch.vector) else { return LinkProgress::Done };
-        for (slot, candidates) in batch.found.by_ref().take(slots_max) {
-            if let Err(error) = writer.try_link(slot, &candidates, &directory) {
-                tracing::warn!(shard = cell.id.0, %error, "linking pauses");
-                cell.book.borrow_mut().link_failed = true;
-                // Links before this one may have moved an arena.
-                self.republish(&mut shard);
-                return LinkProgress::Done;
-            }
+        let Some(writer) = shard.vector_mut(batch.origin.vector) else {
+            return LinkProgress::Done;
+        };
+        if let Err(error) = writer.commit_batch(&batch.rows, &batch.pruned, &directory) {
+            tracing::warn!(shard = cell.id.0, %error, "linking pauses");
+            cell.book.borrow_mut().link_failed = true;
         }
+        // Linking may have moved an arena.
         self.republish(&mut shard);
-        if batch.found.len() == 0 {
-            drop(batch.lease);
-            LinkProgress::Done
-        } else {
-            LinkProgress::More(batch)
-        }
+        LinkProgress::Done
     }
 
     /// One step of removing dead slots from graphs and property indexes, on the next shard that

@@ -31,7 +31,7 @@ mod yielding;
 mod tests;
 
 pub(crate) use background::Lease;
-pub use background::{IndexBatch, IndexedBatch, LinkProgress};
+pub use background::{IndexBatch, IndexedBatch, LinkProgress, RowBatch};
 pub use config::{
     CHECKPOINT_LOG_BYTES_DEFAULT, EngineConfig, LOG_BYTES_MAX_DEFAULT, OpenReport, Progress,
 };

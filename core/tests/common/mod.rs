@@ -8,13 +8,13 @@ use std::sync::Arc;
 use futures::executor::LocalPool;
 use futures::task::LocalSpawnExt;
 use heddle_core::engine::{
-    Engine, EngineConfig, EngineError, ItemVector, LinkProgress, Object, OpenReport, PutItem,
-    PutMode, Want,
+    Engine, EngineConfig, EngineError, IndexedBatch, ItemVector, LinkProgress, Object, OpenReport,
+    PutItem, PutMode, Want,
 };
 use heddle_core::property::{FilterFacts, matches};
 use heddle_core::shard::ShardSpec;
 use heddle_core::wal::WalConfig;
-use heddle_index::{Hit, Quiescence, Scratch, SearchRequest};
+use heddle_index::{Hit, LinkScratch, Quiescence, Scratch, SearchRequest};
 use heddle_sim::{Random, SimClock, SimDisk};
 use heddle_types::row::{decode_row, encode_row};
 use heddle_types::{
@@ -238,18 +238,17 @@ pub fn search(
 
 /// Links everything that waits.
 pub fn link_all(engine: &SimEngine, batch: usize) -> usize {
-    let mut scratch = Scratch::new();
+    let mut scratch = LinkScratch::new();
     let mut linked = 0;
     while let Some(batch) = engine.index_batch(batch) {
         linked += batch.len();
-        for part in batch.split(2) {
-            let mut searched = part.search(&mut scratch);
-            loop {
-                match engine.link_batch(searched, 3) {
-                    LinkProgress::Done => break,
-                    LinkProgress::More(rest) => searched = rest,
-                    LinkProgress::Paused(_) => return linked,
-                }
+        let parts = batch.split(2).into_iter().map(|part| part.search(&mut scratch)).collect();
+        let mut rows = IndexedBatch::gather(parts).unwrap();
+        loop {
+            match engine.link_batch(rows, 30, &mut scratch) {
+                LinkProgress::Done => break,
+                LinkProgress::More(rest) => rows = rest,
+                LinkProgress::Paused(_) => return linked,
             }
         }
     }

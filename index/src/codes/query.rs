@@ -82,6 +82,32 @@ impl Codec {
         self.finish_query(exponent, out);
     }
 
+    /// Prepares a stored row for comparisons with other rows, as it is on the walk plane alone: an
+    /// integer code is its own query. Not meant for one-bit rows, which say too little.
+    ///
+    /// Cost: one pass over the row. No margin comes with it.
+    pub(crate) fn prepare_pair(&self, walk: &[u8], factors: &[f32], out: &mut CodeQuery) {
+        if !matches!(self.codes, Codes::EightBit | Codes::FourBit) {
+            return self.prepare_row(walk, factors, &[], out);
+        }
+        self.resize(out);
+        let bytes = &mut out.codes_bytes.bytes_mut()[..self.layout.padded_dims];
+        if self.codes == Codes::EightBit {
+            bytes.copy_from_slice(walk);
+        } else {
+            for (line, part) in walk.chunks_exact(64).zip(bytes.chunks_exact_mut(128)) {
+                let (low, high) = part.split_at_mut(64);
+                for ((&byte, low), high) in line.iter().zip(low).zip(high) {
+                    *low = ((byte & 15) * 2).wrapping_sub(15);
+                    *high = ((byte >> 4) * 2).wrapping_sub(15);
+                }
+            }
+        }
+        out.sum = bytes.iter().map(|&byte| i32::from(byte as i8)).sum();
+        (out.scale, out.noise) = (factors[0], 0.0);
+        out.norm2 = self.norm2(factors);
+    }
+
     #[inline(always)]
     fn resize(&self, out: &mut CodeQuery) {
         out.codes = Some(self.codes);

@@ -108,6 +108,46 @@ fn estimates_are_within_their_margin_and_refined_distances_nearly_exact() {
 }
 
 #[test]
+fn rows_compared_with_each_other_are_as_far_apart_whoever_asks() {
+    let mut random = Random::new(23);
+    for (dims, metric) in [(96, Metric::L2Squared), (128, Metric::Dot), (384, Metric::Cosine)] {
+        let mut vectors = random.vectors(60, dims, 5);
+        if metric == Metric::Cosine {
+            vectors.iter_mut().for_each(|vector| unit(vector));
+        }
+        for (codes, tolerance) in [(Codes::EightBit, 0.012), (Codes::FourBit, 0.12)] {
+            let codec = Codec::new(codes, dims, metric).unwrap();
+            let planes = Planes::of(&codec, &vectors);
+            let (rows, _) = planes.rows(&codec);
+            let slots: Vec<u32> = (0..60).collect();
+            let (walk, count) = (codec.layout().walk_row_bytes, codec.layout().factor_count);
+            let distances = |slot: usize| {
+                let mut query = CodeQuery::default();
+                let row = &planes.walk.bytes()[slot * walk..][..walk];
+                codec.prepare_pair(row, &planes.factors[slot * count..][..count], &mut query);
+                let mut out = vec![0.0; 60];
+                // SAFETY: the planes hold 60 rows.
+                unsafe { codec.many(&query, rows, &slots, &mut out) };
+                out
+            };
+            let all: Vec<Vec<f32>> = (0..60).map(distances).collect();
+            for left in 0..60 {
+                let length = |at: usize| exact(Metric::Dot, &vectors[at], &vectors[at]).abs();
+                for right in 0..left {
+                    let scale = (length(left) * length(right)).sqrt();
+                    let expected = exact(metric, &vectors[left], &vectors[right]);
+                    let found = all[left][right];
+                    let problem =
+                        format!("{codes:?} {metric:?}: {found} {expected}, scale {scale}");
+                    assert!((found - expected).abs() < tolerance * scale, "{problem}");
+                    assert!((found - all[right][left]).abs() < 1e-5 * scale, "{problem}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn every_instruction_set_gives_the_same_bits_at_every_length() {
     let mut random = Random::new(5);
     let lengths = (1..=300).chain([384, 768, 960, 1_536, 3_072]);

@@ -177,8 +177,6 @@ impl VectorView {
         out: &'a mut Candidates,
     ) -> CandidatesTask<'a> {
         out.clear();
-        // Read before the entry: links made in between are then compared again, never missed.
-        out.sequence = self.sequence.load(core::sync::atomic::Ordering::Acquire);
         // A slot may die while it waits for its search; nobody will link it then. One that dies
         // after this line keeps its row as long as the caller's pin is held.
         let is_wanted = self.holds(slot) && !directory.is_dead(slot);

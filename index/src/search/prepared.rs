@@ -65,6 +65,21 @@ impl VectorView {
         }
     }
 
+    /// The same for comparing stored vectors with each other, as they are on the plane of the walk:
+    /// what choosing links needs, and much cheaper on codes.
+    #[inline]
+    pub(crate) fn pair_query_of(&self, slot: Slot, out: &mut Prepared) {
+        if self.params.codes == Codes::OneBit {
+            // Two rows of signs say too little of each other.
+            return self.query_of(slot, out);
+        }
+        out.stored = Some(slot);
+        let planes = &self.planes;
+        if let Some(codec) = &planes.codec {
+            codec.prepare_pair(planes.walk_row(slot), planes.factor_row(slot), &mut out.code);
+        }
+    }
+
     /// Raw distance up to which another vector counts as equal to that of a slot: kernels add in
     /// different orders, and a query on codes is rounded.
     #[inline]

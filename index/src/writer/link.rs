@@ -1,205 +1,222 @@
-//! Linking a stored slot into the graph, from candidates that any core found.
+//! Putting a batch into the graph, from links that any core chose.
 
 use core::sync::atomic::{Ordering, fence};
 
 use crate::Slot;
+use crate::batch::{LinkBatch, LinkRows, PrunedRows, ROWS_AHEAD};
 use crate::candidates::Candidates;
 use crate::directory::SlotDirectory;
 use crate::error::IndexError;
-use crate::limits::RECENT_LINKED_MAX;
+use crate::limits::{LINK_BATCH_MAX, LINK_BATCH_RATIO};
+use crate::search::Scratch;
 use crate::search::pool::Neighbour;
 use crate::search::prepared::Prepared;
 use crate::search::scratch::Walker;
 use crate::view::{Entry, VectorView};
 use crate::writer::VectorWriter;
-use crate::writer::select::select;
 
-/// Buffers of the writer.
+/// Working memory of whoever chooses links. Keep one per core.
 #[derive(Debug, Default)]
-pub(crate) struct LinkScratch {
+pub struct LinkScratch {
     pub(crate) walker: Walker,
     /// The node whose links are chosen.
     pub(crate) query: Prepared,
-    /// The candidate that is compared with those kept before it.
+    /// The link that the candidates behind it are compared with.
     pub(crate) other: Prepared,
     pub(crate) candidates: Vec<Neighbour>,
     pub(crate) kept: Vec<Neighbour>,
     pub(crate) list: Vec<Neighbour>,
     pub(crate) pruned: Vec<Neighbour>,
-    recent: Vec<Neighbour>,
+    /// Members of the batch before the one that chooses.
+    pub(crate) recent: Vec<Neighbour>,
+    pub(crate) search: Scratch,
+    pub(crate) found: Candidates,
+}
+
+impl LinkScratch {
+    /// Empty buffers.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
 }
 
 impl VectorWriter {
-    /// Links a stored slot: chooses neighbours from `found`, links both ways, takes the slot out of
-    /// the tail. Slots linked since the search phase are considered as well, so the members of a
-    /// batch find each other. A slot that died meanwhile is dropped instead. No link leads to a
-    /// dead slot. When all that was found died meanwhile, the slot stays in the tail and is to be
-    /// searched again; when nothing alive can be reached at all, the slot becomes the entry.
+    /// Takes up to `limit` slots that wait to be linked, in slot order, as one batch; none when
+    /// nothing waits. Nothing changes: a batch that is dropped can be taken again.
     ///
-    /// Errors of memory leave the slot in the tail, where searches still find it. Cost: about a
-    /// tenth to a fifth of the search phase.
+    /// A batch is at most [`LINK_BATCH_MAX`] slots and an eighth of the graph, so its members,
+    /// which do not walk over each other's links, find what a graph built one by one would show
+    /// them. The graph depends on the limits asked for, and not on which cores do the work.
+    #[must_use]
+    pub fn begin_batch(&self, limit: usize) -> Option<LinkBatch> {
+        let view = &*self.view;
+        let present = view.present_count.load(Ordering::Relaxed);
+        let linked = present.saturating_sub(view.tail_count.load(Ordering::Relaxed));
+        let ripe = (linked as usize / LINK_BATCH_RATIO).clamp(1, LINK_BATCH_MAX);
+        let mut members = Vec::new();
+        self.next_unlinked(&mut members, limit.min(ripe));
+        let sequence = view.sequence.load(Ordering::Relaxed);
+        (!members.is_empty()).then(|| LinkBatch::new(self.view(), sequence, members))
+    }
+
+    /// Puts a batch into the graph: links both ways, takes the members out of the tail. Returns how
+    /// many were linked.
+    ///
+    /// `pruned` are the results of [`LinkRows::prune`] for all targets, in ascending order. Members
+    /// that died meanwhile are dropped. No new link leads to a dead slot. When all that was found
+    /// for a member died meanwhile it stays in the tail and is to be searched again; when nothing
+    /// alive can be reached at all, it becomes the entry. When links have changed since the batch
+    /// was begun, by a sweep or another batch, nothing is done and all stay in the tail.
+    ///
+    /// Cost: a cache line or two for each link made.
     ///
     /// # Errors
-    /// [`IndexError::Memory`].
-    pub fn try_link(
+    /// [`IndexError::Memory`]: all stay in the tail, where searches find them.
+    pub fn commit_batch(
         &mut self,
-        slot: Slot,
-        found: &Candidates,
+        rows: &LinkRows,
+        pruned: &[PrunedRows],
         directory: &SlotDirectory,
-    ) -> Result<(), IndexError> {
-        if !self.view.holds(slot) || !self.view.unlinked.bit(slot as usize) {
-            return Ok(());
+    ) -> Result<usize, IndexError> {
+        if self.view.sequence.load(Ordering::Relaxed) != rows.sequence {
+            return Ok(0);
         }
-        if directory.is_dead(slot) {
-            self.kill(slot);
-            return Ok(());
-        }
-        let level = self.view.level_of(slot);
-        self.prepare_rows(slot, level)?;
+        let joining = self.joining(rows, directory);
+        self.prepare_upper_rows(&joining.slots)?;
         let view = &*self.view;
-        let entry = view.entry();
-        let live_entry = entry.filter(|entry| !directory.is_dead(entry.slot));
-        collect_recent(view, &mut self.scratch, &self.recent, found.sequence, slot);
-        merge_candidates(view, directory, &mut self.scratch, &found.levels[0], 0);
-        let is_cut_off = entry.is_some() && self.scratch.candidates.is_empty();
-        if is_cut_off && (live_entry.is_some() || !found.levels[0].is_empty()) {
-            return Ok(());
-        }
-        let top = entry.map_or(0, |entry| entry.level.min(level));
-        for layer in (0..=top).rev() {
-            merge_candidates(view, directory, &mut self.scratch, &found.levels[layer], layer);
-            link_layer(view, directory, &mut self.scratch, slot, layer);
-        }
-        if is_cut_off || entry.is_none_or(|entry| level > entry.level) {
-            view.set_entry(Some(Entry { slot, level }));
-        }
-        let sequence = view.sequence.load(Ordering::Relaxed) + 1;
-        view.sequence.store(sequence, Ordering::Release);
-        view.leave_tail(slot);
-        self.recent.push_back((sequence, slot));
-        if self.recent.len() > RECENT_LINKED_MAX {
-            self.recent.pop_front();
-        }
-        Ok(())
-    }
-
-    /// [`Self::try_link`] for callers without a way to report: lack of memory leaves the slot in
-    /// the tail.
-    pub fn link(&mut self, slot: Slot, found: &Candidates, directory: &SlotDirectory) {
-        // The slot stays searchable and stays in the backlog, so nothing is lost by going on.
-        let _stays_in_the_tail = self.try_link(slot, found, directory);
-    }
-
-    /// Makes empty link rows for a slot on all its layers.
-    fn prepare_rows(&mut self, slot: Slot, level: usize) -> Result<(), IndexError> {
-        let first_free = self.view.upper_rows.load(Ordering::Relaxed);
-        let owned = self.view.upper_of.words(slot as usize, 1)[0].load(Ordering::Relaxed);
-        if owned == 0 && level > 0 {
-            let end = first_free + level as u32;
-            if end > self.view.upper_capacity {
-                self.grow(0, end.saturating_mul(2))?;
+        let usable = |slot: &Slot| {
+            !directory.is_dead(*slot) && (view.is_linked(*slot) || joining.contains(*slot))
+        };
+        for choice in &rows.choices {
+            let slot = rows.members[choice.member()];
+            for layer in (0..choice.layers()).filter(|_| joining.contains(slot)) {
+                let links = choice.links(layer).iter().map(|link| link.slot());
+                write_row(view, slot, layer, links.filter(usable));
             }
-            let view = &*self.view;
-            view.upper.commit(end as usize * view.layout.upper_words * size_of::<u32>())?;
-            view.upper_rows.store(end, Ordering::Relaxed);
-            view.upper_of.words(slot as usize, 1)[0].store(first_free + 1, Ordering::Release);
         }
-        for layer in 0..=level {
-            write_links(&self.view, slot, layer, &[]);
+        // Without deaths and members that stay behind there is nothing to leave out.
+        let checks = joining.slots.len() < rows.members.len() || directory.dead_count() > 0;
+        let passes = |slot: &Slot| !checks || usable(slot);
+        let mut chosen_anew = pruned.iter().flat_map(PrunedRows::rows).peekable();
+        for (number, &target) in rows.targets.iter().enumerate() {
+            if let Some(ahead) = rows.targets.get(number + ROWS_AHEAD) {
+                view.prefetch_links(ahead.slot);
+            }
+            let anew = chosen_anew.next_if(|&(other, _)| other == number);
+            if !passes(&target.slot) {
+                continue;
+            }
+            let (slot, layer) = (target.slot, target.layer);
+            match anew {
+                Some((_, row)) => write_row(view, slot, layer, row.iter().copied().filter(passes)),
+                None => {
+                    let links = rows.incoming(target).iter().copied();
+                    append(view, slot, layer, links.filter(passes));
+                }
+            }
+        }
+        self.join(&joining);
+        Ok(joining.slots.len())
+    }
+
+    /// Links up to `limit` waiting slots with this core alone; returns how many were linked, zero
+    /// also when none of them could be linked now.
+    ///
+    /// # Errors
+    /// [`IndexError::Memory`], as [`Self::commit_batch`].
+    pub fn link_next(
+        &mut self,
+        limit: usize,
+        directory: &SlotDirectory,
+        scratch: &mut LinkScratch,
+    ) -> Result<usize, IndexError> {
+        let Some(batch) = self.begin_batch(limit) else { return Ok(0) };
+        let choices = (0..batch.len()).map(|member| batch.find(directory, member, scratch));
+        let rows = batch.gather(choices.collect());
+        let pruned = rows.prune(directory, 0..rows.target_count(), scratch);
+        self.commit_batch(&rows, &[pruned], directory)
+    }
+
+    /// The members that can be linked, in order; the dead leave the tail.
+    fn joining(&mut self, rows: &LinkRows, directory: &SlotDirectory) -> Joining {
+        let entry = self.view.entry();
+        let is_entry_live = entry.is_some_and(|entry| !directory.is_dead(entry.slot));
+        let mut joining = Joining::default();
+        for choice in &rows.choices {
+            let slot = rows.members[choice.member()];
+            let view = &*self.view;
+            if !view.holds(slot) || !view.unlinked.bit(slot as usize) {
+                continue;
+            }
+            if directory.is_dead(slot) {
+                self.kill(slot);
+                continue;
+            }
+            let is_reached = choice.links(0).iter().any(|link| {
+                let other = link.slot();
+                (view.is_linked(other) || joining.contains(other)) && !directory.is_dead(other)
+            });
+            if is_reached {
+                joining.slots.push(slot);
+            } else if joining.slots.is_empty() && !is_entry_live && !choice.found_alive() {
+                joining.slots.push(slot);
+                joining.alone = Some(slot);
+            }
+        }
+        joining
+    }
+
+    /// Makes empty link rows for the members that have upper layers.
+    fn prepare_upper_rows(&mut self, joining: &[Slot]) -> Result<(), IndexError> {
+        let mut end = self.view.upper_rows.load(Ordering::Relaxed);
+        let mut fresh: Vec<(Slot, u32)> = Vec::new();
+        for &slot in joining {
+            let level = self.view.level_of(slot) as u32;
+            let owned = self.view.upper_of.words(slot as usize, 1)[0].load(Ordering::Relaxed);
+            if owned == 0 && level > 0 {
+                fresh.push((slot, end));
+                end += level;
+            }
+        }
+        if end > self.view.upper_capacity {
+            self.grow(0, end.saturating_mul(2))?;
+        }
+        let view = &*self.view;
+        view.upper.commit(end as usize * view.layout.upper_words * size_of::<u32>())?;
+        view.upper_rows.store(end, Ordering::Relaxed);
+        for (slot, first) in fresh {
+            view.upper_of.words(slot as usize, 1)[0].store(first + 1, Ordering::Release);
         }
         Ok(())
     }
-}
 
-/// Distances to the slots linked since `sequence`, which the search phase could not see.
-fn collect_recent(
-    view: &VectorView,
-    scratch: &mut LinkScratch,
-    recent: &std::collections::VecDeque<(u64, Slot)>,
-    sequence: u64,
-    slot: Slot,
-) {
-    scratch.recent.clear();
-    let LinkScratch { walker, query, .. } = scratch;
-    walker.fresh.clear();
-    let unseen = recent.iter().rev().take_while(|(linked, _)| *linked > sequence);
-    walker.fresh.extend(unseen.map(|(_, other)| *other).filter(|&other| other != slot));
-    view.query_of(slot, query);
-    walker.evaluate(view, query);
-    let pairs = walker.fresh.iter().zip(&walker.distances);
-    scratch.recent.extend(pairs.map(|(&other, &distance)| Neighbour::new(distance, other)));
-}
-
-/// Candidates of one layer: what the search found and what came since, nearest first, each once,
-/// without what died or left meanwhile.
-fn merge_candidates(
-    view: &VectorView,
-    directory: &SlotDirectory,
-    scratch: &mut LinkScratch,
-    found: &[Neighbour],
-    layer: usize,
-) {
-    let LinkScratch { candidates, recent, .. } = scratch;
-    candidates.clear();
-    candidates.extend_from_slice(found);
-    let reaches = |other: &&Neighbour| layer == 0 || view.level_of(other.slot()) >= layer;
-    candidates.extend(recent.iter().filter(reaches));
-    candidates.retain(|other| view.is_linked(other.slot()) && !directory.is_dead(other.slot()));
-    candidates.sort_unstable();
-    candidates.dedup_by_key(|other| other.slot());
-    candidates.truncate(usize::from(view.params.ef_construction).max(found.len()));
-}
-
-/// Chooses the neighbours of a slot on a layer and links both ways.
-fn link_layer(
-    view: &VectorView,
-    directory: &SlotDirectory,
-    scratch: &mut LinkScratch,
-    slot: Slot,
-    layer: usize,
-) {
-    let LinkScratch { walker, other, candidates, kept, .. } = scratch;
-    let limit = usize::from(view.params.m);
-    select(view, slot, candidates, limit, (walker, other), kept);
-    write_links(view, slot, layer, kept);
-    for index in 0..scratch.kept.len() {
-        let neighbour = scratch.kept[index];
-        let back = Neighbour::new(neighbour.distance(), slot);
-        link_back(view, directory, scratch, neighbour.slot(), back, layer);
+    /// The members are in the graph from now on.
+    fn join(&mut self, joining: &Joining) {
+        let view = &*self.view;
+        for &slot in &joining.slots {
+            let level = view.level_of(slot);
+            if joining.alone == Some(slot) || view.entry().is_none_or(|entry| level > entry.level) {
+                view.set_entry(Some(Entry { slot, level }));
+            }
+            view.leave_tail(slot);
+        }
     }
 }
 
-/// Adds `other` to the links of `node`; a full list is chosen anew, with the live neighbours of
-/// dead ones in their place.
-fn link_back(
-    view: &VectorView,
-    directory: &SlotDirectory,
-    scratch: &mut LinkScratch,
-    node: Slot,
-    other: Neighbour,
-    layer: usize,
-) {
-    let words = view.link_words(node, layer);
-    let LinkScratch { walker, query, other: candidate, list, pruned, .. } = scratch;
-    walker.fresh.clear();
-    walker.fresh.extend(view.neighbours(node, layer));
-    if let Some(word) = words.get(walker.fresh.len()) {
-        word.store(other.slot() + 1, Ordering::Release);
-        return;
+/// The members of a batch that can be linked.
+#[derive(Debug, Default)]
+struct Joining {
+    /// In ascending order.
+    slots: Vec<Slot>,
+    /// The first, when nothing alive leads to it: the graph begins anew with it.
+    alone: Option<Slot>,
+}
+
+impl Joining {
+    fn contains(&self, slot: Slot) -> bool {
+        self.slots.binary_search(&slot).is_ok()
     }
-    if walker.fresh.iter().any(|&slot| directory.is_dead(slot)) {
-        live_around(view, directory, walker, node, layer);
-        walker.fresh.retain(|&slot| slot != other.slot());
-    }
-    view.query_of(node, query);
-    walker.evaluate(view, query);
-    list.clear();
-    let pairs = walker.fresh.iter().zip(&walker.distances);
-    list.extend(pairs.map(|(&slot, &distance)| Neighbour::new(distance, slot)));
-    list.push(other);
-    list.sort_unstable();
-    select(view, node, list, words.len(), (walker, candidate), pruned);
-    write_links(view, node, layer, pruned);
 }
 
 /// Collects the live neighbours of a node and those of its dead neighbours into `fresh`, each once.
@@ -225,13 +242,37 @@ pub(crate) fn live_around(
 
 /// Overwrites a link row. A reader may see old and new ids mixed; both are valid.
 pub(crate) fn write_links(view: &VectorView, node: Slot, layer: usize, kept: &[Neighbour]) {
-    let words = view.link_words(node, layer);
-    debug_assert!(kept.len() <= words.len());
+    write_row(view, node, layer, kept.iter().map(|other| other.slot()));
+}
+
+fn write_row(view: &VectorView, node: Slot, layer: usize, links: impl Iterator<Item = Slot>) {
     // The vectors of the linked slots were complete long ago on this core; the fence orders them
     // before the ids for every other core.
     fence(Ordering::Release);
-    let ids = kept.iter().map(|other| other.slot() + 1).chain(core::iter::repeat(0));
-    for (word, id) in words.iter().zip(ids) {
+    let ids = links.map(|other| other + 1).chain(core::iter::repeat(0));
+    for (word, id) in view.link_words(node, layer).iter().zip(ids) {
         word.store(id, Ordering::Relaxed);
     }
+    note_change(view);
+}
+
+/// Adds links at the end of a row with room for them, each once.
+fn append(view: &VectorView, node: Slot, layer: usize, links: impl Iterator<Item = Slot>) {
+    let words = view.link_words(node, layer);
+    let mut count = words.iter().take_while(|word| word.load(Ordering::Relaxed) != 0).count();
+    for other in links {
+        // A member that was in the graph once may still be linked from where it was.
+        let is_known = words[..count].iter().any(|word| word.load(Ordering::Relaxed) == other + 1);
+        if !is_known && count < words.len() {
+            words[count].store(other + 1, Ordering::Release);
+            count += 1;
+        }
+    }
+    note_change(view);
+}
+
+/// What was computed from the rows as they were is out of date.
+fn note_change(view: &VectorView) {
+    let sequence = view.sequence.load(Ordering::Relaxed) + 1;
+    view.sequence.store(sequence, Ordering::Release);
 }

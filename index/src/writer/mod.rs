@@ -1,7 +1,7 @@
 //! The home core's side of a vector index: store, link, sweep.
 
-mod link;
-mod select;
+pub(crate) mod link;
+pub(crate) mod select;
 mod sweep;
 
 use core::sync::atomic::Ordering;
@@ -14,7 +14,7 @@ use crate::limits;
 use crate::params::{IndexParams, Metric};
 use crate::planes::PlaneScratch;
 use crate::view::VectorView;
-use crate::writer::link::LinkScratch;
+pub use crate::writer::link::LinkScratch;
 use crate::writer::sweep::Sweep;
 pub use crate::writer::sweep::SweepState;
 
@@ -29,8 +29,6 @@ pub struct VectorWriter {
     unit: Vec<f32>,
     /// Its codes.
     planes: PlaneScratch,
-    /// The latest linked slots with their position in the link order, oldest first.
-    recent: std::collections::VecDeque<(u64, Slot)>,
 }
 
 impl VectorWriter {
@@ -52,7 +50,6 @@ impl VectorWriter {
             scratch: LinkScratch::default(),
             unit: Vec::new(),
             planes: PlaneScratch::default(),
-            recent: std::collections::VecDeque::new(),
         }
     }
 

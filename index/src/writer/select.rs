@@ -14,9 +14,10 @@ use crate::search::prepared::Prepared;
 use crate::search::scratch::Walker;
 use crate::view::VectorView;
 
-/// Kept neighbours are compared with a candidate this many at a time, so that most candidates are
-/// refused after one step.
-const COMPARE_BLOCK: usize = 4;
+/// Candidates looked at together. A kept one is compared with all of them at once, which costs one
+/// prepared query and one call of the kernel; more at a time would be compared in vain when the
+/// list is full before their turn.
+const WINDOW: usize = 48;
 
 /// Chooses at most `limit` of `candidates` (nearest first, distances to the node itself).
 pub(crate) fn select(
@@ -33,32 +34,50 @@ pub(crate) fn select(
         return;
     }
     let equal = view.equal_distance(node);
-    for &candidate in candidates {
-        if kept.len() >= limit {
-            break;
+    // `kept` holds the chosen ones, `count` of them, and behind them those still in question.
+    let mut count = 0;
+    for window in candidates.chunks(WINDOW) {
+        kept.extend_from_slice(window);
+        for index in 0..count {
+            refuse_near(view, index, count, (walker, other), kept);
         }
-        if kept.len() >= limit / 2 && candidate.distance() <= equal {
-            continue;
+        while count < kept.len() && count < limit {
+            if count >= limit / 2 && kept[count].distance() <= equal {
+                kept.remove(count);
+                continue;
+            }
+            count += 1;
+            if count < limit {
+                refuse_near(view, count - 1, count, (walker, other), kept);
+            }
         }
-        view.query_of(candidate.slot(), other);
-        if is_diverse(view, candidate, other, kept, walker) {
-            kept.push(candidate);
+        kept.truncate(count);
+        if count == limit {
+            return;
         }
     }
 }
 
-fn is_diverse(
+/// Removes from `kept[first..]` whatever is nearer to `kept[index]` than to the node.
+fn refuse_near(
     view: &VectorView,
-    candidate: Neighbour,
-    query: &Prepared,
-    kept: &[Neighbour],
-    walker: &mut Walker,
-) -> bool {
-    let distance = candidate.distance();
-    kept.chunks(COMPARE_BLOCK).all(|block| {
-        walker.fresh.clear();
-        walker.fresh.extend(block.iter().map(|neighbour| neighbour.slot()));
-        walker.evaluate(view, query);
-        walker.distances.iter().all(|&between| between >= distance)
-    })
+    index: usize,
+    first: usize,
+    (walker, other): (&mut Walker, &mut Prepared),
+    kept: &mut Vec<Neighbour>,
+) {
+    if first == kept.len() {
+        return;
+    }
+    view.pair_query_of(kept[index].slot(), other);
+    walker.fresh.clear();
+    walker.fresh.extend(kept[first..].iter().map(|candidate| candidate.slot()));
+    walker.evaluate(view, other);
+    let mut end = first;
+    for (place, &between) in (first..).zip(&walker.distances) {
+        let candidate = kept[place];
+        kept[end] = candidate;
+        end += usize::from(between >= candidate.distance());
+    }
+    kept.truncate(end);
 }

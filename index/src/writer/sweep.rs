@@ -134,7 +134,6 @@ impl VectorWriter {
             return None;
         }
         let doomed = self.sweep.dead.iter().copied().collect();
-        self.recent.retain(|(_, slot)| !self.sweep.dead.contains(slot));
         Some(Pass { doomed, next: 0, end: high })
     }
 

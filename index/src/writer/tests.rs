@@ -2,8 +2,8 @@
 
 use crate::testing::{Random, Shard};
 use crate::{
-    Candidates, Codes, IndexKind, IndexParams, Metric, RawVectors, Scratch, SearchRequest, Slot,
-    SweepState,
+    Candidates, Choice, Codes, IndexKind, IndexParams, LinkBatch, LinkRows, LinkScratch, Metric,
+    PrunedRows, RawVectors, Scratch, SearchRequest, Slot, SlotDirectory, SweepState,
 };
 
 fn params(dims: u32) -> IndexParams {
@@ -94,49 +94,171 @@ fn many_equal_vectors_do_not_break_the_graph() {
     assert!(recall > 0.9, "recall {recall}");
 }
 
+/// Finds and chooses with `threads` threads that take members in turn.
+fn choose_with(batch: &LinkBatch, directory: &SlotDirectory, threads: usize) -> Vec<Choice> {
+    std::thread::scope(|scope| {
+        let thread = |first: usize| {
+            scope.spawn(move || {
+                let mut scratch = LinkScratch::new();
+                let members = (first..batch.len()).step_by(threads);
+                members.map(|at| batch.find(directory, at, &mut scratch)).collect::<Vec<_>>()
+            })
+        };
+        let handles: Vec<_> = (0..threads).map(thread).collect();
+        handles.into_iter().flat_map(|handle| handle.join().unwrap()).collect()
+    })
+}
+
+/// Prunes with `threads` threads, each a range of targets.
+fn prune_with(rows: &LinkRows, directory: &SlotDirectory, threads: usize) -> Vec<PrunedRows> {
+    let size = rows.target_count().div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let starts = (0..rows.target_count()).step_by(size);
+        let thread = |start: usize| {
+            let range = start..rows.target_count().min(start + size);
+            scope.spawn(move || rows.prune(directory, range, &mut LinkScratch::new()))
+        };
+        let handles: Vec<_> = starts.map(thread).collect();
+        handles.into_iter().map(|handle| handle.join().unwrap()).collect()
+    })
+}
+
+fn link_with(shard: &mut Shard, batch: usize, threads: usize) {
+    let directory = shard.directory.view();
+    while let Some(batch) = shard.writer.begin_batch(batch) {
+        let rows = batch.gather(choose_with(&batch, &directory, threads));
+        let pruned = prune_with(&rows, &directory, threads);
+        assert_eq!(shard.writer.commit_batch(&rows, &pruned, &directory).unwrap(), batch.len());
+    }
+}
+
 #[test]
-fn the_same_order_and_seed_give_the_same_graph_whatever_finds_the_candidates() {
+fn the_same_order_and_seed_give_the_same_graph_whatever_the_number_of_threads() {
     let base = Random::new(5).vectors(1_500, 12, 10);
     let one = Shard::with(params(12), &base).writer.checksum();
     assert_eq!(Shard::with(params(12), &base).writer.checksum(), one);
     let seeded = IndexParams { seed: 9, ..params(12) };
     assert_ne!(Shard::with(seeded, &base).writer.checksum(), one);
-
-    let mut threaded = Shard::new(params(12));
-    base.iter().for_each(|vector| {
-        threaded.store(vector);
-    });
-    let directory = threaded.directory.view();
-    loop {
-        let mut slots = Vec::new();
-        threaded.writer.next_unlinked(&mut slots, 16);
-        if slots.is_empty() {
-            break;
-        }
-        let view = threaded.writer.view();
-        let mut found: Vec<(Slot, Candidates)> = std::thread::scope(|scope| {
-            let handles: Vec<_> = slots
-                .chunks(6)
-                .map(|part| {
-                    let (view, directory) = (&view, &directory);
-                    scope.spawn(move || {
-                        let mut scratch = Scratch::new();
-                        let each = part.iter().map(|&slot| {
-                            let mut out = Candidates::new();
-                            view.candidates(directory, slot, &mut scratch, &mut out);
-                            (slot, out)
-                        });
-                        each.collect::<Vec<_>>()
-                    })
-                })
-                .collect();
-            handles.into_iter().flat_map(|handle| handle.join().unwrap()).collect()
-        });
-        for (slot, candidates) in found.drain(..) {
-            threaded.writer.link(slot, &candidates, &directory);
+    for codes in [Codes::None, Codes::EightBit, Codes::FourBit, Codes::OneBit] {
+        let build = |threads: usize| {
+            let mut shard = Shard::new(IndexParams { codes, ..params(12) });
+            base.iter().for_each(|vector| {
+                shard.store(vector);
+            });
+            link_with(&mut shard, 16, threads);
+            check_rows(&shard);
+            shard.writer.checksum()
+        };
+        let single = build(1);
+        assert_eq!(single == one, codes == Codes::None);
+        for threads in [2, 5] {
+            assert_eq!(build(threads), single, "{threads} threads, {codes:?}");
         }
     }
-    assert_eq!(threaded.writer.checksum(), one);
+}
+
+#[test]
+fn links_chosen_on_codes_are_as_good_as_those_chosen_on_floats() {
+    let mut random = Random::new(45);
+    let all = random.vectors(4_200, 48, 40);
+    let (base, queries) = all.split_at(4_000);
+    let request = SearchRequest::new(10, 60);
+    let floats = Shard::with(params(48), base).recall(queries, request);
+    for codes in [Codes::EightBit, Codes::FourBit] {
+        let mut shard = Shard::with(IndexParams { codes, ..params(48) }, base);
+        check_rows(&shard);
+        assert!(unreachable_count(&shard) <= 2, "{} unreachable", unreachable_count(&shard));
+        let recall = shard.recall(queries, request);
+        assert!(recall > floats - 0.01, "{codes:?}: recall {recall}, on floats {floats}");
+    }
+}
+
+#[test]
+fn deletes_between_batches_leave_the_graph_independent_of_threads() {
+    let base = Random::new(40).vectors(2_400, 12, 10);
+    let build = |threads: usize| {
+        let mut random = Random::new(41);
+        let mut shard = Shard::new(params(12));
+        for part in base.chunks(300) {
+            part.iter().for_each(|vector| {
+                shard.store(vector);
+            });
+            for _ in 0..60 {
+                let slot = random.below(shard.vectors.len() as u64) as Slot;
+                if shard.vectors[slot as usize].is_some() {
+                    shard.kill(slot);
+                }
+            }
+            link_with(&mut shard, 64, threads);
+        }
+        shard.sweep(100);
+        check_rows(&shard);
+        shard
+    };
+    let (mut one, three) = (build(1), build(3));
+    assert_eq!(one.writer.checksum(), three.writer.checksum());
+    let recall = one.recall(&base[..100], SearchRequest::new(10, 100));
+    assert!(recall > 0.95, "recall {recall}");
+}
+
+/// Stores vectors and links all but the last `count`, which are the batch.
+fn batch_of_the_last(vectors: &[Vec<f32>], count: usize) -> (Shard, LinkBatch) {
+    let mut shard = Shard::with(params(8), &vectors[..vectors.len() - count]);
+    vectors[vectors.len() - count..].iter().for_each(|vector| {
+        shard.store(vector);
+    });
+    let batch = shard.writer.begin_batch(count).unwrap();
+    assert_eq!(batch.len(), count);
+    (shard, batch)
+}
+
+#[test]
+fn a_member_that_dies_before_its_batch_is_committed_is_linked_by_nobody() {
+    let base = Random::new(42).vectors(500, 8, 3);
+    let (mut shard, batch) = batch_of_the_last(&base, 40);
+    let directory = shard.directory.view();
+    let rows = batch.gather(choose_with(&batch, &directory, 1));
+    let pruned = prune_with(&rows, &directory, 1);
+    let dead: Vec<Slot> = (460..500).step_by(4).chain([3, 77, 200]).collect();
+    dead.iter().for_each(|&slot| shard.kill(slot));
+    assert_eq!(shard.writer.commit_batch(&rows, &pruned, &directory).unwrap(), 30);
+    assert_eq!(shard.writer.backlog(), 0);
+    for slot in (460..500).filter(|slot| !dead.contains(slot)) {
+        let view = shard.writer.view();
+        assert!(view.neighbours(slot, 0).all(|other| !dead.contains(&other)), "slot {slot}");
+    }
+    shard.sweep(64);
+    check_rows(&shard);
+    check_all_found(&mut shard);
+}
+
+#[test]
+fn a_batch_from_before_a_change_of_the_graph_is_not_committed() {
+    let base = Random::new(43).vectors(500, 8, 3);
+    let (mut shard, batch) = batch_of_the_last(&base, 20);
+    let directory = shard.directory.view();
+    let rows = batch.gather(choose_with(&batch, &directory, 1));
+    let pruned = prune_with(&rows, &directory, 1);
+    (100..200).for_each(|slot| shard.kill(slot));
+    shard.sweep(64);
+    let before = shard.writer.checksum();
+    assert_eq!(shard.writer.commit_batch(&rows, &pruned, &directory).unwrap(), 0);
+    assert_eq!((shard.writer.checksum(), shard.writer.backlog()), (before, 20));
+    link_whole(&mut shard, 20);
+    check_rows(&shard);
+    check_all_found(&mut shard);
+    assert_eq!(shard.writer.commit_batch(&rows, &pruned, &directory).unwrap(), 0);
+}
+
+#[test]
+fn rows_nobody_chose_anew_keep_their_links_when_they_are_full() {
+    let base = Random::new(44).vectors(600, 8, 1);
+    let (mut shard, batch) = batch_of_the_last(&base, 60);
+    let directory = shard.directory.view();
+    let rows = batch.gather(choose_with(&batch, &directory, 2));
+    assert_eq!(shard.writer.commit_batch(&rows, &[], &directory).unwrap(), 60);
+    check_rows(&shard);
+    check_all_found(&mut shard);
 }
 
 #[test]
@@ -401,13 +523,16 @@ fn a_slot_whose_candidates_all_died_is_searched_again() {
     let base = Random::new(33).vectors(400, 8, 0);
     let mut shard = Shard::with(params(8), &base);
     let slot = shard.store(&[60.0; 8]);
-    let (view, directory) = (shard.writer.view(), shard.directory.view());
+    let directory = shard.directory.view();
+    let batch = shard.writer.begin_batch(1).unwrap();
     let mut found = Candidates::new();
-    view.candidates(&directory, slot, &mut shard.scratch, &mut found);
+    shard.writer.view().candidates(&directory, slot, &mut shard.scratch, &mut found);
+    let choice = batch.choose(&directory, 0, &found, &mut shard.linking);
+    let rows = batch.gather(vec![choice]);
     let died: Vec<Slot> = found.levels[0].iter().map(|candidate| candidate.slot()).collect();
     assert!(died.len() < 400);
     died.iter().for_each(|slot| shard.kill(*slot));
-    shard.writer.link(slot, &found, &directory);
+    assert_eq!(shard.writer.commit_batch(&rows, &[], &directory).unwrap(), 0);
     assert_eq!(shard.writer.backlog(), 1, "it stays where scans find it");
     link_whole(&mut shard, 1);
     check_all_found(&mut shard);
