@@ -93,7 +93,14 @@ async fn bring_up(core: &Rc<Core>, meta: &Rc<Meta>, logs: &[u32]) -> Result<(), 
 /// The moves that give every shard a home among `data_cores` cores.
 fn rehome(catalog: &Catalog, data_cores: usize) -> Vec<Command> {
     let foreign = catalog.shards().filter(|(_, shard)| shard.home as usize >= data_cores);
-    foreign.map(|(_, shard)| move_home(shard.id, shard.home as usize % data_cores)).collect()
+    foreign.map(|(_, shard)| move_home(shard.id, heir_of(shard.home, data_cores))).collect()
+}
+
+/// The core that takes over what a core of another number had: its shards and its log. Both go to
+/// the same one, because the records of a shard are in the log of its home, and a log is removed
+/// once the shards of the core that read it have images of their own.
+fn heir_of(core: u32, data_cores: usize) -> CoreIndex {
+    core as usize % data_cores
 }
 
 fn move_home(shard: ShardId, home: CoreIndex) -> Command {
@@ -189,7 +196,7 @@ async fn open_engines(core: &Rc<Core>, catalog: &Catalog, logs: &[u32]) -> Resul
 fn logs_of(home: CoreIndex, data_cores: usize, logs: &[u32]) -> Vec<u32> {
     let own = home as u32;
     let others = logs.iter().copied();
-    let others = others.filter(|log| *log != own && *log as usize % data_cores == home);
+    let others = others.filter(|log| *log != own && heir_of(*log, data_cores) == home);
     std::iter::once(own).chain(others).collect()
 }
 
@@ -286,6 +293,10 @@ pub(crate) async fn stop(core: &Rc<Core>) {
 
 #[cfg(test)]
 mod tests {
+    use heddle_meta::{CoreLoad, place_shards};
+    use heddle_types::schema::ShardingConfig;
+    use heddle_types::{CollectionConfig, CollectionId, NodeId, VectorConfig};
+
     use super::*;
 
     #[test]
@@ -300,5 +311,49 @@ mod tests {
         }
         assert_eq!(logs_of(1, 2, &logs), [1, 3]);
         assert_eq!(logs_of(1, 2, &[]), [1]);
+    }
+
+    #[test]
+    fn the_log_of_a_shard_is_read_by_the_core_that_is_its_home() {
+        for before in 1..=6 {
+            let logs: Vec<u32> = (0..before).collect();
+            let catalog = catalog_with_shards_on(before);
+            for cores in 1..=6 {
+                let mut homes: Vec<CoreIndex> = (0..before as usize).collect();
+                for command in rehome(&catalog, cores) {
+                    let Command::MoveHome { shard, home } = command else {
+                        panic!("{command:?} moves nothing");
+                    };
+                    let old = catalog.shards().find(|(_, entry)| entry.id == shard).unwrap();
+                    homes[old.1.home as usize] = home as usize;
+                }
+                for (log, home) in (0..).zip(homes) {
+                    assert!(home < cores);
+                    let read = logs_of(home, cores, &logs);
+                    assert!(read.contains(&log), "log {log} of {before} cores, now {cores}");
+                }
+            }
+        }
+    }
+
+    /// A catalog of one collection with a shard at home on each core.
+    fn catalog_with_shards_on(cores: u32) -> Catalog {
+        let loads: Vec<CoreLoad> = (0..cores)
+            .map(|core| CoreLoad { node: NodeId::default(), core, shards: 0, objects: 0 })
+            .collect();
+        let config = CollectionConfig {
+            name: "Docs".to_owned(),
+            vectors: vec![VectorConfig::default()],
+            sharding: ShardingConfig { count: cores, ..Default::default() },
+            ..Default::default()
+        };
+        let mut catalog = Catalog::default();
+        let placements = place_shards(cores as usize, &loads);
+        let id = CollectionId::default();
+        catalog.apply(&Command::CreateCollection { config, id, seed: 1, placements }).unwrap();
+        let mut homes: Vec<u32> = catalog.shards().map(|(_, shard)| shard.home).collect();
+        homes.sort_unstable();
+        assert_eq!(homes, (0..cores).collect::<Vec<u32>>());
+        catalog
     }
 }

@@ -238,7 +238,7 @@ impl Meta {
             let config = Arc::clone(&entry.config);
             self.core.call(home, CoreRequest::FixShardDims { shards, config })
         });
-        futures::future::try_join_all(calls).await?;
+        join_all(calls).await?;
         self.publish(&entry).await
     }
 }

@@ -7,7 +7,7 @@ use crate::harness::{TempDir, TestNode, config};
 use crate::objects::{block_on, connect, docs, put_all, vector};
 
 /// One request on a connection of its own: status code and body.
-fn ask(node: &TestNode, method: &str, path: &str) -> (u16, String) {
+pub(crate) fn ask(node: &TestNode, method: &str, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(node.http_address()).unwrap();
     let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
@@ -18,7 +18,8 @@ fn ask(node: &TestNode, method: &str, path: &str) -> (u16, String) {
     (status, body)
 }
 
-fn value(page: &str, line_start: &str) -> f64 {
+/// The value of the first line that begins so.
+pub(crate) fn value(page: &str, line_start: &str) -> f64 {
     let line = page.lines().find(|line| line.starts_with(line_start));
     let line = line.unwrap_or_else(|| panic!("no line {line_start:?}"));
     line.rsplit_once(' ').unwrap().1.parse().unwrap()

@@ -9,7 +9,7 @@ use heddle_wire::message::{ErrorReply, Request};
 use heddle_wire::{AlignedVec, FrameKind, HEADER_BYTES, Header, decode, encode_request, header};
 
 /// Longest wait for anything; only a hanging server is ever this slow.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) struct RawClient {
     pub(crate) stream: TcpStream,
