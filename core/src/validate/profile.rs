@@ -8,14 +8,19 @@ use crate::shard::metric_of;
 
 /// Quantization and place of a vector: as declared, else the server's choice.
 ///
-/// The default is that of the index, [`IndexParams::new`]. An index that only scans promises exact
-/// results and keeps the vectors as they are. Behind refined codes that were asked for, vectors
-/// rest on disk: that is what makes codes small.
+/// The default is that of the index, [`IndexParams::default_profile`]. An index that only scans
+/// promises exact results and keeps the vectors as they are. Behind refined codes that were asked
+/// for, vectors rest on disk: that is what makes codes small. Vectors that are to rest on disk get
+/// codes, the finest that stand for them where the default has none.
 #[must_use]
 pub fn profile_of(vector: &VectorConfig) -> (Quantization, RawVectors) {
     let (default, default_place) = match vector.index.kind {
         IndexType::Flat => (Quantization::None, RawVectors::Memory),
         IndexType::Hnsw | IndexType::Dynamic => index_default(vector),
+    };
+    let default = match vector.raw {
+        Some(RawVectors::Disk) if !default.is_refined() => Quantization::Bits8,
+        _ => default,
     };
     let quantization = vector.quantization.unwrap_or(default);
     let place = match quantization.is_refined() {
@@ -28,15 +33,16 @@ pub fn profile_of(vector: &VectorConfig) -> (Quantization, RawVectors) {
 
 /// What the index does when it is not told. The dimension counts once it is known.
 fn index_default(vector: &VectorConfig) -> (Quantization, RawVectors) {
-    let params = IndexParams::new(vector.dims.unwrap_or(1), metric_of(vector.distance));
-    let quantization = match params.codes {
+    let (codes, raw) =
+        IndexParams::default_profile(vector.dims.unwrap_or(1), metric_of(vector.distance));
+    let quantization = match codes {
         Codes::None => Quantization::None,
         Codes::Half => Quantization::Half,
         Codes::EightBit => Quantization::Bits8,
         Codes::FourBit => Quantization::Bits4,
         Codes::OneBit => Quantization::Bits1,
     };
-    let raw = match params.raw {
+    let raw = match raw {
         heddle_index::RawVectors::Memory => RawVectors::Memory,
         heddle_index::RawVectors::Absent => RawVectors::Disk,
     };
@@ -105,5 +111,14 @@ mod tests {
         assert_eq!(asked(Quantization::Bits1, None), (Quantization::Bits1, RawVectors::Disk));
         assert_eq!(asked(Quantization::Half, None), (Quantization::Half, RawVectors::Memory));
         assert_eq!(asked(Quantization::Bits8, memory), (Quantization::Bits8, RawVectors::Memory));
+        let mut short = VectorConfig { dims: Some(8), ..Default::default() };
+        assert_eq!(profile_of(&short), (Quantization::None, RawVectors::Memory));
+        short.raw = Some(RawVectors::Disk);
+        assert_eq!(profile_of(&short), (Quantization::Bits8, RawVectors::Disk));
+        let long = VectorConfig { dims: Some(384), ..Default::default() };
+        assert_eq!(profile_of(&long), (Quantization::Bits4, RawVectors::Disk));
+        let mut flat = long;
+        flat.index.kind = IndexType::Flat;
+        assert_eq!(profile_of(&flat), (Quantization::None, RawVectors::Memory));
     }
 }
