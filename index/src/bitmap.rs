@@ -52,6 +52,16 @@ impl SlotBitmap {
         new
     }
 
+    /// Takes a slot out; says whether it was in.
+    pub fn remove(&mut self, slot: Slot) -> bool {
+        let held = self.contains(slot);
+        if held {
+            self.words[(slot / 64) as usize] &= !(1u64 << (slot % 64));
+            self.len -= 1;
+        }
+        held
+    }
+
     /// Whether the slot is in the set. One load and one test.
     #[inline]
     #[must_use]

@@ -93,6 +93,12 @@ impl SlotDirectory {
         self.live.long(index)
     }
 
+    /// Dead bits of slots `64 index..64 index + 64`; zero beyond the end.
+    #[inline]
+    pub(crate) fn dead_word(&self, index: usize) -> u64 {
+        self.dead.long(index)
+    }
+
     /// Slots below this number have been pushed at some time.
     #[must_use]
     pub fn published(&self) -> u32 {

@@ -12,8 +12,8 @@ use crate::property::ReclaimCursor;
 const DEAD_SLOTS_MIN: u32 = 256;
 /// A pass begins when one slot in so many is dead.
 const DEAD_SLOT_RATIO: u32 = 32;
-/// Slots that one step looks at in a graph.
-const SWEEP_SLOTS_STEP: usize = 64;
+/// Distances that one step computes in a graph; looking at a slot counts as one.
+const SWEEP_DISTANCES_STEP: usize = 1_024;
 /// Values that one step looks at in the property indexes.
 const RECLAIM_KEYS_STEP: usize = 512;
 
@@ -100,7 +100,7 @@ impl<D: Device> Shard<D> {
         if let Some(index) = next {
             done[index] = match &mut self.vectors[index] {
                 Some(vector) => {
-                    vector.sweep_step(&directory, SWEEP_SLOTS_STEP, &mut freed)
+                    vector.sweep_step(&directory, SWEEP_DISTANCES_STEP, &mut freed)
                         != SweepState::Running
                 }
                 None => true,

@@ -52,7 +52,7 @@ pub(crate) fn descend(
 
 /// Walks one layer from what the pool holds until every candidate kept has been expanded (true) or
 /// the walker has computed `end` distances (false).
-fn walk(
+pub(crate) fn walk(
     view: &VectorView,
     query: &Prepared,
     walker: &mut Walker,

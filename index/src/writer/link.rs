@@ -27,6 +27,8 @@ pub struct LinkScratch {
     pub(crate) kept: Vec<Neighbour>,
     pub(crate) list: Vec<Neighbour>,
     pub(crate) pruned: Vec<Neighbour>,
+    /// Slots around a node that is repaired.
+    pub(crate) around: Vec<Slot>,
     /// Members of the batch before the one that chooses.
     pub(crate) recent: Vec<Neighbour>,
     pub(crate) search: Scratch,

@@ -1,28 +1,36 @@
-//! Repair around dead slots, and their release.
+//! Repair around dead slots, their release, and the search for nodes that are cut off.
 //!
 //! A pass names its *doomed*: the dead slots in the graph when it begins. It goes over every slot;
-//! a node that links to a dead one gets new links chosen from its live neighbours and the live
-//! neighbours of its dead ones; that includes nodes that died during the pass. New links never lead
-//! to dead slots, so at the end of the pass only the doomed link to the doomed, and they leave
-//! together. Their rows stay as they are
-//! for readers that stand on them; the slots are reused only after a quiescent point.
+//! a node that links to dead ones keeps its other links and gets, in the place of those it loses,
+//! links chosen from what its dead neighbours link to; that includes nodes that died during the
+//! pass. New links never lead to dead slots, so when every slot was looked at only the doomed link
+//! to the doomed, and they leave together. Their rows stay as they are for readers that stand on
+//! them; the slots are reused only after a quiescent point. Last, the graph is walked from its
+//! entry, and what was not reached gets a link from a node that was.
+//!
+//! Every stage stops when the budget of a step is used up and goes on with the next step.
+
+mod audit;
+mod repair;
 
 use core::sync::atomic::Ordering;
-use std::collections::BTreeSet;
 
 use crate::Slot;
 use crate::bitmap::SlotBitmap;
 use crate::directory::SlotDirectory;
-use crate::search::pool::Neighbour;
 use crate::view::{Entry, VectorView};
 use crate::writer::VectorWriter;
-use crate::writer::link::{LinkScratch, live_around, write_links};
-use crate::writer::select::select;
+use audit::Audit;
+use repair::repair_layer;
+
+/// Words of a slot set, or slots without anything to repair or to read but a word or two, that
+/// cost about as much as one distance.
+const WORDS_PER_DISTANCE: usize = 8;
 
 /// How far a sweep has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SweepState {
-    /// Nothing is dead; no work was done.
+    /// Nothing is dead; no work was done but looking for what is.
     Idle,
     /// A pass is under way.
     Running,
@@ -33,25 +41,35 @@ pub enum SweepState {
 /// State of the sweep between steps.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
-    /// Dead slots that the index still holds in its graph.
-    dead: BTreeSet<Slot>,
+    /// Dead slots in the graph that no pass has taken on.
+    dead: SlotBitmap,
+    /// Dead slots that leave the graph with the present pass.
+    doomed: SlotBitmap,
     /// Dead slots that are out of the index and wait to be reported.
     released: Vec<Slot>,
-    pass: Option<Pass>,
+    stage: Option<Stage>,
     /// Distances computed so far.
     evaluations: u64,
 }
 
+/// What the pass does.
 #[derive(Debug)]
-struct Pass {
-    doomed: SlotBitmap,
-    next: Slot,
-    end: Slot,
+enum Stage {
+    /// Looks for dead slots that nobody told the index about, from this word of the sets on.
+    Collect { word: usize },
+    /// Repairs links, from this slot on.
+    Repair { next: Slot, end: Slot },
+    /// Looks for a new entry, from this slot on.
+    Entry { next: Slot, best: Option<Entry> },
+    /// Takes the doomed out of the index, from this word of their set on.
+    Release { word: usize },
+    /// Looks for nodes that are cut off, and links them.
+    Audit(Audit),
 }
 
 impl Sweep {
     pub(crate) fn dead_count(&self) -> u32 {
-        (self.dead.len() + self.released.len()) as u32
+        self.dead.len() + self.doomed.len() + self.released.len() as u32
     }
 }
 
@@ -62,7 +80,7 @@ impl VectorWriter {
     /// Without this call a sweep finds the slot by itself when its next pass begins.
     pub fn kill(&mut self, slot: Slot) {
         let view = &*self.view;
-        if !view.holds(slot) {
+        if !view.holds(slot) || self.sweep.doomed.contains(slot) {
             return;
         }
         if view.unlinked.bit(slot as usize) {
@@ -74,44 +92,41 @@ impl VectorWriter {
         }
     }
 
-    /// Looks at up to `budget_slots` slots, repairs links around dead ones, and appends to `freed`
-    /// the slots this index no longer holds. Once every index of the shard has reported a slot, the
+    /// Repairs links around dead slots for about `budget` distances, and appends to `freed` the
+    /// slots this index no longer holds. Once every index of the shard has reported a slot, the
     /// caller retires an epoch and gives the slot to [`crate::DirectoryWriter::free`].
     ///
-    /// Cost: two cache lines per slot without dead neighbours; a repair is about an insert's
-    /// linking.
+    /// Cost: looking at a slot counts as one distance, whatever it leads to as the distances it
+    /// computes. A step exceeds its budget by at most the repair of one node (some hundred
+    /// distances) or the search for the surroundings of a node that is cut off.
     pub fn sweep_step(
         &mut self,
         directory: &SlotDirectory,
-        budget_slots: usize,
+        budget: usize,
         freed: &mut Vec<Slot>,
     ) -> SweepState {
         let reported = !self.sweep.released.is_empty();
         freed.append(&mut self.sweep.released);
-        let mut pass = match self.sweep.pass.take() {
-            Some(pass) => pass,
-            None => match self.begin_pass(directory) {
-                Some(pass) => {
-                    freed.append(&mut self.sweep.released);
-                    pass
-                }
-                None if reported => return SweepState::Finished,
-                None => return SweepState::Idle,
-            },
-        };
-        let stop = pass.end.min(pass.next.saturating_add(budget_slots.max(1) as u32));
-        while pass.next < stop {
-            if self.view.is_linked(pass.next) && !pass.doomed.contains(pass.next) {
-                self.repair(pass.next, directory);
+        let mut stage = self.sweep.stage.take().or_else(|| self.begin_pass(directory));
+        let mut left = budget.max(1) as u64;
+        while let Some(now) = stage {
+            if left == 0 {
+                self.sweep.stage = Some(now);
+                return SweepState::Running;
             }
-            pass.next += 1;
+            let is_last = matches!(now, Stage::Audit(_));
+            let is_search = matches!(now, Stage::Collect { .. });
+            stage = self.advance(now, directory, &mut left, freed);
+            if stage.is_none() && is_last {
+                return SweepState::Finished;
+            }
+            if stage.is_none() && is_search {
+                let found = !self.sweep.released.is_empty();
+                freed.append(&mut self.sweep.released);
+                return if found || reported { SweepState::Finished } else { SweepState::Idle };
+            }
         }
-        if pass.next < pass.end {
-            self.sweep.pass = Some(pass);
-            return SweepState::Running;
-        }
-        self.end_pass(pass, freed);
-        SweepState::Finished
+        if reported { SweepState::Finished } else { SweepState::Idle }
     }
 
     /// Distances that sweeping has computed so far.
@@ -120,46 +135,170 @@ impl VectorWriter {
         self.sweep.evaluations
     }
 
-    /// Collects what is dead now. None when nothing is.
-    fn begin_pass(&mut self, directory: &SlotDirectory) -> Option<Pass> {
-        let high = self.view.high.load(Ordering::Relaxed);
-        if directory.dead_count() as usize > self.sweep.dead.len() {
-            for slot in 0..high {
-                if directory.is_dead(slot) && self.view.holds(slot) {
-                    self.kill(slot);
-                }
-            }
+    /// The first stage of a pass. None when nothing is dead.
+    fn begin_pass(&mut self, directory: &SlotDirectory) -> Option<Stage> {
+        if directory.dead_count() > self.sweep.dead.len() {
+            return Some(Stage::Collect { word: 0 });
         }
+        self.begin_repair()
+    }
+
+    /// The doomed of this pass are what is dead now.
+    fn begin_repair(&mut self) -> Option<Stage> {
         if self.sweep.dead.is_empty() {
             return None;
         }
-        let doomed = self.sweep.dead.iter().copied().collect();
-        Some(Pass { doomed, next: 0, end: high })
+        self.sweep.doomed = core::mem::take(&mut self.sweep.dead);
+        Some(Stage::Repair { next: 0, end: self.view.high.load(Ordering::Relaxed) })
     }
 
-    /// Gives a node new links on every layer where it has a dead neighbour.
-    fn repair(&mut self, node: Slot, directory: &SlotDirectory) {
-        let view = &*self.view;
-        for layer in 0..=view.level_of(node) {
-            if view.neighbours(node, layer).any(|other| directory.is_dead(other)) {
-                let before = self.scratch.walker.evaluations;
-                repair_layer(view, directory, &mut self.scratch, node, layer);
-                self.sweep.evaluations += self.scratch.walker.evaluations - before;
-            }
+    /// Works on a stage until it is through or nothing is left of the budget; returns what comes
+    /// next.
+    fn advance(
+        &mut self,
+        stage: Stage,
+        directory: &SlotDirectory,
+        left: &mut u64,
+        freed: &mut Vec<Slot>,
+    ) -> Option<Stage> {
+        match stage {
+            Stage::Collect { word } => self.collect(word, directory, left),
+            Stage::Repair { next, end } => Some(self.repair(next, end, directory, left)),
+            Stage::Entry { next, best } => Some(self.find_entry(next, best, directory, left)),
+            Stage::Release { word } => Some(self.release_doomed(word, left, freed)),
+            Stage::Audit(audit) => self.audit(audit, directory, left),
         }
+    }
+
+    /// Finds what died without being reported.
+    fn collect(&mut self, from: usize, directory: &SlotDirectory, left: &mut u64) -> Option<Stage> {
+        let words = (self.view.high.load(Ordering::Relaxed) as usize).div_ceil(64);
+        let mut word = from;
+        while word < words {
+            if *left == 0 {
+                return Some(Stage::Collect { word });
+            }
+            let end = words.min(word + WORDS_PER_DISTANCE);
+            while word < end {
+                let known = self.sweep.dead.word(word);
+                let mut bits = directory.dead_word(word) & self.view.present.long(word) & !known;
+                while bits != 0 {
+                    self.kill(word as u32 * 64 + bits.trailing_zeros());
+                    bits &= bits - 1;
+                }
+                word += 1;
+            }
+            *left -= 1;
+        }
+        self.begin_repair()
+    }
+
+    /// Gives nodes new links on every layer where they have dead neighbours.
+    fn repair(
+        &mut self,
+        mut next: Slot,
+        end: Slot,
+        directory: &SlotDirectory,
+        left: &mut u64,
+    ) -> Stage {
+        let view = &*self.view;
+        let before = self.scratch.walker.evaluations;
+        let mut used = 0;
+        while next < end && used < *left {
+            if view.is_linked(next) && !self.sweep.doomed.contains(next) {
+                for layer in 0..=view.level_of(next) {
+                    if view.neighbours(next, layer).any(|other| directory.is_dead(other)) {
+                        repair_layer(view, directory, &mut self.scratch, next, layer);
+                    }
+                }
+            }
+            next += 1;
+            used = used.max(self.scratch.walker.evaluations - before) + 1;
+        }
+        self.sweep.evaluations += self.scratch.walker.evaluations - before;
+        *left = left.saturating_sub(used);
+        if next < end {
+            return Stage::Repair { next, end };
+        }
+        match view.entry() {
+            Some(entry) if self.sweep.doomed.contains(entry.slot) => {
+                Stage::Entry { next: 0, best: None }
+            }
+            _ => Stage::Release { word: 0 },
+        }
+    }
+
+    /// Looks for the live node on the highest layer (the lowest slot of those), for an entry that
+    /// leaves.
+    fn find_entry(
+        &mut self,
+        mut next: Slot,
+        mut best: Option<Entry>,
+        directory: &SlotDirectory,
+        left: &mut u64,
+    ) -> Stage {
+        let view = &*self.view;
+        let end = view.high.load(Ordering::Relaxed);
+        while next < end {
+            if *left == 0 {
+                return Stage::Entry { next, best };
+            }
+            let stop = end.min(next + WORDS_PER_DISTANCE as u32);
+            for slot in next..stop {
+                if !view.is_linked(slot) || self.sweep.doomed.contains(slot) {
+                    continue;
+                }
+                // One that is dead serves until the next pass, but only in want of a live one.
+                let level = view.level_of(slot);
+                let rank = |slot, level| (!directory.is_dead(slot), level);
+                if best.is_none_or(|best| rank(slot, level) > rank(best.slot, best.level)) {
+                    best = Some(Entry { slot, level });
+                }
+            }
+            next = stop;
+            *left -= 1;
+        }
+        // A node that was linked meanwhile may have become the entry.
+        if view.entry().is_some_and(|entry| self.sweep.doomed.contains(entry.slot)) {
+            view.set_entry(best);
+        }
+        Stage::Release { word: 0 }
     }
 
     /// Takes the doomed out of the index.
-    fn end_pass(&mut self, pass: Pass, freed: &mut Vec<Slot>) {
+    fn release_doomed(&mut self, mut word: usize, left: &mut u64, freed: &mut Vec<Slot>) -> Stage {
         let view = &*self.view;
-        if view.entry().is_some_and(|entry| pass.doomed.contains(entry.slot)) {
-            view.set_entry(highest(view, &pass.doomed));
+        while word < self.sweep.doomed.word_count() {
+            if *left == 0 {
+                return Stage::Release { word };
+            }
+            let mut bits = self.sweep.doomed.word(word);
+            *left =
+                left.saturating_sub(1 + u64::from(bits.count_ones()) / WORDS_PER_DISTANCE as u64);
+            while bits != 0 {
+                let slot = word as u32 * 64 + bits.trailing_zeros();
+                release(view, slot);
+                self.sweep.doomed.remove(slot);
+                freed.push(slot);
+                bits &= bits - 1;
+            }
+            word += 1;
         }
-        for slot in pass.doomed.iter() {
-            release(view, slot);
-            self.sweep.dead.remove(&slot);
-            freed.push(slot);
-        }
+        self.sweep.doomed = SlotBitmap::new();
+        Stage::Audit(Audit::begin(view))
+    }
+
+    /// Looks for nodes that are cut off.
+    fn audit(
+        &mut self,
+        mut audit: Audit,
+        directory: &SlotDirectory,
+        left: &mut u64,
+    ) -> Option<Stage> {
+        let before = self.scratch.walker.evaluations;
+        let is_through = audit.step(&self.view, directory, &mut self.scratch, left);
+        self.sweep.evaluations += self.scratch.walker.evaluations - before;
+        if is_through { None } else { Some(Stage::Audit(audit)) }
     }
 }
 
@@ -170,36 +309,5 @@ fn release(view: &VectorView, slot: Slot) {
     view.present_count.store(count - 1, Ordering::Release);
 }
 
-/// The linked node on the highest layer (the lowest slot of those), without the doomed.
-fn highest(view: &VectorView, doomed: &SlotBitmap) -> Option<Entry> {
-    let mut best: Option<Entry> = None;
-    for slot in 0..view.high.load(Ordering::Relaxed) {
-        let level = view.level_of(slot);
-        let better = best.is_none_or(|best| level > best.level);
-        if better && view.is_linked(slot) && !doomed.contains(slot) {
-            best = Some(Entry { slot, level });
-        }
-    }
-    best
-}
-
-/// Chooses the links of a node anew, passing over its dead neighbours to theirs.
-fn repair_layer(
-    view: &VectorView,
-    directory: &SlotDirectory,
-    scratch: &mut LinkScratch,
-    node: Slot,
-    layer: usize,
-) {
-    let LinkScratch { walker, query, other, list, pruned, .. } = scratch;
-    live_around(view, directory, walker, node, layer);
-    view.query_of(node, query);
-    walker.evaluate(view, query);
-    list.clear();
-    let pairs = walker.fresh.iter().zip(&walker.distances);
-    list.extend(pairs.map(|(&slot, &distance)| Neighbour::new(distance, slot)));
-    list.sort_unstable();
-    let limit = view.link_words(node, layer).len();
-    select(view, node, list, limit, (walker, other), pruned);
-    write_links(view, node, layer, pruned);
-}
+#[cfg(test)]
+mod tests;
