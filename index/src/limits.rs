@@ -82,9 +82,6 @@ pub const RESCORE_FIRST_MAX: usize = 128;
 /// Evaluations after which a search offers to yield: about 200 us at 50 to 100 ns each.
 pub const STEP_EVALUATIONS: u64 = 2_048;
 
-/// Largest share of a passing filter below which the walk looks two hops far.
-pub const TWO_HOP_SHARE_MAX: f64 = 0.4;
-
 const _: () = assert!(SCAN_BLOCK >= 2 * M_MAX as usize / 2);
 const _: () = assert!(ARENA_SMALL_BYTES < ARENA_LARGE_BYTES);
 const _: () = assert!(HUGE_PAGE_BYTES.is_power_of_two());

@@ -24,6 +24,7 @@ use crate::limits::{LEVEL_MAX, LINE_WORDS, SLOTS_MAX};
 use crate::params::{IndexKind, IndexParams, Metric};
 use crate::planes::{PlaneBytes, Planes, plane_bytes};
 use crate::search::SearchStats;
+use crate::search::filtered::Experience;
 
 /// Sizes that follow from the parameters.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +86,8 @@ pub struct VectorView {
     pub(crate) tail_words: AtomicU64,
     /// Counts the changes of link rows: what was computed from an earlier state is out of date.
     pub(crate) sequence: AtomicU64,
+    /// What filtered searches have cost.
+    pub(crate) experience: Experience,
     /// The view that took over when this one was outgrown.
     pub(crate) successor: OnceLock<Arc<VectorView>>,
 }
@@ -179,6 +182,7 @@ impl VectorView {
             tail_count: AtomicU32::new(0),
             tail_words: AtomicU64::new(0),
             sequence: AtomicU64::new(0),
+            experience: Experience::default(),
             successor: OnceLock::new(),
             params: params.clone(),
         })

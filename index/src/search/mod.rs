@@ -1,6 +1,7 @@
 //! Searching a view: requests, hits, and the walk that finds them.
 
 pub(crate) mod descent;
+pub(crate) mod filtered;
 pub(crate) mod pool;
 pub(crate) mod prepared;
 pub(crate) mod scratch;

@@ -6,7 +6,6 @@ use core::sync::atomic::{Ordering, fence};
 use std::collections::BinaryHeap;
 
 use crate::Slot;
-use crate::bitmap::SlotBitmap;
 use crate::limits::SCAN_BLOCK;
 use crate::search::pool::{Neighbour, Pool};
 use crate::search::prepared::Prepared;
@@ -50,7 +49,7 @@ pub(crate) struct Walker {
     /// What the descent computed.
     pub(crate) descended: Vec<Neighbour>,
     /// Neighbours that do not pass a filter, to be looked through.
-    through: Vec<Slot>,
+    pub(crate) through: Vec<Slot>,
     /// Slots from this one on are not looked at: they came after the walk began.
     limit: u32,
     pub(crate) evaluations: u64,
@@ -144,37 +143,6 @@ impl Walker {
         // Whoever stored a link had completed the vector behind it.
         fence(Ordering::Acquire);
         self.hops += 1;
-    }
-
-    /// Collects the passing neighbours of a node, and through each neighbour that does not pass the
-    /// passing ones behind it. Only what passes is marked, and what was looked through.
-    ///
-    /// Source: ACORN-1 (Patel et al., 2024), section 5.
-    pub(crate) fn gather_two_hops(&mut self, view: &VectorView, node: Slot, filter: &SlotBitmap) {
-        self.fresh.clear();
-        self.through.clear();
-        for word in view.link_words(node, 0) {
-            let Some(slot) = word.load(Ordering::Relaxed).checked_sub(1) else { break };
-            if !self.visit(slot) {
-                continue;
-            }
-            if filter.contains(slot) {
-                self.fresh.push(slot);
-            } else {
-                view.prefetch_links(slot);
-                self.through.push(slot);
-            }
-        }
-        for index in 0..self.through.len() {
-            for word in view.link_words(self.through[index], 0) {
-                let Some(slot) = word.load(Ordering::Relaxed).checked_sub(1) else { break };
-                if filter.contains(slot) && self.visit(slot) {
-                    self.fresh.push(slot);
-                }
-            }
-        }
-        fence(Ordering::Acquire);
-        self.hops += 1 + self.through.len() as u64;
     }
 
     /// Computes the distances of `fresh` to the query: exact without codes, estimates with them.

@@ -10,40 +10,17 @@ use core::task::Poll;
 use crate::bitmap::SlotBitmap;
 use crate::directory::SlotDirectory;
 use crate::distance::{from_raw, to_raw};
-use crate::limits::{EF_MAX, SCAN_BLOCK, TWO_HOP_SHARE_MAX};
+use crate::limits::{EF_MAX, SCAN_BLOCK};
 use crate::search::descent::{absorb, descend, prefetch_next};
+use crate::search::filtered::{Plan, Prices, gather_seeds};
 use crate::search::pool::{Neighbour, Pool};
 use crate::search::scratch::{Scratch, Walker};
 use crate::search::task::rescore::{keep, lowest};
-use crate::search::{Hit, SearchRequest, SearchStats, Strategy};
+use crate::search::{Hit, SearchRequest, SearchStats, Strategy as Mode};
 use crate::view::{Entry, VectorView};
-
-/// Distances a walk computes per candidate kept: 12 to 20 were counted at pools of 40 to 200; the
-/// low end, so that the scan is not taken too early.
-const EVALUATIONS_PER_CANDIDATE: u64 = 12;
 
 /// Factor by which the candidate pool grows when too few hits passed.
 const WIDEN_FACTOR: usize = 4;
-
-/// What a two-hop walk costs per candidate, in distances. An estimate, not a measurement: about
-/// fifteen distances, and reading and testing up to a thousand ids taken as thirty more.
-const TWO_HOP_COST_PER_CANDIDATE: u64 = 45;
-
-/// A two-hop walk starts from this many passing rows beside the usual entry, spread over the
-/// filter: the rows that pass may lie far from where the descent ends.
-const TWO_HOP_SEEDS: usize = 8;
-
-/// How the walk treats a filter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    /// No filter: every node counts.
-    Plain,
-    /// Most rows pass: walk over all nodes, collect the passing ones.
-    Collect,
-    /// Few rows pass: walk over passing nodes alone, looking through the others to their
-    /// neighbours.
-    TwoHop,
-}
 
 /// Where a search stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +49,9 @@ pub struct SearchTask<'a> {
     scratch: &'a mut Scratch,
     phase: Phase,
     mode: Mode,
+    /// How a filtered walk goes; chosen when the descent has arrived for the first time.
+    plan: Option<Plan>,
+    prices: Prices,
     /// Where walks start: read before the limit of the walk, so it lies below it. The pin keeps the
     /// node walkable even when it leaves the graph meanwhile.
     entry: Option<Entry>,
@@ -83,6 +63,8 @@ pub struct SearchTask<'a> {
     ef: usize,
     /// Rows that could be hits.
     passing: u64,
+    /// Rows that the index holds.
+    present: u64,
     stats: SearchStats,
 }
 
@@ -136,15 +118,18 @@ impl VectorView {
             request,
             scratch,
             phase: Phase::Done,
-            mode: Mode::of(request.filter.is_some(), passing, present),
+            mode: Mode::Plain,
+            plan: None,
+            prices: Prices::of(self),
             entry,
             exact: false,
             is_collected: false,
             ef,
             passing,
+            present,
             stats: SearchStats::default(),
         };
-        task.exact = entry.is_none() || task.scan_is_cheaper(present);
+        task.exact = entry.is_none() || task.scan_is_cheaper();
         task.begin_scan();
         task
     }
@@ -188,12 +173,8 @@ impl SearchTask<'_> {
         self.stats.rescored = self.scratch.walker.rescored;
         self.stats.hops = self.scratch.walker.hops;
         self.stats.exact = self.exact;
-        self.stats.strategy = match (self.exact, self.mode) {
-            (true, _) => Strategy::Scan,
-            (false, Mode::Plain) => Strategy::Plain,
-            (false, Mode::Collect) => Strategy::Collect,
-            (false, Mode::TwoHop) => Strategy::TwoHop,
-        };
+        self.stats.strategy = if self.exact { Mode::Scan } else { self.mode };
+        self.learn();
         self.stats
     }
 
@@ -202,7 +183,7 @@ impl SearchTask<'_> {
         let walked: &[Neighbour] = match (self.exact || self.is_estimating(), self.mode) {
             // With codes the walk's own distances are estimates.
             (true, _) => &[],
-            (false, Mode::Plain | Mode::TwoHop) => self.scratch.pool.entries(),
+            (false, Mode::Plain | Mode::TwoHop | Mode::Scan) => self.scratch.pool.entries(),
             (false, Mode::Collect) => self.scratch.passed.entries(),
         };
         let mut walked = walked
@@ -230,22 +211,13 @@ impl SearchTask<'_> {
         }
     }
 
-    /// Whether scanning every passing row costs less than walking to them.
-    fn scan_is_cheaper(&self, present: u64) -> bool {
-        if self.passing <= u64::from(self.view.params.flat_cutoff) {
-            return true;
-        }
-        match self.mode {
-            Mode::Plain => self.passing <= self.ef as u64,
-            Mode::Collect => self.passing <= self.collect_cost(present),
-            Mode::TwoHop => self.passing <= self.ef as u64 * TWO_HOP_COST_PER_CANDIDATE,
-        }
-    }
-
-    /// Distances a collecting walk is expected to compute before `ef` passing rows are found.
-    fn collect_cost(&self, present: u64) -> u64 {
-        let candidates = self.ef as u64 * present / self.passing.max(1);
-        candidates.saturating_mul(EVALUATIONS_PER_CANDIDATE)
+    /// Whether scanning every passing row costs no more than a walk without a filter would.
+    fn scan_is_cheaper(&self) -> bool {
+        self.passing <= u64::from(self.view.params.flat_cutoff)
+            || match self.request.filter {
+                None => self.passing <= self.ef as u64,
+                Some(_) => self.prices.scan(self.passing) <= self.prices.plain(self.ef as u64),
+            }
     }
 
     fn begin_scan(&mut self) {
@@ -263,10 +235,10 @@ impl SearchTask<'_> {
         let set = if self.exact { &self.view.present } else { &self.view.unlinked };
         walker.begin_block();
         while word < end && walker.fresh.len() < SCAN_BLOCK {
-            let mut bits = set.long(word);
+            // The filter first: it is the one that may be nearly empty.
+            let mut bits = self.request.filter.map_or(u64::MAX, |filter| filter.word(word));
             if bits != 0 {
-                bits &= self.directory.live_word(word);
-                bits &= self.request.filter.map_or(u64::MAX, |filter| filter.word(word));
+                bits &= set.long(word) & self.directory.live_word(word);
             }
             while bits != 0 {
                 walker.fresh.push(word as u32 * 64 + bits.trailing_zeros());
@@ -292,13 +264,11 @@ impl SearchTask<'_> {
             self.phase = Phase::Done;
             return;
         };
-        // Enough for every candidate nearer than the last passing one.
-        let wide = self.collect_cost(self.scratch.walker.limit().into()) as usize;
-        let Scratch { walker, pool, passed, query, .. } = &mut *self.scratch;
+        let Scratch { walker, pool, query, .. } = &mut *self.scratch;
         let start = descend(self.view, query, walker, entry, 0);
-        pool.reset(if self.mode == Mode::Collect { wide.max(self.ef) } else { self.ef });
-        if self.mode == Mode::Plain {
+        if self.mode == Mode::Plain && self.request.filter.is_none() {
             // Every node lies on layer 0 as well: what is known of them is a start, too.
+            pool.reset(self.ef);
             walker.descended.iter().for_each(|&known| {
                 pool.insert(known);
             });
@@ -306,19 +276,35 @@ impl SearchTask<'_> {
             return;
         }
         walker.forget();
-        walker.visit(start.slot());
-        pool.insert(start);
+        if let (None, Some(filter)) = (self.plan, self.request.filter) {
+            let rows = (self.passing, self.present);
+            let plan = Plan::choose(self.view, filter, start.slot(), self.ef, rows);
+            (self.mode, self.ef) = (plan.strategy, plan.ef);
+            self.plan = Some(plan);
+            if self.mode == Mode::Scan {
+                return self.switch_to_exact();
+            }
+        }
+        self.begin_walk(&[start]);
+    }
+
+    /// Starts the walk from some nodes and their distances; filtered ones from seeds as well.
+    fn begin_walk(&mut self, starts: &[Neighbour]) {
+        let Scratch { pool, passed, walker, .. } = &mut *self.scratch;
+        let wide = self.plan.map_or(self.ef, |plan| plan.pool());
+        pool.reset(wide.max(self.ef));
         passed.reset(self.ef);
-        if self.mode == Mode::Collect && passes(self.directory, self.request.filter, start.slot()) {
-            passed.insert(start);
+        for start in starts {
+            walker.visit(start.slot());
+            pool.insert(*start);
+            let filter = self.request.filter;
+            if self.mode == Mode::Collect && passes(self.directory, filter, start.slot()) {
+                passed.insert(*start);
+            }
         }
         if let (Mode::TwoHop, Some(filter)) = (self.mode, self.request.filter) {
-            walker.begin_block();
-            for slot in spread(filter, TWO_HOP_SEEDS) {
-                if self.view.is_linked(slot) && walker.visit(slot) {
-                    walker.fresh.push(slot);
-                }
-            }
+            gather_seeds(self.view, filter, self.scratch);
+            let Scratch { walker, pool, query, .. } = &mut *self.scratch;
             walker.evaluate(self.view, query);
             absorb(self.view, walker, pool);
         }
@@ -330,7 +316,7 @@ impl SearchTask<'_> {
         let bound = self.walk_bound();
         // Even when better rows are known from the scan, the walk goes on until it has settled.
         let settled = (self.request.k as usize).max(self.ef / 2);
-        let give_up = if self.request.filter.is_some() { self.passing } else { u64::MAX };
+        let give_up = self.plan.map_or(u64::MAX, |plan| plan.give_up);
         while self.scratch.walker.work() < end {
             let Scratch { walker, pool, passed, query, .. } = &mut *self.scratch;
             let Some((at, node)) = pool.peek() else { return self.end_walk() };
@@ -339,13 +325,13 @@ impl SearchTask<'_> {
             if collected || (is_settled && lowest(self.view, query, node, 1.0) > bound) {
                 return self.end_walk();
             }
-            if walker.evaluations > give_up {
-                return self.switch_to_exact();
+            if give_up != u64::MAX && self.prices.spent(walker) > give_up {
+                return self.give_up();
             }
             pool.mark(at);
             match (self.mode, self.request.filter) {
                 (Mode::TwoHop, Some(filter)) => {
-                    walker.gather_two_hops(self.view, node.slot(), filter);
+                    walker.gather_passing(self.view, node.slot(), filter);
                 }
                 _ => walker.gather(self.view, node.slot(), 0),
             }
@@ -382,7 +368,8 @@ impl SearchTask<'_> {
         }
         self.stats.widened += 1;
         self.ef *= WIDEN_FACTOR;
-        if self.ef as u64 * EVALUATIONS_PER_CANDIDATE > self.passing {
+        let costs_more = self.prices.plain(self.ef as u64) > self.prices.scan(self.passing);
+        if self.plan.is_none() || costs_more || self.ef > EF_MAX as usize {
             return self.switch_to_exact();
         }
         self.scratch.walker.forget();
@@ -413,21 +400,35 @@ impl SearchTask<'_> {
         self.view.planes.codec.is_some()
     }
 
+    /// A walk that costs more than it should: collecting goes over to the passing nodes found so
+    /// far, a walk over those to the scan.
+    fn give_up(&mut self) {
+        self.learn();
+        let scan = self.prices.scan(self.passing);
+        let spent = self.prices.spent(&self.scratch.walker);
+        let Some(plan) = self.plan.filter(|plan| plan.strategy == Mode::Collect && spent < scan)
+        else {
+            return self.switch_to_exact();
+        };
+        let plan = plan.instead(self.view, scan);
+        (self.mode, self.ef) = (plan.strategy, plan.ef);
+        self.plan = Some(plan);
+        let starts: Vec<Neighbour> = self.scratch.passed.entries().to_vec();
+        self.scratch.walker.forget();
+        self.begin_walk(&starts);
+    }
+
+    /// Lets later searches know what this walk cost.
+    fn learn(&self) {
+        if let Some(plan) = self.plan.filter(|_| !self.exact) {
+            self.view.experience.learn(&plan, self.prices.spent(&self.scratch.walker));
+        }
+    }
+
     fn switch_to_exact(&mut self) {
         self.exact = true;
         self.scratch.best.reset(self.request.k as usize);
         self.begin_scan();
-    }
-}
-
-impl Mode {
-    fn of(filtered: bool, passing: u64, present: u64) -> Self {
-        let share = passing as f64 / present.max(1) as f64;
-        match (filtered, share > TWO_HOP_SHARE_MAX) {
-            (false, _) => Self::Plain,
-            (true, true) => Self::Collect,
-            (true, false) => Self::TwoHop,
-        }
     }
 }
 
@@ -444,17 +445,6 @@ fn collect(walker: &Walker, pool: &mut Pool, passed: &mut Pool, pass: impl Fn(u3
             passed.insert(found);
         }
     }
-}
-
-/// About `count` slots of a set, evenly spread over its words.
-fn spread(filter: &SlotBitmap, count: usize) -> impl Iterator<Item = u32> + '_ {
-    let words = filter.word_count();
-    let step = words.div_ceil(count).max(1);
-    (0..words).step_by(step).filter_map(move |first| {
-        let mut range = first..(first + step).min(words);
-        let word = range.find(|&word| filter.word(word) != 0)?;
-        Some(word as u32 * 64 + filter.word(word).trailing_zeros())
-    })
 }
 
 #[inline]

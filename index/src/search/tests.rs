@@ -1,6 +1,7 @@
 //! What a search must return: metrics, tail, thresholds, filters, interruption.
 
 mod codes;
+mod filtered;
 
 use crate::testing::{Random, Shard};
 use crate::{Candidates, Codes, IndexParams, Metric, Scratch, SearchRequest, Slot, SlotBitmap};

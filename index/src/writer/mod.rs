@@ -239,6 +239,7 @@ impl VectorView {
         }
         self.tail_words.store(old.tail_words.load(Ordering::Relaxed), Ordering::Relaxed);
         self.sequence.store(old.sequence.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.experience.copy_from(&old.experience);
         Ok(())
     }
 

@@ -120,6 +120,7 @@ impl Audit {
         walker.begin(view);
         view.query_of(slot, query);
         let start = descend(view, query, walker, entry, 0);
+        walker.forget();
         walker.visit(start.slot());
         self.pool.reset(POOL);
         self.pool.insert(start);
