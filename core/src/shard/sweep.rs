@@ -17,9 +17,9 @@ const SWEEP_DISTANCES_STEP: usize = 1_024;
 /// Values that one step looks at in the property indexes.
 const RECLAIM_KEYS_STEP: usize = 512;
 
-/// Steps of a sweep that come between two batches to be linked: about as much time as a batch
+/// Steps of a sweep that come between two batches to be linked: about as many distances as a batch
 /// takes.
-const SWEEP_STEPS_PER_BATCH: u32 = 16;
+const SWEEP_STEPS_PER_BATCH: u32 = 128;
 
 /// Where the sweep of a shard stands.
 #[derive(Default)]
