@@ -9,7 +9,7 @@ use heddle_index::{LinkScratch, Reader, Scratch};
 use heddle_runtime::{CoreContext, CoreLink, GlommioDevice, RealClock};
 use heddle_types::{ApiError, CoreIndex, ErrorCode};
 
-use crate::dispatch::ObjectSize;
+use crate::dispatch::{ObjectSize, SearchRoom};
 use crate::message::{CoreAnswer, CoreReply, CoreRequest};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
@@ -38,6 +38,7 @@ pub(crate) struct Core {
     pub(crate) reader: Reader,
     scratches: RefCell<Vec<Scratch>>,
     link_scratches: RefCell<Vec<LinkScratch>>,
+    search_rooms: RefCell<Vec<SearchRoom>>,
     engine: RefCell<Option<HomeEngine>>,
     // Views of this version are known to every data core.
     published_version: Cell<u64>,
@@ -67,6 +68,7 @@ impl Core {
             reader: node.quiescence.reader(context.core),
             scratches: RefCell::default(),
             link_scratches: RefCell::default(),
+            search_rooms: RefCell::default(),
             engine: RefCell::default(),
             published_version: Cell::new(0),
         })
@@ -151,5 +153,14 @@ impl Core {
 
     pub(crate) fn give_link_scratch(&self, scratch: LinkScratch) {
         self.link_scratches.borrow_mut().push(scratch);
+    }
+
+    /// Memory for one search request; give it back with [`Core::give_search_room`].
+    pub(crate) fn take_search_room(&self) -> SearchRoom {
+        self.search_rooms.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give_search_room(&self, room: SearchRoom) {
+        self.search_rooms.borrow_mut().push(room);
     }
 }
