@@ -12,7 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use heddle_runtime::net::look_for_events;
 use heddle_runtime::queues::need_preempt;
@@ -109,24 +109,26 @@ impl Workers {
         }
     }
 
-    /// Sleeps until there is work; false when enough others sleep already.
-    async fn sleep(&self, seat: &Rc<Seat>) -> bool {
+    /// Puts a worker on the list of those asleep; false when enough are.
+    fn lie_down(&self, seat: &Rc<Seat>) -> bool {
         let mut asleep = self.asleep.borrow_mut();
-        if asleep.len() >= IDLE_WORKERS_MAX {
-            return false;
+        let has_room = asleep.len() < IDLE_WORKERS_MAX;
+        if has_room {
+            seat.asleep.set(true);
+            asleep.push(Rc::clone(seat));
         }
-        seat.asleep.set(true);
-        asleep.push(Rc::clone(seat));
-        drop(asleep);
-        std::future::poll_fn(|context| {
-            if !seat.asleep.get() {
-                return Poll::Ready(());
-            }
-            seat.waker.set(Some(context.waker().clone()));
-            Poll::Pending
-        })
-        .await;
-        true
+        has_room
+    }
+}
+
+impl Seat {
+    /// Ready once the worker has been called.
+    fn poll_called(&self, context: &mut Context<'_>) -> Poll<()> {
+        if !self.asleep.get() {
+            return Poll::Ready(());
+        }
+        self.waker.set(Some(context.waker().clone()));
+        Poll::Pending
     }
 }
 
@@ -144,9 +146,10 @@ async fn work(core: Rc<Core>) {
         }
         workers.send_all();
         look_for_events();
-        if !workers.sleep(&seat).await {
+        if !workers.lie_down(&seat) {
             return;
         }
+        std::future::poll_fn(|context| seat.poll_called(context)).await;
     }
 }
 
