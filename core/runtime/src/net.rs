@@ -1,9 +1,9 @@
 //! TCP for one core: listeners that share a port between cores, and sockets for one reader and one
 //! writer at a time.
 //!
-//! Reads go straight into the caller's buffer and writes leave straight from it; waits are those of
-//! [`crate::poller`]. Both directions take `&self`, so the reader and the writer of a connection are two
-//! tasks that share an `Rc<Socket>`, without a lock.
+//! Reads go straight into the caller's buffer and writes leave straight from it; one epoll instance
+//! a core is used to wait. Both directions take `&self`, so the reader and the writer of a
+//! connection are two tasks that share an `Rc<Socket>`, without a lock.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};

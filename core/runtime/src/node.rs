@@ -196,7 +196,7 @@ fn executor_builder(
     io_memory_bytes: usize,
 ) -> LocalExecutorBuilder {
     let plan = &config.plan;
-    // The meta core seldom has work; where it shares a CPU, spinning would take it from a data core.
+    // The meta core seldom has work; on a shared CPU, spinning would take time of a data core.
     let spins = plan.role(core) == CoreRole::Data;
     let spin = if spins { config.spin_before_park } else { Duration::ZERO };
     LocalExecutorBuilder::new(Placement::Fixed(plan.cpu(core)))

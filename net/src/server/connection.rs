@@ -1,8 +1,9 @@
 //! One client connection: at most one task that reads and one that writes.
 //!
-//! Requests run beside the reader, see [`crate::server::workers`], and answer in whatever order they end. The reader stops
-//! reading while too much is unanswered or unread by the peer, so a connection's memory is bounded
-//! by TCP itself. An idle connection owns no buffer: bytes are read into a buffer of the core.
+//! Requests run beside the reader, see [`crate::server::workers`], and answer in whatever order
+//! they end. The reader stops reading while too much is unanswered or unread by the peer, so a
+//! connection's memory is bounded by TCP itself. An idle connection owns no buffer: bytes are read
+//! into a buffer of the core.
 //!
 //! What a connection holds is counted for its core as it grows: bodies while they arrive and until
 //! they are answered, replies while they are gathered and until they are sent.
