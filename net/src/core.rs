@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use heddle_core::engine::Engine;
-use heddle_index::{LinkScratch, Reader, Scratch};
+use heddle_index::{LinkScratch, Reader};
 use heddle_runtime::{CoreContext, CoreLink, GlommioDevice, RealClock};
 use heddle_types::{ApiError, CoreIndex, ErrorCode};
 
@@ -36,7 +36,6 @@ pub(crate) struct Core {
     pub(crate) object_size: ObjectSize,
     /// Pins of the searches that run here.
     pub(crate) reader: Reader,
-    scratches: RefCell<Vec<Scratch>>,
     link_scratches: RefCell<Vec<LinkScratch>>,
     search_rooms: RefCell<Vec<SearchRoom>>,
     engine: RefCell<Option<HomeEngine>>,
@@ -66,7 +65,6 @@ impl Core {
             metrics: Metrics::new(),
             object_size: ObjectSize::default(),
             reader: node.quiescence.reader(context.core),
-            scratches: RefCell::default(),
             link_scratches: RefCell::default(),
             search_rooms: RefCell::default(),
             engine: RefCell::default(),
@@ -135,15 +133,6 @@ impl Core {
     ) -> Result<Vec<CoreReply>, ApiError> {
         let calls = targets.map(|target| self.call(target, request(target)));
         futures::future::try_join_all(calls).await
-    }
-
-    /// A scratch for one search; give it back with [`Core::give_scratch`].
-    pub(crate) fn take_scratch(&self) -> Scratch {
-        self.scratches.borrow_mut().pop().unwrap_or_default()
-    }
-
-    pub(crate) fn give_scratch(&self, scratch: Scratch) {
-        self.scratches.borrow_mut().push(scratch);
     }
 
     /// Working memory for choosing links; give it back with [`Core::give_link_scratch`].
