@@ -5,11 +5,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use heddle_core::engine::Engine;
-use heddle_index::{LinkScratch, Reader, Scratch};
+use heddle_index::{LinkScratch, Reader};
 use heddle_runtime::{CoreContext, CoreLink, GlommioDevice, RealClock};
 use heddle_types::{ApiError, CoreIndex, ErrorCode};
 
-use crate::dispatch::ObjectSize;
+use crate::dispatch::{ObjectSize, SearchRoom};
 use crate::message::{CoreAnswer, CoreReply, CoreRequest};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
@@ -36,8 +36,8 @@ pub(crate) struct Core {
     pub(crate) object_size: ObjectSize,
     /// Pins of the searches that run here.
     pub(crate) reader: Reader,
-    scratches: RefCell<Vec<Scratch>>,
     link_scratches: RefCell<Vec<LinkScratch>>,
+    search_rooms: RefCell<Vec<SearchRoom>>,
     engine: RefCell<Option<HomeEngine>>,
     // Views of this version are known to every data core.
     published_version: Cell<u64>,
@@ -65,8 +65,8 @@ impl Core {
             metrics: Metrics::new(),
             object_size: ObjectSize::default(),
             reader: node.quiescence.reader(context.core),
-            scratches: RefCell::default(),
             link_scratches: RefCell::default(),
+            search_rooms: RefCell::default(),
             engine: RefCell::default(),
             published_version: Cell::new(0),
         })
@@ -135,15 +135,6 @@ impl Core {
         futures::future::try_join_all(calls).await
     }
 
-    /// A scratch for one search; give it back with [`Core::give_scratch`].
-    pub(crate) fn take_scratch(&self) -> Scratch {
-        self.scratches.borrow_mut().pop().unwrap_or_default()
-    }
-
-    pub(crate) fn give_scratch(&self, scratch: Scratch) {
-        self.scratches.borrow_mut().push(scratch);
-    }
-
     /// Working memory for choosing links; give it back with [`Core::give_link_scratch`].
     pub(crate) fn take_link_scratch(&self) -> LinkScratch {
         self.link_scratches.borrow_mut().pop().unwrap_or_default()
@@ -151,5 +142,14 @@ impl Core {
 
     pub(crate) fn give_link_scratch(&self, scratch: LinkScratch) {
         self.link_scratches.borrow_mut().push(scratch);
+    }
+
+    /// Memory for one search request; give it back with [`Core::give_search_room`].
+    pub(crate) fn take_search_room(&self) -> SearchRoom {
+        self.search_rooms.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give_search_room(&self, room: SearchRoom) {
+        self.search_rooms.borrow_mut().push(room);
     }
 }

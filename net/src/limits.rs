@@ -24,6 +24,16 @@ pub(crate) const CORE_REQUESTS_MAX: usize = 8_192;
 pub(crate) const CORE_REPLY_BYTES_MAX: usize = 256 << 20;
 /// Frames taken out of what was read before other tasks may run: one costs about 3 us.
 pub(crate) const FRAMES_PER_TURN_MAX: usize = 32;
+/// Buffers that a core keeps for the next requests and replies, of at most the bytes below: 4 MiB.
+pub(crate) const POOLED_BUFFERS_MAX: usize = 256;
+/// Largest buffer that is kept (16 KiB): a request with one vector of 3,072 dimensions fits.
+pub(crate) const POOLED_BUFFER_BYTES_MAX: usize = 16 << 10;
+/// Workers that a core keeps asleep.
+pub(crate) const IDLE_WORKERS_MAX: usize = 32;
+/// Reply bytes that one connection holds back so that more go out in one write (64 KiB).
+pub(crate) const HELD_REPLY_BYTES_MAX: usize = 64 << 10;
+/// Longest time that a reply is held back, nanoseconds: one step of work.
+pub(crate) const REPLIES_HELD_NS_MAX: u64 = heddle_types::limits::STEP_US_MAX * 1_000;
 /// Input thrown away after an error before the connection is cut (1 MiB): closing with unread input
 /// would reset the connection and lose the error frame.
 pub(crate) const LINGER_BYTES_MAX: usize = 1 << 20;

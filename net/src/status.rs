@@ -12,7 +12,7 @@ use crate::dispatch;
 use crate::memory;
 use crate::message::{CoreRequest, expect_reply};
 use crate::metrics::CoreReport;
-use crate::server::connection::RequestFrame;
+use crate::server::request::RequestFrame;
 
 /// The node and each of its cores at one moment.
 #[derive(Debug, Serialize)]

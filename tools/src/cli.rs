@@ -473,9 +473,12 @@ pub(crate) struct BenchSearch {
     /// Candidates to keep, one measurement each; values below k count as k
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "10,20,40,80,160")]
     pub(crate) ef: Vec<u32>,
-    /// Connections, each with one query on its way
+    /// Connections
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) connections: usize,
+    /// Queries on their way on each connection
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) in_flight: usize,
     /// Queries a second, over all connections [default: as fast as they are answered]
     #[arg(long, value_name = "QPS")]
     pub(crate) rate: Option<f64>,

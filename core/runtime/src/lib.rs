@@ -17,6 +17,7 @@ pub mod lock;
 pub mod mesh;
 pub mod net;
 pub mod node;
+mod poller;
 pub mod probe;
 pub mod queues;
 mod ready;

@@ -25,6 +25,7 @@ use futures::task::AtomicWaker;
 use heddle_types::CoreIndex;
 
 use crate::gate::Gate;
+use crate::heartbeat;
 use crate::queues::{self, Queue};
 
 /// Requests of one core that may wait unread in the inbox of another.
@@ -465,6 +466,7 @@ async fn pump<Q: Routed + Send + 'static, R: Send + 'static>(
     loop {
         let own = shared.own;
         std::future::poll_fn(|context| shared.bells[own].poll_rung(context)).await;
+        heartbeat::note_activity();
         shared.count(|stats| stats.drains += 1);
         let mut batch = 0;
         loop {

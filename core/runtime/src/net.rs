@@ -1,9 +1,9 @@
 //! TCP for one core: listeners that share a port between cores, and sockets for one reader and one
 //! writer at a time.
 //!
-//! Reads go straight into the caller's buffer and writes leave straight from it; the ring is only
-//! used to wait. Both directions take `&self`, so the reader and the writer of a connection are two
-//! tasks that share an `Rc<Socket>`, without a lock.
+//! Reads go straight into the caller's buffer and writes leave straight from it; one epoll instance
+//! a core is used to wait. Both directions take `&self`, so the reader and the writer of a
+//! connection are two tasks that share an `Rc<Socket>`, without a lock.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -14,7 +14,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use glommio::io::PollableFd;
 use heddle_types::limits::BODY_GROWTH_BYTES;
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -22,7 +21,8 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType,
 };
 
-use crate::ready::{Readiness, Wanted};
+use crate::poller::Watched;
+pub use crate::poller::look_for_events;
 
 /// Connections that wait to be accepted by one core.
 const LISTEN_BACKLOG: i32 = 1_024;
@@ -56,8 +56,7 @@ fn open_socket(address: &SocketAddr) -> io::Result<OwnedFd> {
 /// Several cores may listen on one address; the kernel spreads connections by the hash of their
 /// addresses. That also lets another process in: hold a [`crate::guard::PortGuard`] first.
 pub struct Listener {
-    readiness: Readiness,
-    descriptor: PollableFd<OwnedFd>,
+    watched: Watched,
     local: SocketAddr,
 }
 
@@ -82,8 +81,7 @@ impl Listener {
         rustix::net::bind(&socket, &address)?;
         rustix::net::listen(&socket, LISTEN_BACKLOG)?;
         let local = SocketAddr::try_from(rustix::net::getsockname(&socket)?)?;
-        let descriptor = PollableFd::new(socket)?;
-        Ok(Self { readiness: Readiness::new(Wanted::Read), descriptor, local })
+        Ok(Self { watched: Watched::new(socket)?, local })
     }
 
     /// The address, with the port that was picked.
@@ -99,22 +97,17 @@ impl Listener {
     pub async fn accept(&self) -> io::Result<Accepted> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         loop {
-            match rustix::net::acceptfrom_with(self.descriptor.get_ref(), flags) {
+            match rustix::net::acceptfrom_with(self.watched.descriptor(), flags) {
                 Ok((socket, Some(peer))) => {
                     return Ok(Accepted { socket, peer: SocketAddr::try_from(peer)? });
                 }
                 Ok((_, None)) | Err(Errno::CONNABORTED | Errno::INTR) => {}
-                Err(Errno::AGAIN) => self.readiness.wait(&self.descriptor).await?,
+                Err(Errno::AGAIN) => {
+                    std::future::poll_fn(|context| self.watched.poll_readable(context)).await;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // The ring still holds the descriptor for a moment; the port is to be free at once.
-        let _ = rustix::net::shutdown(self.descriptor.get_ref(), rustix::net::Shutdown::Both);
     }
 }
 
@@ -140,13 +133,10 @@ impl Accepted {
 
 /// A connection of this core. One task may read and one may write at the same time.
 pub struct Socket {
-    reading: Readiness,
-    writing: Readiness,
+    watched: Watched,
     // The last read emptied the socket: waiting first saves a call that would find nothing.
     drained: Cell<bool>,
     peer: SocketAddr,
-    // Last, so that the ring's interest in the descriptor ends before the descriptor.
-    descriptor: PollableFd<OwnedFd>,
 }
 
 impl std::fmt::Debug for Socket {
@@ -157,19 +147,13 @@ impl std::fmt::Debug for Socket {
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.get_ref().as_fd()
+        self.watched.descriptor().as_fd()
     }
 }
 
 impl Socket {
     fn new(socket: OwnedFd, peer: SocketAddr) -> io::Result<Self> {
-        Ok(Self {
-            reading: Readiness::new(Wanted::Read),
-            writing: Readiness::new(Wanted::Write),
-            drained: Cell::new(false),
-            peer,
-            descriptor: PollableFd::new(socket)?,
-        })
+        Ok(Self { watched: Watched::new(socket)?, drained: Cell::new(false), peer })
     }
 
     /// Connects to an address; gives up after `limit`.
@@ -185,10 +169,9 @@ impl Socket {
             Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
-        let connected = crate::queues::timeout(limit, socket.writing.wait(&socket.descriptor));
-        match connected.await {
-            Ok(waited) => waited?,
-            Err(late) => return Err(io::Error::new(io::ErrorKind::TimedOut, late)),
+        let connected = std::future::poll_fn(|context| socket.watched.poll_writable(context));
+        if let Err(late) = crate::queues::timeout(limit, connected).await {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, late));
         }
         sockopt::socket_error(&socket)??;
         Ok(socket)
@@ -212,7 +195,9 @@ impl Socket {
             if !self.drained.get() {
                 match rustix::net::recv(self, &mut *buffer, RecvFlags::DONTWAIT) {
                     Ok((count, _)) => {
-                        self.drained.set(count > 0 && count < buffer.len());
+                        // The end of the stream may have been announced with these bytes.
+                        let more = count == buffer.len() || self.watched.is_closing();
+                        self.drained.set(count > 0 && !more);
                         return Poll::Ready(Ok(count));
                     }
                     Err(Errno::INTR) => continue,
@@ -220,11 +205,8 @@ impl Socket {
                     Err(error) => return Poll::Ready(Err(error.into())),
                 }
             }
-            match self.reading.poll(&self.descriptor, context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Ready(Ok(())) => self.drained.set(false),
-            }
+            std::task::ready!(self.watched.poll_readable(context));
+            self.drained.set(false);
         }
     }
 
@@ -282,20 +264,27 @@ impl Socket {
         context: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        loop {
+            match self.try_write_vectored(pieces) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return Poll::Ready(outcome),
+            }
+            std::task::ready!(self.watched.poll_writable(context));
+        }
+    }
+
+    /// Writes what the socket takes at once; says how many bytes that were.
+    ///
+    /// Errors: [`io::ErrorKind::WouldBlock`] when it takes nothing now, else the operating
+    /// system's. Cost: one system call.
+    pub fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let pieces = &pieces[..pieces.len().min(WRITE_PIECES_MAX)];
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         loop {
             let mut control = SendAncillaryBuffer::default();
             match rustix::net::sendmsg(self, pieces, &mut control, flags) {
-                Ok(count) => return Poll::Ready(Ok(count)),
-                Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
-            }
-            match self.writing.poll(&self.descriptor, context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Ready(Ok(())) => {}
+                Err(Errno::INTR) => {}
+                outcome => return Ok(outcome?),
             }
         }
     }
@@ -310,14 +299,6 @@ impl Socket {
             Shutdown::Both => rustix::net::Shutdown::Both,
         };
         Ok(rustix::net::shutdown(self, how)?)
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        // The ring still holds the descriptor for a moment; the peer is to learn of it at once.
-        // Bytes that were written are still sent. It fails when the connection has ended already.
-        let _ = rustix::net::shutdown(&*self, rustix::net::Shutdown::Both);
     }
 }
 

@@ -15,9 +15,8 @@ use heddle_types::{CoreIndex, FatalReason};
 use crate::clock::RealClock;
 use crate::cores::{CorePlan, CoreRole};
 use crate::fatal::fatal;
-use crate::heartbeat;
 use crate::mesh::{CoreLink, MeshSeat, Routed, mesh};
-use crate::queues::{self, Queue};
+use crate::queues;
 use crate::shutdown::Shutdown;
 
 /// Registered IO memory of a core when the memlock limit allows it (1 MiB).
@@ -46,8 +45,8 @@ pub struct NodeConfig {
     pub plan: CorePlan,
     /// Registered IO memory of each core, bytes; lowered with a warning when it does not fit.
     pub io_memory_bytes: usize,
-    /// How long an idle core looks for work before it sleeps; zero sleeps at once. A core that
-    /// shares its CPU never spins.
+    /// How long an idle data core looks for work before it sleeps; zero sleeps at once. The meta
+    /// core never spins.
     pub spin_before_park: Duration,
 }
 
@@ -186,7 +185,7 @@ pub fn run_single<T>(future: impl Future<Output = T>) -> Result<T, NodeError> {
     Ok(executor.run(async move {
         queues::install();
         let value = future.await;
-        queues::blocking_jobs_ended().await;
+        queues::ended().await;
         value
     }))
 }
@@ -197,8 +196,9 @@ fn executor_builder(
     io_memory_bytes: usize,
 ) -> LocalExecutorBuilder {
     let plan = &config.plan;
-    // Spinning on a shared CPU only takes it from the other core.
-    let spin = if plan.shares_cpu(core) { Duration::ZERO } else { config.spin_before_park };
+    // The meta core seldom has work; on a shared CPU, spinning would take time of a data core.
+    let spins = plan.role(core) == CoreRole::Data;
+    let spin = if spins { config.spin_before_park } else { Duration::ZERO };
     LocalExecutorBuilder::new(Placement::Fixed(plan.cpu(core)))
         .name(&plan.thread_name(core))
         .io_memory(io_memory_bytes)
@@ -273,7 +273,6 @@ async fn run_core<Q, R, M, F>(
     if plan.role(core) == CoreRole::Meta && plan.shares_cpu(core) {
         lower_priority();
     }
-    queues::spawn(Queue::Control, heartbeat::beat());
     let link = CoreLink::connect(seat);
     report.started();
     if wait.await.is_err() {
@@ -291,7 +290,7 @@ async fn run_core<Q, R, M, F>(
     };
     make_core(context).await;
     link.leave();
-    queues::blocking_jobs_ended().await;
+    queues::ended().await;
     report.last = Progress::Ended;
 }
 

@@ -9,9 +9,6 @@ use std::future::Future;
 use std::time::Duration;
 
 use glommio::{Latency, Shares, TaskQueueHandle};
-use heddle_types::Clock;
-
-use crate::clock::RealClock;
 
 /// A kind of work.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -57,7 +54,9 @@ impl Queue {
         }
     }
 
-    pub(crate) fn position(self) -> usize {
+    /// Position in [`Queue::ALL`].
+    #[must_use]
+    pub fn position(self) -> usize {
         self as usize
     }
 }
@@ -78,37 +77,6 @@ thread_local! {
 /// It is the same for every queue: the events of a search that comes in while only an index build
 /// runs are seen at the end of the build's turn, not the search's.
 const TURN: Duration = Duration::from_micros(500);
-/// Time between two beats of a core: the longest that a lost turn lasts.
-const BEAT: Duration = Duration::from_millis(10);
-/// Beats that are armed ahead, each a task and a timer of its own.
-const BEATS_AHEAD: u32 = 8;
-
-/// Keeps the executor from sleeping on tasks that are ready.
-///
-/// When the preemption timer fires before the first task of a turn (the thread lost its CPU for as
-/// long as the latency goal), the runtime takes the turn for idle and sleeps until the next event,
-/// with tasks ready to run. A timer is such an event. One alone would not do, because the task that
-/// sets it again can be lost in the same way; so several are armed at once, in fixed phases.
-fn start_beats(handle: TaskQueueHandle) {
-    let start = RealClock.monotonic_ns();
-    for phase in 1..=BEATS_AHEAD {
-        let beat = async move {
-            let period = u64::try_from((BEAT * BEATS_AHEAD).as_nanos()).unwrap_or(u64::MAX);
-            let offset = u64::try_from((BEAT * phase).as_nanos()).unwrap_or(u64::MAX);
-            loop {
-                let since = (RealClock.monotonic_ns() - start) % period;
-                let wait = (offset + period - since) % period;
-                // A beat that comes a moment early must not beat twice.
-                let wait = if wait < period / 16 { wait + period } else { wait };
-                sleep(Duration::from_nanos(wait)).await;
-            }
-        };
-        glommio::spawn_local_into(beat, handle)
-            .expect("the mesh queue was created by the caller")
-            .detach();
-    }
-}
-
 /// Creates the queues of the executor that runs on this thread.
 pub(crate) fn install() -> Handles {
     let executor = glommio::executor();
@@ -124,7 +92,8 @@ pub(crate) fn install() -> Handles {
     let mesh = executor.create_task_queue(Shares::Static(1000), Latency::NotImportant, "mesh");
     let handles = Handles { queues, mesh };
     HANDLES.set(Some(handles));
-    start_beats(mesh);
+    crate::poller::reset();
+    crate::heartbeat::start(mesh);
     handles
 }
 
@@ -258,9 +227,11 @@ pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + '
     receiver.await.expect("the job sends its value before it ends")
 }
 
-/// Waits until no closure of [`run_blocking`] is under way on this core.
-pub(crate) async fn blocking_jobs_ended() {
+/// Waits until no closure of [`run_blocking`] is under way on this core, and lets go of what must
+/// not outlive the executor.
+pub(crate) async fn ended() {
     while BLOCKING_JOBS.get() > 0 {
         sleep(Duration::from_millis(1)).await;
     }
+    crate::poller::reset();
 }

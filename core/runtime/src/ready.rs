@@ -1,8 +1,8 @@
-//! Waiting until a descriptor can be read or written.
+//! Waiting until a descriptor can be read, with the ring itself.
 //!
 //! The runtime's own wait adds one waker to the ring's entry at every poll, so a task that waits
-//! for a quiet socket and a busy channel at once would pile up wakers without bound. Here each
-//! direction registers one waker of its own and hands its wake on to the task that polled last.
+//! for a quiet descriptor and a busy channel at once would pile up wakers without bound. Here each
+//! descriptor registers one waker of its own and hands its wake on to the task that polled last.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -26,16 +26,8 @@ impl ArcWake for Relay {
     }
 }
 
-/// Which readiness is waited for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Wanted {
-    Read,
-    Write,
-}
-
-/// The wait of one direction of one descriptor: one waiter at a time.
+/// The wait for one descriptor: one waiter at a time.
 pub(crate) struct Readiness {
-    wanted: Wanted,
     relay: Arc<Relay>,
     waker: Waker,
     registration: RefCell<PollState>,
@@ -43,11 +35,10 @@ pub(crate) struct Readiness {
 }
 
 impl Readiness {
-    pub(crate) fn new(wanted: Wanted) -> Self {
+    pub(crate) fn new() -> Self {
         let relay = Arc::new(Relay { fired: AtomicBool::new(false), task: AtomicWaker::new() });
         let waker = futures::task::waker(Arc::clone(&relay));
         Self {
-            wanted,
             relay,
             waker,
             registration: RefCell::new(PollState::new()),
@@ -68,10 +59,7 @@ impl Readiness {
         }
         let mut relayed = Context::from_waker(&self.waker);
         let mut registration = self.registration.borrow_mut();
-        let polled = match self.wanted {
-            Wanted::Read => descriptor.poll_readable(&mut relayed, &mut registration),
-            Wanted::Write => descriptor.poll_writable(&mut relayed, &mut registration),
-        };
+        let polled = descriptor.poll_readable(&mut relayed, &mut registration);
         self.registered.set(polled.is_pending());
         polled.map_err(Into::into)
     }

@@ -13,7 +13,7 @@ use glommio::io::PollableFd;
 use heddle_types::FatalReason;
 use rustix::process::Signal;
 
-use crate::ready::{Readiness, Wanted};
+use crate::ready::Readiness;
 
 /// What the operator asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,7 +71,7 @@ struct Waiting {
 
 impl Waiting {
     fn new(stream: UnixStream) -> io::Result<Self> {
-        Ok(Self { readiness: Readiness::new(Wanted::Read), descriptor: PollableFd::new(stream)? })
+        Ok(Self { readiness: Readiness::new(), descriptor: PollableFd::new(stream)? })
     }
 
     // Several signals of a kind that arrive before one is taken count as one.

@@ -10,6 +10,7 @@ pub mod device;
 pub mod error;
 pub mod fatal;
 pub mod filter;
+pub mod floats;
 pub mod ids;
 pub mod json;
 pub mod limits;

@@ -13,7 +13,7 @@ use heddle_wire::{Frame, access};
 use crate::core::Core;
 use crate::message::{CoreReply, CoreRequest, expect_reply, unexpected};
 use crate::registry::CollectionRoute;
-use crate::server::connection::RequestFrame;
+use crate::server::request::RequestFrame;
 
 /// A definition as JSON text.
 pub(super) fn definition(config: &CollectionConfig) -> String {

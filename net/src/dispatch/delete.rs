@@ -9,7 +9,7 @@ use heddle_wire::{Frame, access};
 use super::get::by_shard;
 use crate::core::Core;
 use crate::message::{CoreRequest, expect_reply};
-use crate::server::connection::RequestFrame;
+use crate::server::request::RequestFrame;
 
 pub(super) async fn answer(core: &Rc<Core>, request: &RequestFrame) -> Result<Frame, ApiError> {
     let message = access::<DeleteRequest>(&request.body)?;

@@ -12,7 +12,7 @@ use super::chunks::{ChunkSize, push_object, size_of_object};
 use crate::core::Core;
 use crate::message::{CoreRequest, expect_reply};
 use crate::registry::CollectionRoute;
-use crate::server::connection::RequestFrame;
+use crate::server::request::RequestFrame;
 
 pub(super) fn engine_want(bits: u8) -> Want {
     let want = WireWant::from_bits(bits);

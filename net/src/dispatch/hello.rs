@@ -8,7 +8,7 @@ use heddle_wire::message::{FEATURES, HelloReply, HelloRequest};
 use heddle_wire::{Frame, VERSION, access};
 
 use crate::core::Core;
-use crate::server::connection::RequestFrame;
+use crate::server::request::RequestFrame;
 
 pub(super) fn answer(core: &Core, request: &RequestFrame) -> Result<Frame, ApiError> {
     let message = access::<HelloRequest>(&request.body)?;

@@ -16,20 +16,22 @@ use std::sync::Arc;
 use heddle_core::validate;
 use heddle_runtime::RealClock;
 use heddle_types::{ApiError, Clock, CollectionConfig, ErrorCode, Filter};
-use heddle_wire::{Body, Frame, MessageType, encode_error, encode_reply};
+use heddle_wire::{Body, Frame, MessageType, encode_error, encode_reply_into};
 
 use crate::core::Core;
 use crate::registry::CollectionRoute;
-use crate::server::connection::RequestFrame;
+use crate::server::request::{Answered, RequestFrame};
 use crate::status;
 
 pub(crate) use chunks::ObjectSize;
+pub(crate) use search::SearchRoom;
 
 /// When a request stops being worth its work: its time is over, or nobody waits for the reply.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline<'a> {
     clock: RealClock,
     at_ns: Option<u64>,
+    begun_ns: u64,
     request: &'a RequestFrame,
 }
 
@@ -37,16 +39,26 @@ impl<'a> Deadline<'a> {
     fn of(core: &Core, request: &'a RequestFrame) -> Self {
         let budget_ns = u64::from(request.header.deadline_us) * 1_000;
         let at_ns = (budget_ns > 0).then(|| request.arrived_ns.saturating_add(budget_ns));
-        Self { clock: core.clock, at_ns, request }
+        Self { clock: core.clock, at_ns, begun_ns: core.clock.monotonic_ns(), request }
+    }
+
+    /// When the work on the request began, monotonic nanoseconds.
+    pub(crate) fn begun_ns(&self) -> u64 {
+        self.begun_ns
     }
 
     /// Errors: `DeadlineExceeded` once it has passed, `Unavailable` once the connection is gone.
     pub(crate) fn check(&self) -> Result<(), ApiError> {
+        // Without a deadline the time does not matter, so the clock is not asked.
+        self.check_at(self.at_ns.map_or(0, |_| self.clock.monotonic_ns()))
+    }
+
+    fn check_at(&self, now_ns: u64) -> Result<(), ApiError> {
         if self.request.is_abandoned() {
             return Err(ApiError::transient(ErrorCode::Unavailable, "the connection is gone"));
         }
         match self.at_ns {
-            Some(at_ns) if self.clock.monotonic_ns() >= at_ns => Err(ApiError::transient(
+            Some(at_ns) if now_ns >= at_ns => Err(ApiError::transient(
                 ErrorCode::DeadlineExceeded,
                 "the deadline passed before the work was done",
             )),
@@ -56,10 +68,10 @@ impl<'a> Deadline<'a> {
 }
 
 /// Works on a request and says what to send back.
-pub(crate) async fn answer(core: &Rc<Core>, request: RequestFrame) -> Frame {
-    let deadline = Deadline::of(core, &request);
-    let outcome = match deadline.check() {
-        Ok(()) => work(core, &request, deadline).await,
+pub(crate) async fn answer(core: &Rc<Core>, request: &RequestFrame) -> Answered {
+    let deadline = Deadline::of(core, request);
+    let outcome = match deadline.check_at(deadline.begun_ns) {
+        Ok(()) => work(core, request, deadline).await,
         Err(error) => Err(error),
     };
     let (frame, code) = match outcome {
@@ -69,9 +81,10 @@ pub(crate) async fn answer(core: &Rc<Core>, request: RequestFrame) -> Frame {
             (encode_error(request.header.request_id, &error), Some(error.code))
         }
     };
-    let latency_us = core.clock.monotonic_ns().saturating_sub(request.arrived_ns) / 1_000;
+    let at_ns = core.clock.monotonic_ns();
+    let latency_us = at_ns.saturating_sub(request.arrived_ns) / 1_000;
     core.metrics.answered(request.kind, latency_us, code);
-    frame
+    Answered { frame, at_ns }
 }
 
 async fn work(
@@ -89,7 +102,7 @@ async fn work(
         MessageType::Put => Box::pin(put::answer(core, request)).await,
         MessageType::Get => Box::pin(get::answer(core, request, deadline)).await,
         MessageType::Delete => delete::answer(core, request).await,
-        MessageType::Search => Box::pin(search::answer(core, request, deadline)).await,
+        MessageType::Search => search::answer(core, request, deadline).await,
         MessageType::Scan => Box::pin(scan::answer(core, request, deadline)).await,
         MessageType::Count => scan::count(core, request, deadline).await,
         MessageType::NodeStatus => status::answer(core, request).await,
@@ -98,7 +111,7 @@ async fn work(
 
 /// Encodes a reply to a request.
 pub(crate) fn reply<M: Body>(request: &RequestFrame, message: &M) -> Result<Frame, ApiError> {
-    Ok(encode_reply(request.header.request_id, message)?)
+    Ok(encode_reply_into(request.reply_buffer(), request.header.request_id, message)?)
 }
 
 /// The route of the collection that a request names.

@@ -14,7 +14,7 @@ use super::delete::all_refused;
 use crate::core::Core;
 use crate::message::{CoreReply, CoreRequest, expect_reply, unexpected};
 use crate::registry::CollectionRoute;
-use crate::server::connection::RequestFrame;
+use crate::server::request::RequestFrame;
 
 /// Bytes copied out of a request between two offers to yield (256 KiB, about 30 us).
 const COPY_BYTES: usize = 256 << 10;

@@ -15,7 +15,7 @@ use super::chunks::{ChunkSize, push_object, size_of_object};
 use super::get::engine_want;
 use crate::core::Core;
 use crate::message::{CoreRequest, ScanPage, expect_reply};
-use crate::server::connection::RequestFrame;
+use crate::server::request::RequestFrame;
 
 /// Bytes at which a page ends before its limit (8 MiB).
 const PAGE_BYTES: usize = 8 << 20;

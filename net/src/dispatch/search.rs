@@ -12,7 +12,7 @@ use heddle_core::engine::{Object, Want};
 use heddle_core::shard::ShardView;
 use heddle_core::validate;
 use heddle_index::{
-    Hit, Scratch, SearchRequest as IndexRequest, SearchStats, SlotBitmap, SlotDirectory, VectorView,
+    Hit, Scratch, SearchRequest as IndexRequest, SlotBitmap, SlotDirectory, VectorView,
 };
 use heddle_runtime::yield_if_needed;
 use heddle_types::{ApiError, Clock, ErrorCode, Filter, ObjectId, Slot};
@@ -28,7 +28,7 @@ use super::get::{engine_want, fetch};
 use crate::core::Core;
 use crate::message::{CoreRequest, expect_reply};
 use crate::registry::CollectionRoute;
-use crate::server::connection::RequestFrame;
+use crate::server::request::RequestFrame;
 
 /// Most neighbours of all queries of one request together: their ids and distances are 20 MB.
 const HITS_MAX: usize = 1_000_000;
@@ -43,7 +43,14 @@ const COMPONENTS_PER_NS: u64 = 8;
 /// Standard deviations by which a shard's share of `ef` and `k` is above its expectation.
 const SHARE_DEVIATIONS: f64 = 2.0;
 
+/// Time that a request works through before it lets later ones of its queue go on: most end within
+/// it, and in turn they end sooner than all at once.
+const PATIENCE_NS: u64 = 2_000_000;
+/// Hits among which equal ids are found without a table.
+const FEW_HITS: usize = 64;
+
 /// One shard, ready to be searched.
+#[derive(Debug)]
 struct Target {
     view: Arc<ShardView>,
     bitmap: Option<Arc<SlotBitmap>>,
@@ -69,54 +76,100 @@ struct Found {
     place: usize,
 }
 
+/// Memory of a search request, kept from one to the next.
+#[derive(Debug, Default)]
+pub(crate) struct SearchRoom {
+    scratch: Scratch,
+    hits: Vec<Hit>,
+    targets: Vec<Target>,
+    // What each shard found for the query at hand, and the best of all.
+    lists: Vec<Vec<Found>>,
+    best: Vec<Found>,
+    // The hits of all queries.
+    found: Vec<Found>,
+    reply: SearchReply,
+}
+
+impl SearchRoom {
+    /// Forgets the request; the memory stays.
+    fn clear(&mut self) {
+        let Self { hits, targets, lists, best, found, reply, scratch: _ } = self;
+        hits.clear();
+        targets.clear();
+        lists.iter_mut().for_each(Vec::clear);
+        best.clear();
+        found.clear();
+        let SearchReply { ends, ids, distances, objects, evaluations, server_us, queue_us } = reply;
+        ends.clear();
+        ids.clear();
+        distances.clear();
+        *objects = ObjectColumns::default();
+        evaluations.clear();
+        server_us.clear();
+        *queue_us = 0;
+    }
+}
+
 pub(super) async fn answer(
     core: &Rc<Core>,
     request: &RequestFrame,
     deadline: Deadline<'_>,
 ) -> Result<Frame, ApiError> {
-    let began_ns = core.clock.monotonic_ns();
+    let mut room = core.take_search_room();
+    let answered = answer_in(core, request, deadline, &mut room).await;
+    room.clear();
+    core.give_search_room(room);
+    answered
+}
+
+async fn answer_in(
+    core: &Rc<Core>,
+    request: &RequestFrame,
+    deadline: Deadline<'_>,
+    room: &mut SearchRoom,
+) -> Result<Frame, ApiError> {
     let message = access::<SearchRequest>(&request.body)?;
     let route = super::route(core, &message.collection, &message.tenant)?;
     let filter = super::decode_filter(&route.config, &message.filter)?;
-    let near = near_vector(core, &route, message).await?;
+    let near = match message.near_id() {
+        Some(id) => Some(Box::pin(near_vector(core, &route, message, id)).await?),
+        None => None,
+    };
     let queries = near.as_deref().unwrap_or_else(|| message.queries());
     let count = message.query_count();
     let spec = check(&route, message, queries, count)?;
     let offset = message.offset.to_native() as usize;
-    let mut reply = SearchReply {
-        queue_us: (began_ns.saturating_sub(request.arrived_ns) / 1_000) as u32,
-        ..SearchReply::default()
-    };
+    let mut since_ns = deadline.begun_ns();
+    room.reply.queue_us = (since_ns.saturating_sub(request.arrived_ns) / 1_000) as u32;
     request.reply.reserve(spec.k as usize * count * FOUND_BYTES)?;
     // Taken before the filters and the views: what they name is not reused while it is held.
     let pin = core.reader.pin();
-    let targets = open_targets(core, &route, filter.as_ref()).await?;
-    let mut found = Vec::new();
-    for query in queries.chunks_exact(queries.len() / count) {
-        deadline.check()?;
-        let query_ns = core.clock.monotonic_ns();
-        let (mut best, evaluations) = search_all(core, &targets, query, spec, deadline).await?;
-        best.drain(..offset.min(best.len()));
-        found.push(best);
-        let spent_us = core.clock.monotonic_ns().saturating_sub(query_ns) / 1_000;
-        reply.evaluations.push(u32::try_from(evaluations).unwrap_or(u32::MAX));
-        reply.server_us.push(u32::try_from(spent_us).unwrap_or(u32::MAX));
-        yield_if_needed().await;
+    open_targets(core, &route, filter.as_ref(), &mut room.targets).await?;
+    for (number, values) in queries.chunks_exact(queries.len() / count).enumerate() {
+        if number > 0 {
+            yield_if_needed().await;
+            deadline.check()?;
+        }
+        let evaluations = search_all(core, Query { values, deadline }, spec, room).await?;
+        room.found.extend(room.best.iter().skip(offset));
+        let now_ns = core.clock.monotonic_ns();
+        let spent_us = now_ns.saturating_sub(since_ns) / 1_000;
+        since_ns = now_ns;
+        room.reply.ends.push(room.found.len() as u32);
+        room.reply.evaluations.push(u32::try_from(evaluations).unwrap_or(u32::MAX));
+        room.reply.server_us.push(u32::try_from(spent_us).unwrap_or(u32::MAX));
     }
     drop(pin);
     let want = WireWant::from_bits(message.want);
     if want.any() {
         let want = engine_want(message.want);
-        reply.objects = attach_objects(core, &route, &mut found, want, request, deadline).await?;
+        Box::pin(attach_objects(core, &route, room, want, request, deadline)).await?;
     }
-    for best in &found {
-        for hit in best {
-            reply.ids.extend_from_slice(&hit.id);
-            reply.distances.push(hit.distance);
-        }
-        reply.ends.push(reply.distances.len() as u32);
+    for hit in &room.found {
+        room.reply.ids.extend_from_slice(&hit.id);
+        room.reply.distances.push(hit.distance);
     }
-    super::reply(request, &reply)
+    super::reply(request, &room.reply)
 }
 
 /// Everything that can be refused before any work is done.
@@ -155,13 +208,13 @@ fn check(
     })
 }
 
-/// The stored vector of the object that the query names.
+/// The stored vector of an object.
 async fn near_vector(
     core: &Rc<Core>,
     route: &CollectionRoute,
     message: &ArchivedSearchRequest,
-) -> Result<Option<Vec<f32>>, ApiError> {
-    let Some(id) = message.near_id() else { return Ok(None) };
+    id: ObjectId,
+) -> Result<Vec<f32>, ApiError> {
     let vector = validate::vector_index(&route.config, &message.vector)?;
     let want = Want { properties: false, vectors: true };
     let found = fetch(core, route, route.place_of(&id), vec![id], want).await?;
@@ -175,73 +228,69 @@ async fn near_vector(
         let message = format!("object {id} has no vector {name:?}");
         return Err(ApiError::new(ErrorCode::InvalidVector, message, "an object that has it"));
     };
-    Ok(Some(near.values))
+    Ok(near.values)
 }
 
+/// Puts every shard of a collection into `targets`.
 async fn open_targets(
     core: &Rc<Core>,
     route: &CollectionRoute,
     filter: Option<&Arc<Filter>>,
-) -> Result<Vec<Target>, ApiError> {
-    let targets = route.shards.iter().map(|(shard, home)| async move {
-        let bitmap = match filter {
-            None => None,
-            Some(filter) => {
-                let order = CoreRequest::FilterBitmap { shard: *shard, filter: Arc::clone(filter) };
-                Some(expect_reply!(core.call(*home, order).await?, Bitmap)?)
-            }
-        };
-        Ok(Target { view: core.registry.view(*shard)?, bitmap })
+    targets: &mut Vec<Target>,
+) -> Result<(), ApiError> {
+    let Some(filter) = filter else {
+        for (shard, _) in &route.shards {
+            targets.push(Target { view: core.registry.view(*shard)?, bitmap: None });
+        }
+        return Ok(());
+    };
+    let opened = route.shards.iter().map(|(shard, home)| async move {
+        let order = CoreRequest::FilterBitmap { shard: *shard, filter: Arc::clone(filter) };
+        let bitmap = expect_reply!(core.call(*home, order).await?, Bitmap)?;
+        Ok::<_, ApiError>(Target { view: core.registry.view(*shard)?, bitmap: Some(bitmap) })
     });
-    futures::future::try_join_all(targets).await
+    targets.extend(Box::pin(futures::future::try_join_all(opened)).await?);
+    Ok(())
 }
 
-/// Searches every shard and merges; also says how many distances that took.
+/// A query vector, and when its answer is of no use any more.
+#[derive(Clone, Copy)]
+struct Query<'a> {
+    values: &'a [f32],
+    deadline: Deadline<'a>,
+}
+
+/// Searches every shard and merges into `room.best`; says how many distances that took.
 async fn search_all(
     core: &Rc<Core>,
-    targets: &[Target],
-    query: &[f32],
+    query: Query<'_>,
     spec: Spec,
-    deadline: Deadline<'_>,
-) -> Result<(Vec<Found>, u64), ApiError> {
-    let mut scratch = core.take_scratch();
-    let searched = search_shards(core, targets, query, spec, deadline, &mut scratch).await;
-    core.give_scratch(scratch);
-    searched
-}
-
-async fn search_shards(
-    core: &Rc<Core>,
-    targets: &[Target],
-    query: &[f32],
-    spec: Spec,
-    deadline: Deadline<'_>,
-    scratch: &mut Scratch,
-) -> Result<(Vec<Found>, u64), ApiError> {
-    let first = if targets.len() == 1 { spec } else { share_of(spec, targets.len()) };
+    room: &mut SearchRoom,
+) -> Result<u64, ApiError> {
+    let shards = room.targets.len();
+    let first = if shards == 1 { spec } else { share_of(spec, shards) };
     let mut evaluations = 0;
-    let mut lists = Vec::with_capacity(targets.len());
-    for (place, target) in targets.iter().enumerate() {
-        let (list, stats) =
-            search_shard(core, place, target, query, first, deadline, scratch).await?;
-        evaluations += stats.evaluations;
-        lists.push(list);
+    room.lists.resize_with(shards, Vec::new);
+    for place in 0..shards {
+        room.lists[place].clear();
+        evaluations += search_shard(core, place, query, first, room).await?;
     }
+    merge(room.lists.iter().flatten(), spec.k, &mut room.best);
     if first.k < spec.k || first.ef < spec.ef {
-        let merged = merge(lists.iter().flatten(), spec.k);
-        for (place, target) in targets.iter().enumerate() {
-            if !may_hold_more(&lists[place], first.k, &merged, spec.k) {
-                continue;
+        let mut again = false;
+        for place in 0..shards {
+            if may_hold_more(&room.lists[place], first.k, &room.best, spec.k) {
+                evaluations += search_shard(core, place, query, spec, room).await?;
+                again = true;
             }
-            let (list, stats) =
-                search_shard(core, place, target, query, spec, deadline, scratch).await?;
-            evaluations += stats.evaluations;
-            lists[place].extend(list);
+        }
+        if again {
+            merge(room.lists.iter().flatten(), spec.k, &mut room.best);
         }
     }
     core.metrics.queries.add(1);
     core.metrics.distance_evaluations.add(evaluations);
-    Ok((merge(lists.iter().flatten(), spec.k), evaluations))
+    Ok(evaluations)
 }
 
 /// What one of `shards` equal shards is asked for at first.
@@ -264,14 +313,27 @@ fn may_hold_more(list: &[Found], asked: u32, merged: &[Found], k: u32) -> bool {
     }
 }
 
-/// The `k` nearest of all, each object once. An object that is being replaced may be found in its
-/// old and its new slot; the nearer one stays.
-fn merge<'a>(lists: impl Iterator<Item = &'a Found>, k: u32) -> Vec<Found> {
-    let mut all: Vec<Found> = lists.copied().collect();
-    all.sort_unstable_by(|a, b| a.distance.total_cmp(&b.distance).then_with(|| a.id.cmp(&b.id)));
-    let mut seen = FxHashSet::with_capacity_and_hasher(k as usize, Default::default());
-    all.retain(|found| seen.len() < k as usize && seen.insert(found.id));
-    all
+/// Puts the `k` nearest of all into `best`, each object once. An object that is being replaced may
+/// be found in its old and its new slot; the nearer one stays.
+fn merge<'a>(lists: impl Iterator<Item = &'a Found>, k: u32, best: &mut Vec<Found>) {
+    best.clear();
+    best.extend(lists);
+    best.sort_unstable_by(|a, b| a.distance.total_cmp(&b.distance).then_with(|| a.id.cmp(&b.id)));
+    let k = k as usize;
+    if best.len() > FEW_HITS {
+        let mut seen = FxHashSet::with_capacity_and_hasher(k, Default::default());
+        best.retain(|found| seen.len() < k && seen.insert(found.id));
+        return;
+    }
+    let mut kept = 0;
+    for at in 0..best.len() {
+        let found = best[at];
+        if kept < k && best[..kept].iter().all(|other| other.id != found.id) {
+            best[kept] = found;
+            kept += 1;
+        }
+    }
+    best.truncate(kept);
 }
 
 /// An index and the directory of its slots, both as they are now.
@@ -302,19 +364,18 @@ fn open_index(
     Ok(Some((vectors, directory)))
 }
 
-/// Searches one shard in steps, offering to yield between them.
+/// Searches one shard in steps, offering to yield between them, and adds what it finds to its list.
 async fn search_shard(
     core: &Core,
     place: usize,
-    target: &Target,
-    query: &[f32],
+    query: Query<'_>,
     spec: Spec,
-    deadline: Deadline<'_>,
-    scratch: &mut Scratch,
-) -> Result<(Vec<Found>, SearchStats), ApiError> {
-    let Target { view, bitmap } = target;
-    let Some((vectors, directory)) = open_index(view, spec.vector, query)? else {
-        return Ok((Vec::new(), SearchStats::default()));
+    room: &mut SearchRoom,
+) -> Result<u64, ApiError> {
+    let SearchRoom { scratch, hits, targets, lists, .. } = room;
+    let Target { view, bitmap } = &targets[place];
+    let Some((vectors, directory)) = open_index(view, spec.vector, query.values)? else {
+        return Ok(0);
     };
     let request = IndexRequest {
         k: spec.k,
@@ -322,38 +383,49 @@ async fn search_shard(
         filter: bitmap.as_deref(),
         max_distance: spec.max_distance,
     };
-    let mut task = vectors.start(&directory, query, request, scratch);
+    let mut task = vectors.start(&directory, query.values, request, scratch);
     while task.step(spec.step_evaluations).is_pending() {
-        yield_if_needed().await;
-        deadline.check()?;
+        offer_core(core, query.deadline).await?;
     }
-    let mut hits = Vec::new();
-    let stats = task.finish(&mut hits);
+    hits.clear();
+    let stats = task.finish(hits);
     core.metrics.queries_exact.add(u64::from(stats.exact));
     // Extreme components overflow to infinity, and two of those may cancel to no number at all.
-    let numbers = hits.into_iter().filter(|hit| !hit.distance.is_nan());
-    let found = numbers.map(|Hit { slot, distance }| {
+    let numbers = hits.iter().filter(|hit| !hit.distance.is_nan());
+    lists[place].extend(numbers.map(|&Hit { slot, distance }| {
         let id = directory.id(slot);
         Found { distance, id, slot, place }
-    });
-    Ok((found.collect(), stats))
+    }));
+    Ok(stats.evaluations)
 }
 
-/// Fetches the neighbours themselves; those that were deleted meanwhile are left out of `found`.
+/// Lets other work go on between two steps. Errors: the deadline's.
+async fn offer_core(core: &Core, deadline: Deadline<'_>) -> Result<(), ApiError> {
+    let begun_ns = deadline.begun_ns();
+    if core.clock.monotonic_ns().saturating_sub(begun_ns) < PATIENCE_NS {
+        core.server.workers.offer_core().await;
+    } else {
+        yield_if_needed().await;
+    }
+    deadline.check()
+}
+
+/// Fetches the neighbours themselves; those that were deleted meanwhile are left out.
 async fn attach_objects(
     core: &Rc<Core>,
     route: &CollectionRoute,
-    found: &mut [Vec<Found>],
+    room: &mut SearchRoom,
     want: Want,
     request: &RequestFrame,
     deadline: Deadline<'_>,
-) -> Result<ObjectColumns, ApiError> {
-    let total: usize = found.iter().map(Vec::len).sum();
+) -> Result<(), ApiError> {
+    let SearchRoom { found, reply, .. } = room;
+    let total = found.len();
     let mut objects: Vec<Option<Object>> = (0..total).map(|_| None).collect();
     let mut bytes = total * FOUND_BYTES;
     request.reply.reserve(bytes + core.object_size.expected(&route.config, want, total))?;
     for (place, (shard, home)) in route.shards.iter().enumerate() {
-        let all = found.iter().flatten().enumerate();
+        let all = found.iter().enumerate();
         let here: Vec<(usize, Found)> =
             all.filter(|(_, hit)| hit.place == place).map(|(at, hit)| (at, *hit)).collect();
         let mut size = ChunkSize::new(want);
@@ -374,19 +446,25 @@ async fn attach_objects(
             rest = later;
         }
     }
-    let mut columns = ObjectColumns::default();
     let mut at = 0;
-    for best in found {
-        best.retain(|_| {
-            let object = objects[at].take();
-            at += 1;
-            if let Some(object) = &object {
-                push_object(&mut columns, &route.config, object, want);
-            }
-            object.is_some()
-        });
+    found.retain(|_| {
+        let object = &objects[at];
+        at += 1;
+        if let Some(object) = object {
+            push_object(&mut reply.objects, &route.config, object, want);
+        }
+        object.is_some()
+    });
+    // Where each query's part ends once those before it have lost some.
+    let mut kept = objects.iter().map(Option::is_some);
+    let (mut before, mut left) = (0, 0);
+    for end in &mut reply.ends {
+        let part = kept.by_ref().take((*end - before) as usize);
+        before = *end;
+        left += part.filter(|kept| *kept).count() as u32;
+        *end = left;
     }
-    Ok(columns)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -423,9 +501,29 @@ mod tests {
             vec![found(1.0, 1), found(3.0, 2), found(5.0, 3)],
             vec![found(0.5, 4), found(1.0, 0), found(4.0, 1)],
         ];
-        let rows: Vec<u32> =
-            merge(lists.iter().flatten(), 4).iter().map(|found| found.slot).collect();
+        let mut best = vec![found(9.0, 9)];
+        merge(lists.iter().flatten(), 4, &mut best);
+        let rows: Vec<u32> = best.iter().map(|found| found.slot).collect();
         assert_eq!(rows, [4, 0, 1, 2]);
+        merge(lists.iter().flatten(), 2, &mut best);
+        assert_eq!(best.len(), 2);
+    }
+
+    #[test]
+    fn many_hits_merge_like_few() {
+        // Every object twice, at two distances, in an order of no meaning.
+        let all: Vec<Found> = (0..200)
+            .map(|place: u64| (place * 77) % 200)
+            .map(|place| found(place as f32, place / 2))
+            .collect();
+        let mut best = Vec::new();
+        merge(all.iter(), 30, &mut best);
+        let rows: Vec<u32> = best.iter().map(|found| found.slot).collect();
+        assert_eq!(rows, (0..30).collect::<Vec<u32>>());
+        let few: Vec<Found> = all.into_iter().filter(|found| found.slot < 30).collect();
+        let mut best_of_few = Vec::new();
+        merge(few.iter(), 30, &mut best_of_few);
+        assert_eq!(best, best_of_few);
     }
 
     #[test]

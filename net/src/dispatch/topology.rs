@@ -6,7 +6,7 @@ use heddle_wire::{Frame, access};
 
 use crate::core::Core;
 use crate::registry::CollectionRoute;
-use crate::server::connection::RequestFrame;
+use crate::server::request::RequestFrame;
 
 pub(super) fn answer(core: &Core, request: &RequestFrame) -> Result<Frame, ApiError> {
     let message = access::<TopologyRequest>(&request.body)?;

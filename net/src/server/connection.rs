@@ -1,8 +1,9 @@
 //! One client connection: at most one task that reads and one that writes.
 //!
-//! Requests run as tasks of their own and answer in whatever order they end. The reader stops
-//! reading while too much is unanswered or unread by the peer, so a connection's memory is bounded
-//! by TCP itself. An idle connection owns no buffer: bytes are read into a buffer of the core.
+//! Requests run beside the reader, see [`crate::server::workers`], and answer in whatever order
+//! they end. The reader stops reading while too much is unanswered or unread by the peer, so a
+//! connection's memory is bounded by TCP itself. An idle connection owns no buffer: bytes are read
+//! into a buffer of the core.
 //!
 //! What a connection holds is counted for its core as it grows: bodies while they arrive and until
 //! they are answered, replies while they are gathered and until they are sent.
@@ -20,79 +21,19 @@ use heddle_runtime::net::{Socket, SocketStream};
 use heddle_runtime::{Queue, spawn, yield_if_needed};
 use heddle_types::limits::{
     CLIENT_BODY_BYTES_MAX, CONNECTION_BYTES_IN_FLIGHT_MAX, CONNECTION_REPLY_BYTES_MAX,
-    CONNECTION_REQUESTS_IN_FLIGHT_MAX, NODE_BODY_BYTES_MAX,
+    CONNECTION_REQUESTS_IN_FLIGHT_MAX,
 };
 use heddle_types::{ApiError, Clock, ErrorCode};
-use heddle_wire::{Frame, FrameKind, Header, MessageError, MessageType, encode_error};
+use heddle_wire::{AlignedVec, Frame, FrameKind, Header, MessageError, encode_error};
 
 use crate::core::Core;
-use crate::dispatch;
-use crate::limits::{FRAMES_PER_TURN_MAX, LINGER_BYTES_MAX, WRITE_SLICES_MAX};
+use crate::limits::{
+    FRAMES_PER_TURN_MAX, HELD_REPLY_BYTES_MAX, LINGER_BYTES_MAX, WRITE_SLICES_MAX,
+};
+use crate::server::buffers::Buffers;
 use crate::server::frames::{Admission, FrameEvent, FrameReader};
+use crate::server::request::{ReplyBudget, RequestFrame, queue_of};
 use crate::server::watch::{Progress, Reading};
-
-/// A whole request as it came off the wire.
-#[derive(Debug)]
-pub(crate) struct RequestFrame {
-    pub(crate) header: Header,
-    pub(crate) kind: MessageType,
-    pub(crate) body: heddle_wire::AlignedVec<16>,
-    /// When its last byte was seen, monotonic nanoseconds.
-    pub(crate) arrived_ns: u64,
-    /// What its reply takes while it is gathered.
-    pub(crate) reply: ReplyBudget,
-}
-
-impl RequestFrame {
-    /// Does nobody want the reply any more?
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.reply.connection.broken.get()
-    }
-}
-
-/// Bytes of a reply that is being gathered, counted for its connection and its core.
-#[derive(Debug)]
-pub(crate) struct ReplyBudget {
-    connection: Rc<Connection>,
-    bytes: Cell<usize>,
-}
-
-impl ReplyBudget {
-    fn new(connection: &Rc<Connection>) -> Self {
-        Self { connection: Rc::clone(connection), bytes: Cell::new(0) }
-    }
-
-    /// Says that the reply takes or is going to take this many bytes in all; less than was said
-    /// before changes nothing.
-    ///
-    /// Errors: `TooLarge` when no frame holds so much, `Overloaded` when the core holds too much.
-    pub(crate) fn reserve(&self, bytes: usize) -> Result<(), ApiError> {
-        if bytes > NODE_BODY_BYTES_MAX {
-            return Err(ApiError::new(
-                ErrorCode::TooLarge,
-                format!("the reply would have more than {NODE_BODY_BYTES_MAX} bytes"),
-                "fewer objects at once",
-            ));
-        }
-        let more = bytes.saturating_sub(self.bytes.get());
-        let connection = &self.connection;
-        if !connection.core.server.try_hold_reply(more) {
-            let message = "this core holds as many reply bytes as it may";
-            return Err(ApiError::transient(ErrorCode::Overloaded, message));
-        }
-        connection.reserved.set(connection.reserved.get() + more);
-        self.bytes.set(self.bytes.get() + more);
-        Ok(())
-    }
-}
-
-impl Drop for ReplyBudget {
-    fn drop(&mut self) {
-        let (connection, bytes) = (&self.connection, self.bytes.get());
-        connection.reserved.set(connection.reserved.get() - bytes);
-        connection.core.server.release_reply(bytes);
-    }
-}
 
 /// Replies on their way out.
 #[derive(Debug, Default)]
@@ -103,6 +44,8 @@ struct Outbox {
     bytes: usize,
     // Is there a writing task?
     writing: bool,
+    // Is the connection on its core's list of those whose replies are to leave?
+    listed: bool,
 }
 
 /// Why reading ended.
@@ -118,21 +61,23 @@ enum End {
 
 /// One client connection.
 pub(crate) struct Connection {
-    core: Rc<Core>,
+    pub(super) core: Rc<Core>,
     stream: SocketStream,
     outbox: RefCell<Outbox>,
-    requests: Cell<usize>,
-    request_bytes: Cell<usize>,
+    pub(super) requests: Cell<usize>,
+    pub(super) request_bytes: Cell<usize>,
     // Bytes of replies that are being gathered.
-    reserved: Cell<usize>,
+    pub(super) reserved: Cell<usize>,
     // Requests that wait until earlier replies are out.
     starting: RefCell<Vec<Waker>>,
     // Memory of input that is no request yet, as counted for the core.
     input_bytes: Cell<usize>,
     // The reader, while it waits for room or for the last reply.
     waiting: Cell<Option<Waker>>,
+    // When bytes were read last, monotonic nanoseconds.
+    read_ns: Cell<u64>,
     // Nothing can be sent any more; whoever works for this connection may stop.
-    broken: Cell<bool>,
+    pub(super) broken: Cell<bool>,
     pub(crate) progress: Progress,
 }
 
@@ -155,6 +100,7 @@ pub(crate) async fn serve(core: Rc<Core>, socket: Socket) {
         starting: RefCell::default(),
         input_bytes: Cell::new(0),
         waiting: Cell::new(None),
+        read_ns: Cell::new(now),
         broken: Cell::new(false),
         progress: Progress::new(now),
     });
@@ -176,7 +122,7 @@ pub(crate) async fn serve(core: Rc<Core>, socket: Socket) {
 impl Connection {
     /// Reads frames and starts their requests until the stream ends.
     async fn read_requests(self: &Rc<Self>) -> End {
-        let mut intake = Intake::new();
+        let mut intake = Intake::new(&self.core.server.buffers);
         loop {
             // A peer that never lets its socket run dry does not keep the core for itself.
             yield_if_needed().await;
@@ -208,6 +154,7 @@ impl Connection {
 
     fn take_left(self: &Rc<Self>, intake: &mut Intake) -> bool {
         let left = std::mem::take(&mut intake.left);
+        self.read_ns.set(self.core.clock.monotonic_ns());
         let (taken, refused) = self.absorb(&left[intake.left_start..], &mut intake.frames);
         intake.left_start += taken;
         if intake.left_start < left.len() {
@@ -257,7 +204,8 @@ impl Connection {
     fn poll_socket(&self, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut stream = self.stream.clone();
         let count = std::task::ready!(Pin::new(&mut stream).poll_read(context, into))?;
-        self.progress.bytes_read(self.core.clock.monotonic_ns(), count);
+        self.read_ns.set(self.core.clock.monotonic_ns());
+        self.progress.bytes_read(self.read_ns.get(), count);
         self.core.metrics.bytes_received.add(count as u64);
         Poll::Ready(Ok(count))
     }
@@ -280,7 +228,7 @@ impl Connection {
     }
 
     fn admit(&self, header: &Header) -> Admission {
-        self.progress.frame_began(self.core.clock.monotonic_ns());
+        self.progress.frame_began(self.read_ns.get());
         match header.kind() {
             FrameKind::Request(_) if self.core.server.admits(header.body_length as usize) => {
                 Admission::Keep
@@ -313,7 +261,7 @@ impl Connection {
         }
     }
 
-    fn start(self: &Rc<Self>, header: Header, body: heddle_wire::AlignedVec<16>) {
+    fn start(self: &Rc<Self>, header: Header, body: AlignedVec<16>) {
         let FrameKind::Request(kind) = header.kind() else {
             return self.refuse(header.request_id, &skipped_error(&header));
         };
@@ -322,23 +270,22 @@ impl Connection {
         self.requests.set(self.requests.get() + 1);
         self.request_bytes.set(self.request_bytes.get() + bytes);
         self.core.server.begin(queue, bytes);
-        let arrived_ns = self.core.clock.monotonic_ns();
         let reply = ReplyBudget::new(self);
-        let request = RequestFrame { header, kind, body, arrived_ns, reply };
-        let connection = Rc::clone(self);
+        let request = RequestFrame { header, kind, body, arrived_ns: self.read_ns.get(), reply };
+        if queue == Queue::Search {
+            return self.core.server.workers.submit(&self.core, request);
+        }
+        let core = Rc::clone(&self.core);
         spawn(queue, async move {
-            std::future::poll_fn(|context| connection.poll_start(context)).await;
-            let reply = dispatch::answer(&connection.core, request).await;
-            connection.requests.set(connection.requests.get() - 1);
-            connection.request_bytes.set(connection.request_bytes.get() - bytes);
-            connection.core.server.end(queue, bytes);
-            connection.send(reply);
+            let answered = request.answer(&core).await;
+            let connection = request.finish(&core);
+            connection.send(answered.frame);
             connection.wake_waiting();
         });
     }
 
     /// Ready when the replies before leave room for another one to be gathered.
-    fn poll_start(&self, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_start(&self, context: &mut Context<'_>) -> Poll<()> {
         if self.broken.get() || self.has_reply_room() {
             return Poll::Ready(());
         }
@@ -360,23 +307,74 @@ impl Connection {
         self.send(encode_error(request_id, error));
     }
 
-    /// Puts a reply into the outbox and sees to it that someone writes it.
-    fn send(self: &Rc<Self>, frame: Frame) {
+    /// Puts a reply into the outbox; false when nobody will read it.
+    fn enqueue(&self, frame: Frame, now_ns: u64) -> bool {
         if self.broken.get() {
-            return;
+            return false;
         }
         let mut outbox = self.outbox.borrow_mut();
         if outbox.frames.is_empty() {
-            self.progress.bytes_written(self.core.clock.monotonic_ns());
+            self.progress.bytes_written(now_ns);
         }
         outbox.bytes += frame.len();
         self.core.server.hold_reply(frame.len());
         outbox.frames.push_back(frame);
-        if !outbox.writing {
-            outbox.writing = true;
+        true
+    }
+
+    /// Puts a reply into the outbox and sees to it that someone writes it.
+    fn send(self: &Rc<Self>, frame: Frame) {
+        if self.enqueue(frame, self.core.clock.monotonic_ns()) {
+            self.spawn_writer();
+        }
+    }
+
+    fn spawn_writer(self: &Rc<Self>) {
+        if !std::mem::replace(&mut self.outbox.borrow_mut().writing, true) {
             // It starts when its queue gets a turn: replies until then go out in one write.
             spawn(Queue::Search, write_replies(Rc::clone(self)));
         }
+    }
+
+    /// Puts a worker's reply into the outbox. It leaves at once when it is the last one or when
+    /// much has gathered, else together with others.
+    pub(crate) fn reply_together(self: &Rc<Self>, frame: Frame, now_ns: u64) {
+        if self.enqueue(frame, now_ns) {
+            let held_bytes = self.outbox.borrow().bytes;
+            if self.requests.get() == 0 || held_bytes >= HELD_REPLY_BYTES_MAX {
+                return self.send_now(now_ns);
+            }
+            if !std::mem::replace(&mut self.outbox.borrow_mut().listed, true) {
+                self.core.server.workers.send_soon(self, now_ns);
+            }
+        }
+        // There is one request less, whoever waits for that.
+        self.wake_waiting();
+    }
+
+    /// Sends what was held back for the sake of company.
+    pub(crate) fn send_held(self: &Rc<Self>) {
+        self.outbox.borrow_mut().listed = false;
+        if self.has_unsent_replies() {
+            self.send_now(self.core.clock.monotonic_ns());
+        }
+    }
+
+    /// Writes what the socket takes now; a task waits for the rest.
+    fn send_now(self: &Rc<Self>, now_ns: u64) {
+        while !self.outbox.borrow().writing {
+            match self.write(|pieces| self.stream.socket.try_write_vectored(pieces)) {
+                Ok(0) => break,
+                Ok(count) if self.advance(count, now_ns) => {}
+                Ok(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.spawn_writer();
+                    break;
+                }
+                Err(_reset) => return self.cut(),
+            }
+        }
+        self.wake_waiting();
     }
 
     fn has_room(&self) -> bool {
@@ -391,7 +389,9 @@ impl Connection {
 
     fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
         if self.broken.get() || self.has_room() {
-            self.progress.resume(self.core.clock.monotonic_ns());
+            if self.progress.reading.get() == Reading::Paused {
+                self.progress.resume(self.core.clock.monotonic_ns());
+            }
             return Poll::Ready(());
         }
         self.progress.pause(self.core.clock.monotonic_ns());
@@ -419,7 +419,8 @@ impl Connection {
         }
     }
 
-    fn poll_write(&self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Hands the outbox to a write; 0 when there is nothing in it.
+    fn write<T: From<io::Result<usize>>>(&self, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
         let outbox = self.outbox.borrow();
         let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
         let mut count = 0;
@@ -429,14 +430,18 @@ impl Connection {
             count += 1;
         }
         if count == 0 {
-            return Poll::Ready(Ok(0));
+            return T::from(Ok(0));
         }
-        Pin::new(&mut self.stream.clone()).poll_write_vectored(context, &slices[..count])
+        write(&slices[..count])
+    }
+
+    fn poll_write(&self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.write(|pieces| Pin::new(&mut self.stream.clone()).poll_write_vectored(context, pieces))
     }
 
     /// Takes what went out off the outbox. False when nothing is left to write.
-    fn advance(&self, count: usize) -> bool {
-        self.progress.bytes_written(self.core.clock.monotonic_ns());
+    fn advance(&self, count: usize, now_ns: u64) -> bool {
+        self.progress.bytes_written(now_ns);
         self.core.metrics.bytes_sent.add(count as u64);
         let mut outbox = self.outbox.borrow_mut();
         outbox.bytes -= count;
@@ -448,10 +453,11 @@ impl Connection {
                 break;
             }
             outbox.sent_of_first -= length;
-            outbox.frames.pop_front();
+            if let Some(sent) = outbox.frames.pop_front() {
+                self.core.server.buffers.give(sent.into_bytes());
+            }
         }
-        outbox.writing = !outbox.frames.is_empty();
-        outbox.writing
+        !outbox.frames.is_empty()
     }
 
     /// Says that the socket is of no use any more; whoever waits on it finds out.
@@ -506,7 +512,8 @@ async fn write_replies(connection: Rc<Connection>) {
             // The outbox was emptied under us: the connection was cut.
             Ok(0) => return,
             Ok(count) => {
-                let more = connection.advance(count);
+                let more = connection.advance(count, connection.core.clock.monotonic_ns());
+                connection.outbox.borrow_mut().writing = more;
                 connection.wake_waiting();
                 if !more {
                     return;
@@ -525,8 +532,8 @@ struct Intake {
 }
 
 impl Intake {
-    fn new() -> Self {
-        let frames = FrameReader::new(CLIENT_BODY_BYTES_MAX);
+    fn new(buffers: &Rc<Buffers>) -> Self {
+        let frames = FrameReader::new(CLIENT_BODY_BYTES_MAX, Rc::clone(buffers));
         Self { frames, left: Vec::new(), left_start: 0 }
     }
 
@@ -552,22 +559,5 @@ fn skipped_error(header: &Header) -> ApiError {
             format!("message type {:#06x} is a reply", header.type_number),
             "a request",
         ),
-    }
-}
-
-fn queue_of(kind: MessageType) -> Queue {
-    match kind {
-        MessageType::Hello
-        | MessageType::Topology
-        | MessageType::Get
-        | MessageType::Search
-        | MessageType::Scan
-        | MessageType::Count => Queue::Search,
-        MessageType::Put | MessageType::Delete => Queue::Insert,
-        MessageType::CollectionCreate
-        | MessageType::CollectionList
-        | MessageType::CollectionShow
-        | MessageType::CollectionDrop
-        | MessageType::NodeStatus => Queue::Control,
     }
 }

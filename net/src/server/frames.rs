@@ -4,10 +4,13 @@
 //! neither a length nor a long body makes one step long. A body that nobody wants (unknown type, no
 //! room) is counted through and thrown away, and the stream goes on behind it.
 
+use std::rc::Rc;
+
 use heddle_types::limits::BODY_GROWTH_BYTES;
 use heddle_wire::{AlignedVec, HEADER_BYTES, Header, HeaderError, header};
 
 use crate::limits::DIRECT_READ_BYTES_MIN;
+use crate::server::buffers::Buffers;
 
 /// What to do with the body that follows a header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,14 +55,16 @@ struct Body {
 #[derive(Debug)]
 pub(crate) struct FrameReader {
     body_bytes_max: usize,
+    buffers: Rc<Buffers>,
     header: [u8; HEADER_BYTES],
     header_filled: usize,
     body: Option<Body>,
 }
 
 impl FrameReader {
-    pub(crate) fn new(body_bytes_max: usize) -> Self {
-        Self { body_bytes_max, header: [0; HEADER_BYTES], header_filled: 0, body: None }
+    /// `buffers`: where short bodies get their memory from; who has used a body gives it back.
+    pub(crate) fn new(body_bytes_max: usize, buffers: Rc<Buffers>) -> Self {
+        Self { body_bytes_max, buffers, header: [0; HEADER_BYTES], header_filled: 0, body: None }
     }
 
     /// Does the stream stand between two frames?
@@ -115,7 +120,7 @@ impl FrameReader {
                 Err(error) => return Some(FrameEvent::BadHeader(error)),
             };
             let admission = admit(&header);
-            self.body = Some(Body::new(header, admission));
+            self.body = Some(Body::new(header, admission, &self.buffers));
         }
         let body = self.body.as_mut()?;
         let taken = input.len().min(body.missing());
@@ -162,11 +167,12 @@ impl FrameReader {
 }
 
 impl Body {
-    fn new(header: Header, admission: Admission) -> Self {
+    fn new(header: Header, admission: Admission, buffers: &Buffers) -> Self {
         let length = header.body_length as usize;
         let mut bytes = AlignedVec::new();
         // A short body gets its whole place at once.
         if admission == Admission::Keep && length < DIRECT_READ_BYTES_MIN {
+            bytes = buffers.take();
             bytes.reserve(length);
         }
         Self { header, admission, bytes, arrived: 0, checksum: 0, opened: 0 }
@@ -205,6 +211,10 @@ mod tests {
 
     const LIMIT: usize = 4 << 20;
 
+    fn reader() -> FrameReader {
+        FrameReader::new(LIMIT, Rc::default())
+    }
+
     fn frame(request_id: u64, body: &[u8]) -> Vec<u8> {
         let header = Header {
             version: heddle_wire::VERSION,
@@ -223,7 +233,7 @@ mod tests {
 
     /// Feeds a stream in pieces, through both ways in, and collects the bodies.
     fn read_all(stream: &[u8], piece: usize, direct: bool) -> Vec<(u64, Vec<u8>)> {
-        let mut reader = FrameReader::new(LIMIT);
+        let mut reader = reader();
         let mut found = Vec::new();
         let mut take = |event| match event {
             Some(FrameEvent::Frame(header, body)) => {
@@ -274,7 +284,7 @@ mod tests {
     #[test]
     fn a_length_alone_costs_no_memory() {
         let bytes = frame(1, &body(LIMIT));
-        let mut reader = FrameReader::new(LIMIT);
+        let mut reader = reader();
         let mut input = &bytes[..HEADER_BYTES];
         assert!(reader.absorb(&mut input, &mut |_| Admission::Keep).is_none());
         assert_eq!(reader.current_request(), Some(1));
@@ -286,7 +296,7 @@ mod tests {
     fn a_skipped_body_is_checked_and_costs_no_memory() {
         let mut stream = frame(1, &body(100_000));
         stream.extend(frame(2, b"kept"));
-        let mut reader = FrameReader::new(LIMIT);
+        let mut reader = reader();
         let mut admit = |header: &Header| match header.request_id {
             1 => Admission::Skip,
             _ => Admission::Keep,
@@ -302,7 +312,7 @@ mod tests {
     fn a_body_given_up_half_way_frees_its_memory_and_leaves_the_stream_in_step() {
         let mut stream = frame(1, &body(500_000));
         stream.extend(frame(2, b"kept"));
-        let mut reader = FrameReader::new(LIMIT);
+        let mut reader = reader();
         let (mut first, mut rest) = stream.split_at(200_000);
         assert!(reader.absorb(&mut first, &mut |_| Admission::Keep).is_none());
         assert!(reader.held_bytes() >= 199_000);
@@ -319,7 +329,7 @@ mod tests {
     fn a_damaged_body_is_named() {
         let mut stream = frame(9, b"hello");
         stream[HEADER_BYTES] ^= 1;
-        let event = FrameReader::new(LIMIT).absorb(&mut &stream[..], &mut |_| Admission::Keep);
+        let event = reader().absorb(&mut &stream[..], &mut |_| Admission::Keep);
         assert!(matches!(event, Some(FrameEvent::BadChecksum { header, .. })
             if header.request_id == 9));
     }

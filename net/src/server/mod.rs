@@ -1,8 +1,11 @@
 //! The native server of one core: its listeners and its connections.
 
+pub(crate) mod buffers;
 pub(crate) mod connection;
 mod frames;
+pub(crate) mod request;
 mod watch;
+mod workers;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -22,12 +25,17 @@ use crate::limits::{
     ACCEPT_PAUSE, CORE_REPLY_BYTES_MAX, CORE_REQUEST_BYTES_MAX, CORE_REQUESTS_MAX,
     READ_CHUNK_BYTES, WATCH_INTERVAL,
 };
+use buffers::Buffers;
 use connection::Connection;
+use workers::Workers;
 
 /// The connections of one core.
 pub(crate) struct Server {
     /// Where sockets are read to; what was read is used up within the same poll.
     pub(crate) read_buffer: RefCell<Box<[u8]>>,
+    /// Memory of requests and replies.
+    pub(crate) buffers: Rc<Buffers>,
+    pub(crate) workers: Workers,
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     next_number: Cell<u64>,
     // Requests being worked on, by the position of their queue.
@@ -48,6 +56,8 @@ impl Server {
     pub(crate) fn new() -> Self {
         Self {
             read_buffer: RefCell::new(vec![0; READ_CHUNK_BYTES].into_boxed_slice()),
+            buffers: Rc::default(),
+            workers: Workers::default(),
             connections: RefCell::default(),
             next_number: Cell::new(0),
             requests: std::array::from_fn(|_| Cell::new(0)),
@@ -98,8 +108,7 @@ impl Server {
     }
 
     fn requests_of(&self, queue: Queue) -> &Cell<usize> {
-        let place = Queue::ALL.iter().position(|other| *other == queue);
-        &self.requests[place.expect("ALL lists every queue")]
+        &self.requests[queue.position()]
     }
 
     /// Counts reply bytes; false and nothing when the core holds too many already.

@@ -162,6 +162,36 @@ fn pipelined_requests_are_all_answered_whatever_pieces_they_come_in() {
 }
 
 #[test]
+fn searches_that_come_together_are_each_answered_once_with_their_own_neighbours() {
+    const ROWS: u64 = 200;
+    let (_dir, node) = start();
+    let mut client = RawClient::connect(node.address());
+    create_docs(&mut client);
+    client.call(&put_of(0..ROWS, 0)).unwrap();
+    let mut bytes = Vec::new();
+    for row in 0..ROWS {
+        // Every third one also fetches its object, so it waits for a home core half-way.
+        let want = if row % 3 == 0 { Want::ALL } else { Want::default() };
+        let request =
+            SearchRequest { queries: vector(row).to_vec(), k: 1, want: want.bits(), ..search() };
+        bytes.extend_from_slice(&encode_request(row, 10_000_000, &request).unwrap());
+    }
+    client.send_bytes(&bytes);
+    let mut answered = Vec::new();
+    for _ in 0..ROWS {
+        let (header, body) = client.receive().unwrap();
+        let row = header.request_id;
+        let reply: heddle_wire::message::SearchReply = decode(&body).unwrap();
+        assert_eq!(reply.ids, ObjectId::from_row(row).0, "query {row}");
+        assert_eq!(reply.ends, [1], "query {row}");
+        assert_eq!(reply.objects.len(), usize::from(row % 3 == 0), "query {row}");
+        answered.push(row);
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, (0..ROWS).collect::<Vec<_>>());
+}
+
+#[test]
 fn work_whose_deadline_has_passed_is_not_done() {
     let (_dir, node) = start();
     let mut client = RawClient::connect(node.address());

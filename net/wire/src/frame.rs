@@ -90,26 +90,45 @@ pub fn encode_request<M: Request>(
     deadline_us: u32,
     message: &M,
 ) -> Result<Frame, EncodeError> {
-    encode(request_id, deadline_us, message)
+    encode(AlignedVec::new(), request_id, deadline_us, message)
 }
 
 /// Encodes the reply to request `request_id`.
 ///
 /// Errors: the body is above the limit of what clients accept; answer with that error instead.
 pub fn encode_reply<M: Body>(request_id: u64, message: &M) -> Result<Frame, EncodeError> {
-    encode(request_id, 0, message)
+    encode_reply_into(AlignedVec::new(), request_id, message)
+}
+
+/// Encodes the reply to request `request_id` into a buffer, whose memory it takes over.
+///
+/// Errors: as [`encode_reply`]; the buffer is gone then. Cost: no allocation when the buffer is
+/// large enough.
+pub fn encode_reply_into<M: Body>(
+    buffer: AlignedVec<16>,
+    request_id: u64,
+    message: &M,
+) -> Result<Frame, EncodeError> {
+    encode(buffer, request_id, 0, message)
 }
 
 /// Encodes the reply that carries an error. Texts that are too long are cut.
 #[must_use]
 pub fn encode_error(request_id: u64, error: &ApiError) -> Frame {
-    encode(request_id, 0, &ErrorReply::from(error)).expect("the texts of an error are bounded")
+    let reply = ErrorReply::from(error);
+    encode_reply(request_id, &reply).expect("the texts of an error are bounded")
 }
 
-fn encode<M: Body>(request_id: u64, deadline_us: u32, message: &M) -> Result<Frame, EncodeError> {
-    let mut bytes = AlignedVec::<16>::with_capacity(HEADER_BYTES + message.size_hint_bytes());
-    bytes.resize(HEADER_BYTES, 0);
+fn encode<M: Body>(
+    mut bytes: AlignedVec<16>,
+    request_id: u64,
+    deadline_us: u32,
+    message: &M,
+) -> Result<Frame, EncodeError> {
     let hint = message.size_hint_bytes();
+    bytes.clear();
+    bytes.reserve(HEADER_BYTES + hint);
+    bytes.resize(HEADER_BYTES, 0);
     // Writing to memory fails only where a 32-bit offset no longer reaches.
     let Ok(mut bytes) = rkyv::api::high::to_bytes_in::<_, Failure>(message, bytes) else {
         return Err(EncodeError { message: M::NAME, found: hint, limit: M::BODY_BYTES_MAX });
@@ -139,8 +158,11 @@ mod tests {
     #[test]
     fn a_frame_sent_again_is_the_frame_encoded_for_that_address() {
         let message = CountReply { count: 9 };
-        let first = encode(1, 2, &message).unwrap();
-        let second = encode(77, 1_000, &message).unwrap();
+        let first = encode(AlignedVec::new(), 1, 2, &message).unwrap();
+        // A buffer that was used before leaves nothing behind.
+        let mut used = AlignedVec::new();
+        used.extend_from_slice(&[7; 300]);
+        let second = encode(used, 77, 1_000, &message).unwrap();
         assert_eq!(first.header_for(77, 1_000), second[..HEADER_BYTES]);
         assert_eq!(first.body(), second.body());
     }

@@ -20,7 +20,9 @@ pub mod limits;
 pub mod message;
 
 pub use error::MessageError;
-pub use frame::{EncodeError, Frame, encode_error, encode_reply, encode_request};
+pub use frame::{
+    EncodeError, Frame, encode_error, encode_reply, encode_reply_into, encode_request,
+};
 pub use header::{HEADER_BYTES, Header, HeaderError, VERSION};
 pub use kind::{FrameKind, MessageType};
 pub use message::{Body, Request, access, decode, decode_any};

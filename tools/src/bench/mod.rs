@@ -1,9 +1,10 @@
 //! The load loop of `heddle bench search` and of the demo: recall, throughput and latency.
 //!
-//! Closed loop: each connection sends its next query when the last one is answered. Open loop:
+//! Closed loop: each connection sends its next query when one is answered. Open loop:
 //! query `i` is due at `start + i / rate` whether or not earlier ones were answered, and its
 //! latency counts from then; a stall is charged to every query that it delayed.
 
+mod pipeline;
 mod raw;
 mod timer;
 
@@ -18,6 +19,7 @@ use heddle_wire::message::SearchRequest;
 use serde::Serialize;
 
 use crate::failure::{Failure, Kind};
+use pipeline::pipelined_loop;
 use raw::{RawConnection, RawError};
 use timer::PreciseTimer;
 
@@ -67,9 +69,17 @@ pub(crate) struct Load {
     pub(crate) addresses: Vec<String>,
     /// Queries a second; `None` = closed loop.
     pub(crate) rate: Option<f64>,
+    /// Queries on their way on each connection; 1 with a rate.
+    pub(crate) in_flight: usize,
     pub(crate) time: Duration,
     /// Longest wait for one answer, told to the server.
     pub(crate) timeout: Duration,
+}
+
+impl Load {
+    fn deadline_us(&self) -> u32 {
+        u32::try_from(self.timeout.as_micros()).unwrap_or(u32::MAX)
+    }
 }
 
 /// One measurement.
@@ -84,6 +94,7 @@ pub(crate) struct Row {
     pub(crate) p999_us: f64,
     pub(crate) max_us: f64,
     pub(crate) connections: usize,
+    pub(crate) in_flight: usize,
     pub(crate) errors: u64,
 }
 
@@ -148,10 +159,14 @@ pub(crate) async fn measure(load: &Load, queries: &QuerySet, ef: u32) -> Result<
     }
     let timed = run();
     let start = Instant::now();
-    let histograms =
-        join_all(connections.iter_mut().map(|connection| timed_loop(&timed, connection, start)));
+    let loops = connections.iter_mut().map(|connection| async {
+        match load.in_flight {
+            1 => timed_loop(&timed, connection, start).await,
+            _ => pipelined_loop(&timed, connection, start).await,
+        }
+    });
     let mut all = histogram();
-    for histogram in histograms.await {
+    for histogram in join_all(loops).await {
         all.add(histogram?).map_err(|error| Failure::failed(error.to_string()))?;
     }
     let elapsed = start.elapsed().as_secs_f64();
@@ -166,6 +181,7 @@ pub(crate) async fn measure(load: &Load, queries: &QuerySet, ef: u32) -> Result<
         p999_us: us(0.999),
         max_us: rounded(all.max() as f64 / 1e3),
         connections: load.addresses.len(),
+        in_flight: load.in_flight,
         errors: timed.errors.get(),
     })
 }
@@ -180,7 +196,7 @@ fn histogram() -> Histogram<u64> {
 
 /// Every query as a whole frame: encoding is the client's work, not part of a latency.
 fn encode(load: &Load, queries: &QuerySet, ef: u32) -> Result<Vec<Frame>, Failure> {
-    let deadline_us = u32::try_from(load.timeout.as_micros()).unwrap_or(u32::MAX);
+    let deadline_us = load.deadline_us();
     let frame = |row: usize| {
         let request = SearchRequest {
             collection: load.collection.clone(),

@@ -25,6 +25,7 @@ pub(crate) async fn search(arguments: &BenchSearch) -> Result<(), Failure> {
         k: arguments.k,
         addresses: addresses(&client.topology(), arguments.spread, arguments.connections)?,
         rate: arguments.rate,
+        in_flight: arguments.in_flight,
         time: Duration::from_secs_f64(arguments.seconds.clamp(0.01, 86_400.0)),
         timeout: arguments.connection.timeout(),
     };
@@ -69,7 +70,13 @@ fn check(arguments: &BenchSearch) -> Result<(), Failure> {
     if arguments.connections == 0 || arguments.connections > 10_000 {
         return Err(Failure::usage("--connections must be 1 to 10000"));
     }
+    if arguments.in_flight == 0 || arguments.in_flight > 1_000 {
+        return Err(Failure::usage("--in-flight must be 1 to 1000"));
+    }
     match arguments.rate {
+        Some(_) if arguments.in_flight > 1 => {
+            Err(Failure::usage("--in-flight is for measurements without --rate"))
+        }
         Some(rate) if !(rate.is_finite() && rate > 0.0) => {
             Err(Failure::usage("--rate must be above 0"))
         }

@@ -173,6 +173,7 @@ impl Demo {
             k: RECALL_K,
             addresses: addresses(&client.topology(), Spread::Core, CONNECTIONS)?,
             rate: None,
+            in_flight: 1,
             time: MEASURE_TIME,
             timeout: Duration::from_secs(10),
         })

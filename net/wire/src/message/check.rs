@@ -1,5 +1,6 @@
 //! The checks that messages share. None allocates.
 
+use heddle_types::floats;
 use heddle_types::limits::{NAME_LENGTH_BYTES_MAX, OBJECT_BATCH_MAX};
 
 use crate::error::MessageError;
@@ -78,7 +79,7 @@ pub(super) fn positions(field: &'static str, positions: &[u32], count: usize) ->
 }
 
 pub(super) fn finite(field: &'static str, values: &[f32]) -> Checked {
-    match values.iter().position(|value| !value.is_finite()) {
+    match floats::first_not_finite(values) {
         Some(index) => Err(MessageError::NotFinite { field, index }),
         None => Ok(()),
     }
