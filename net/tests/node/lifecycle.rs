@@ -25,7 +25,7 @@ async fn check_filled(docs: &Collection) {
     let ids: Vec<ObjectId> = (0..ROWS).map(ObjectId::from_row).collect();
     let stored = docs.get_batch(&ids, heddle_client::Want::ALL).await.unwrap();
     for (row, stored) in (0..ROWS).zip(stored) {
-        let Some(stored) = stored else {
+        let Some(stored) = stored.unwrap() else {
             assert!(row.is_multiple_of(10), "row {row} is lost");
             continue;
         };
@@ -103,7 +103,7 @@ async fn all_there(docs: &Collection, rows: &[u64]) {
     let ids: Vec<ObjectId> = rows.iter().map(|row| ObjectId::from_row(*row)).collect();
     let stored = docs.get_batch(&ids, heddle_client::Want::ALL).await.unwrap();
     for (row, stored) in rows.iter().zip(stored) {
-        let stored = stored.unwrap_or_else(|| panic!("row {row} is lost"));
+        let stored = stored.unwrap().unwrap_or_else(|| panic!("row {row} is lost"));
         assert_eq!(stored.vectors.get(""), Some(&vector(*row)));
     }
 }

@@ -72,7 +72,7 @@ async fn check(client: &Client, kind: &CollectionConfig) {
     let stored = collection.get_batch(&ids, Want::ALL).await.unwrap();
     let is_exact = what.distance != Distance::Cosine || what.raw == Some(RawVectors::Disk);
     for (row, stored) in (0..ROWS).zip(stored) {
-        let stored = stored.unwrap();
+        let stored = stored.unwrap().unwrap();
         let (found, given) = (stored.vectors.get("").unwrap(), vector(row));
         if is_exact {
             assert_eq!(bits(found), bits(&given), "row {row} of {what:?}");

@@ -161,18 +161,19 @@ impl Collection {
     ///
     /// Errors: those of any call; an object that does not exist is `None`.
     pub async fn get(&self, id: ObjectId) -> Result<Option<StoredObject>, ClientError> {
-        let mut found = self.get_batch(&[id], Want::ALL).await?;
-        Ok(found.pop().flatten())
+        only(self.get_batch(&[id], Want::ALL).await?)
     }
 
-    /// Reads many objects, in the order of the ids.
+    /// Reads many objects; the outcomes come in the order of the ids, `None` for an object that does
+    /// not exist.
     ///
-    /// Errors: those of any call; one failed request fails the batch.
+    /// The batch is cut into requests; an object's error is that of its request. Errors: the
+    /// collection does not exist or no server answered.
     pub async fn get_batch(
         &self,
         ids: &[ObjectId],
         want: Want,
-    ) -> Result<Vec<Option<StoredObject>>, ClientError> {
+    ) -> Result<Vec<Result<Option<StoredObject>, ClientError>>, ClientError> {
         let topology = self.client.topology_with(&self.name).await?;
         let pieces = self.plan_ids(route_of(&topology, &self.name), ids, |ids| GetRequest {
             collection: self.name.clone(),
@@ -190,7 +191,7 @@ impl Collection {
         });
         let mut outcomes = Outcomes::new(ids.len());
         outcomes.fill(answers.await);
-        outcomes.finish().into_iter().collect()
+        Ok(outcomes.finish())
     }
 
     /// Deletes an object; was there one?

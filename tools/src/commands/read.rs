@@ -26,8 +26,8 @@ pub(crate) async fn get(arguments: &cli::Get) -> Result<(), Failure> {
     let id = id_from_text(&arguments.id)?;
     let client = session::connect(&arguments.connection).await?;
     let want = Want { vectors: arguments.vector, ..Want::ALL };
-    let mut found = client.collection(&arguments.name).get_batch(&[id], want).await?;
-    let Some(object) = found.pop().flatten() else {
+    let found = client.collection(&arguments.name).get_batch(&[id], want).await?;
+    let Some(object) = found.into_iter().next().transpose()?.flatten() else {
         return Err(Failure::not_found(format!("{} has no object {id}", arguments.name)));
     };
     if arguments.json {

@@ -283,7 +283,8 @@ impl Test {
             let ids: Vec<ObjectId> =
                 rows.iter().map(|row| ObjectId::from_row(*row as u64)).collect();
             let found = collection.get_batch(&ids, Want::ALL).await?;
-            for (row, object) in rows.iter().zip(&found) {
+            for (row, object) in rows.iter().zip(found) {
+                let object = object?;
                 let mut ledger = self.ledger.borrow_mut();
                 let finding = ledger.check(&self.material, *row, object.as_ref());
                 drop(ledger);

@@ -195,6 +195,7 @@ impl Demo {
         let ids: Vec<ObjectId> =
             (0..count).step_by(SAMPLE_STRIDE as usize).map(ObjectId::from_row).collect();
         let sample = collection.get_batch(&ids, Want::ALL).await?;
+        let sample = sample.into_iter().collect::<Result<_, _>>()?;
         let mut searches = Vec::new();
         for row in SHOWN {
             let search = Search::near(self.query(row)).k(SHOWN_K).ef(EXACTING_EF);

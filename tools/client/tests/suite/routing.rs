@@ -179,6 +179,28 @@ async fn objects_of_one_id_are_sent_in_the_order_of_the_batch() {
 }
 
 #[tokio::test]
+async fn a_failed_request_of_a_get_fails_its_own_objects_only() {
+    let mut server = FakeServer::start(2).await;
+    let docs = server.client().await.collection("Docs");
+    let reader = tokio::spawn(async move { docs.get_batch(&ids(0..10), Want::ALL).await });
+    for request in [server.next().await, server.next().await] {
+        let get: GetRequest = request.read();
+        if request.core == Some(0) {
+            request.error(&ApiError::new(ErrorCode::Corrupt, "a row is damaged", ""));
+        } else {
+            let found = vec![0; get.ids.len() / 16];
+            request.reply(&GetReply { found, objects: ObjectColumns::default() });
+        }
+    }
+    for (row, outcome) in (0..).zip(reader.await.unwrap().unwrap()) {
+        match home_of(&ObjectId::from_row(row), 2) {
+            0 => assert_eq!(outcome.unwrap_err().code(), Some(ErrorCode::Corrupt), "row {row}"),
+            _ => assert_eq!(outcome.unwrap(), None, "row {row}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn gets_and_deletes_are_put_together_from_their_cores() {
     let mut server = FakeServer::start(2).await;
     let client = server.client().await;
@@ -200,6 +222,7 @@ async fn gets_and_deletes_are_put_together_from_their_cores() {
         request.reply(&GetReply { found, objects });
     }
     for (row, object) in reader.await.unwrap().unwrap().into_iter().enumerate() {
+        let object = object.unwrap();
         assert_eq!(object.is_some(), row % 3 == 0, "row {row}");
         if let Some(object) = object {
             assert_eq!(object.id, ObjectId::from_row(row as u64));
