@@ -1,4 +1,4 @@
-//! Collections of every quantization and place: defined, written, found, killed, stopped, restarted.
+//! Collections of every quantization and place: defined, written, found, killed, started again.
 
 use heddle_client::{Client, Object, PutMode, Search, Want};
 use heddle_types::{

@@ -164,8 +164,8 @@ impl Collection {
         only(self.get_batch(&[id], Want::ALL).await?)
     }
 
-    /// Reads many objects; the outcomes come in the order of the ids, `None` for an object that does
-    /// not exist.
+    /// Reads many objects; the outcomes come in the order of the ids, `None` for an object that
+    /// does not exist.
     ///
     /// The batch is cut into requests; an object's error is that of its request. Errors: the
     /// collection does not exist or no server answered.
