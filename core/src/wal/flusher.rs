@@ -129,7 +129,8 @@ impl<D: Device> Inner<D> {
     fn fail(&self, source: DeviceError) {
         let waiters = {
             let mut state = self.state.borrow_mut();
-            state.failure = Some(source);
+            // The first failure is the cause; a flusher given up because of it only follows.
+            state.failure.get_or_insert(source);
             std::mem::take(&mut state.waiters)
         };
         waiters.into_values().for_each(std::task::Waker::wake);

@@ -94,8 +94,15 @@ pub(crate) struct Row {
     pub(crate) p999_us: f64,
     pub(crate) max_us: f64,
     pub(crate) connections: usize,
+    /// Queries on their way on each connection; left out of the report when it is one.
+    #[serde(skip_serializing_if = "is_one")]
     pub(crate) in_flight: usize,
     pub(crate) errors: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the serializer hands out references")]
+fn is_one(count: &usize) -> bool {
+    *count == 1
 }
 
 /// State that the connections of one run share; all of them live on one thread.
