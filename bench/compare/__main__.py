@@ -68,6 +68,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
+    # Some libraries keep the folder of an index inside it.
+    options.cache = options.cache.resolve()
     data = sets.open_set(
         options.set, options.base, options.queries, options.truth, options.metric
     )
