@@ -255,16 +255,24 @@ impl DeviceFile for GlommioDeviceFile {
     }
 
     async fn read_at(&self, offset: u64, length: usize) -> Result<AlignedBuf, DeviceError> {
+        self.read_with(offset, length, AlignedBuf::from_slice).await
+    }
+
+    async fn read_with<R>(
+        &self,
+        offset: u64,
+        length: usize,
+        take: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R, DeviceError> {
         assert_pages(offset, length);
         if length == 0 {
-            return Ok(AlignedBuf::zeroed(0));
+            return Ok(take(&[]));
         }
-        let _permit = self.in_flight.permit().await;
-        let read = self
-            .file
-            .read_at_aligned(offset, length)
-            .await
-            .map_err(|error| from_glommio(&self.path, "read", error))?;
+        let read = {
+            let _permit = self.in_flight.permit().await;
+            let read = self.file.read_at_aligned(offset, length).await;
+            read.map_err(|error| from_glommio(&self.path, "read", error))?
+        };
         if read.len() != length {
             return Err(DeviceError::Short {
                 path: self.path.to_string(),
@@ -273,7 +281,7 @@ impl DeviceFile for GlommioDeviceFile {
                 found: read.len(),
             });
         }
-        Ok(AlignedBuf::from_slice(&read))
+        Ok(take(&read))
     }
 
     async fn write_at(&self, offset: u64, buffer: AlignedBuf) -> Result<AlignedBuf, DeviceError> {

@@ -162,6 +162,13 @@ fn many_writes_at_once_all_arrive() {
             assert_eq!(task.await, Some(()));
         }
         file.sync().await.unwrap();
+        // Looked at where it arrived, it is what a read hands out.
+        let whole = pattern(PAGE, 3);
+        let same = file.read_with(2 * PAGE as u64, PAGE, |bytes| bytes == whole.as_slice()).await;
+        assert_eq!(same, Ok(true));
+        let end = (count * PAGE) as u64;
+        let short = file.read_with(end, PAGE, <[u8]>::len).await.unwrap_err();
+        assert!(matches!(short, DeviceError::Short { found: 0, .. }), "{short}");
         file.read_pieces((count * PAGE) as u64, 8 * PAGE, 8, |offset, piece| {
             for (place, page) in piece.chunks(PAGE).enumerate() {
                 let place = offset as usize / PAGE + place;

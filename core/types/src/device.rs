@@ -124,6 +124,19 @@ pub trait DeviceFile: 'static {
         length: usize,
     ) -> impl Future<Output = Result<AlignedBuf, DeviceError>>;
 
+    /// Reads as [`DeviceFile::read_at`] does and hands the bytes to `take` where they arrived.
+    ///
+    /// For bytes that are only looked at or copied on: a device that reads into memory of its own
+    /// spares the copy out of it.
+    fn read_with<R>(
+        &self,
+        offset: u64,
+        length: usize,
+        take: impl FnOnce(&[u8]) -> R,
+    ) -> impl Future<Output = Result<R, DeviceError>> {
+        async move { Ok(take(&self.read_at(offset, length).await?)) }
+    }
+
     /// Writes the whole padded buffer at `offset`. A short write is an error.
     fn write_at(
         &self,
