@@ -332,32 +332,41 @@ impl Restorer {
     }
 
     fn check_links(&self) -> Result<(), IndexError> {
-        for slot in 0..self.slots {
-            if !self.view.is_linked(slot) {
-                continue;
-            }
+        let words = (self.slots as usize).div_ceil(64);
+        let linked = (0..words).map(|w| self.view.present.long(w) & !self.view.unlinked.long(w));
+        let linked: Vec<u64> = linked.collect();
+        let mut row = Vec::with_capacity(self.view.layout.base_words);
+        for slot in (0..self.slots).filter(|&slot| holds(&linked, slot)) {
             for layer in 0..=self.view.level_of(slot) {
-                self.check_row(slot, layer)?;
+                row.clear();
+                let words = self.view.link_words(slot, layer);
+                row.extend(words.iter().map(|word| word.load(Ordering::Relaxed)));
+                self.check_row(slot, layer, &row, &linked)?;
             }
         }
         Ok(())
     }
 
-    fn check_row(&self, slot: u32, layer: usize) -> Result<(), IndexError> {
+    fn check_row(
+        &self,
+        slot: u32,
+        layer: usize,
+        row: &[u32],
+        linked: &[u64],
+    ) -> Result<(), IndexError> {
         let section = if layer == 0 { "links" } else { "upper" };
         let bad = |problem| {
             let offset = u64::from(slot) * self.view.layout.base_words as u64 * 4;
             Err(IndexError::Image { section, offset, problem })
         };
-        let words = self.view.link_words(slot, layer);
-        let ids: Vec<u32> = words.iter().map(|word| word.load(Ordering::Relaxed)).collect();
-        let degree = ids.iter().position(|&id| id == 0).unwrap_or(ids.len());
-        if ids[degree..].iter().any(|&id| id != 0) {
+        let degree = row.iter().position(|&id| id == 0).unwrap_or(row.len());
+        let (ids, rest) = row.split_at(degree);
+        if rest.iter().any(|&id| id != 0) {
             return bad("a link behind the end of its row");
         }
-        for (index, &id) in ids[..degree].iter().enumerate() {
+        for (index, &id) in ids.iter().enumerate() {
             let other = id - 1;
-            if other >= self.slots || !self.view.is_linked(other) {
+            if other >= self.slots || !holds(linked, other) {
                 return bad("a link to a slot that is not in the graph");
             }
             if other == slot || ids[..index].contains(&id) {
@@ -386,6 +395,11 @@ impl Restorer {
         }
         Ok(Some(Entry { slot, level: level as usize }))
     }
+}
+
+/// Is the bit of a slot set in a copy of a set? The slot lies inside it.
+fn holds(words: &[u64], slot: u32) -> bool {
+    words[slot as usize / 64] >> (slot % 64) & 1 == 1
 }
 
 impl SlotDirectory {
