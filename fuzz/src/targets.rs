@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod filter;
 pub mod header;
 pub mod json;
+pub mod ledger;
 pub mod messages;
 pub mod row;
 pub mod wal;
@@ -41,11 +42,12 @@ const fn target(
 }
 
 /// Every target.
-pub const ALL: [Target; 7] = [
+pub const ALL: [Target; 8] = [
     target("header", header::run, header::seeds, PLAIN),
     target("messages", messages::run, messages::seeds, MAPS),
     target("wal", wal::run, wal::seeds, DISK),
     target("checkpoint", checkpoint::run, checkpoint::seeds, DISK),
+    target("ledger", ledger::run, ledger::seeds, DISK),
     target("row", row::run, row::seeds, MAPS),
     target("filter", filter::run, filter::seeds, MAPS),
     target("json", json::run, json::seeds, MAPS),

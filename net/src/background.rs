@@ -11,7 +11,8 @@ use heddle_runtime::{Queue, sleep, spawn, yield_if_needed, yield_now};
 use heddle_types::{Clock, ShardId};
 
 use crate::core::{Core, HomeEngine};
-use crate::message::{CoreRequest, expect_reply};
+use crate::home::publish_views;
+use crate::message::{CoreRequest, Publication, expect_reply};
 
 /// Vectors searched against one state of the graph, by all data cores together.
 const BATCH_SLOTS_PER_CORE: usize = 32;
@@ -27,7 +28,28 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(5);
 /// Starts the background tasks of a data core.
 pub(crate) fn start(core: &Rc<Core>, engine: &HomeEngine) {
     spawn(Queue::Insert, index(Rc::clone(core), engine.clone()));
+    spawn(Queue::Background, rebuild(Rc::clone(core), engine.clone()));
     spawn(Queue::Background, maintain(Rc::clone(core), engine.clone()));
+}
+
+/// Builds the shards whose image was unusable, one after the other.
+async fn rebuild(core: Rc<Core>, engine: HomeEngine) {
+    while let Some((shard, built)) = engine.rebuild_next().await {
+        match built {
+            Ok(()) => tracing::info!(core = core.index, %shard, "built again from its rows"),
+            Err(error) => {
+                tracing::error!(core = core.index, %shard, %error, "cannot be built again");
+                let publication = Publication::Lost(vec![(shard, error)]);
+                let request = |_| CoreRequest::Publish(publication.clone());
+                if let Err(error) = core.call_all(0..core.data_cores, request).await {
+                    return tracing::debug!(%error, "building ends");
+                }
+            }
+        }
+        if let Err(error) = publish_views(&core).await {
+            return tracing::debug!(%error, "building ends");
+        }
+    }
 }
 
 /// Links vectors into graphs as they come; sweeps dead ones when nothing is to be linked.

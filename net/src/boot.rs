@@ -71,6 +71,8 @@ async fn bring_up(core: &Rc<Core>, meta: &Rc<Meta>, logs: &[u32]) -> Result<(), 
     let moved = rehome(&meta.catalog(), core.data_cores);
     // Held in memory alone at first: the disk keeps the old order.
     meta.hold_moves(moved.clone());
+    // Before the shards are in, so that whoever waits for them sees how far they are.
+    let http_port = open_http(core);
     open_engines(core, &meta.catalog(), logs).await?;
     let foreign_log = logs.iter().any(|log| *log as usize >= core.data_cores);
     if !moved.is_empty() || foreign_log {
@@ -85,7 +87,7 @@ async fn bring_up(core: &Rc<Core>, meta: &Rc<Meta>, logs: &[u32]) -> Result<(), 
         let route = Arc::new(CollectionRoute::of(entry));
         publish(core, Publication::Collection(catalog.epoch(), route)).await?;
     }
-    let report = open_listeners(core).await?;
+    let report = open_listeners(core, http_port).await?;
     announce(core, report);
     Ok(())
 }
@@ -183,6 +185,10 @@ async fn open_engines(core: &Rc<Core>, catalog: &Catalog, logs: &[u32]) -> Resul
                 "the log ended in a torn write, never acknowledged"
             );
         }
+        if !report.shards_lost.is_empty() {
+            let lost = Publication::Lost(report.shards_lost.clone());
+            publish(core, lost).await?;
+        }
         for file in &report.foreign_files {
             tracing::warn!(file, "unknown file in the data directory is ignored");
         }
@@ -200,7 +206,18 @@ fn logs_of(home: CoreIndex, data_cores: usize, logs: &[u32]) -> Vec<u32> {
     std::iter::once(own).chain(others).collect()
 }
 
-async fn open_listeners(core: &Rc<Core>) -> Result<ReadyReport, ApiError> {
+/// Opens the HTTP port: health and metrics. What it is.
+fn open_http(core: &Rc<Core>) -> u16 {
+    let address = (core.node.config.listen, core.node.config.http_port).into();
+    let listener = Listener::bind(address)
+        .unwrap_or_else(|error| fatal(FatalReason::Listen, format_args!("{address}: {error}")));
+    let port = listener.local_address().port();
+    tracing::info!(http_port = port, "health and progress of the start are answered");
+    spawn(Queue::Control, http::accept(Rc::clone(core), listener));
+    port
+}
+
+async fn open_listeners(core: &Rc<Core>, http_port: u16) -> Result<ReadyReport, ApiError> {
     let config = &core.node.config;
     let mut native_port = config.native_port;
     let mut core_ports = Vec::new();
@@ -218,12 +235,7 @@ async fn open_listeners(core: &Rc<Core>) -> Result<ReadyReport, ApiError> {
             other => return Err(unexpected(&other)),
         }
     }
-    let address = (config.listen, config.http_port).into();
-    let listener = Listener::bind(address)
-        .unwrap_or_else(|error| fatal(FatalReason::Listen, format_args!("{address}: {error}")));
-    let http_port = listener.local_address().port();
     spawn(Queue::Control, memory::watch(Rc::clone(core)));
-    spawn(Queue::Control, http::accept(Rc::clone(core), listener));
     Ok(ReadyReport {
         pid: std::process::id(),
         node: core.node.identity.node,

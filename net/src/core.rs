@@ -1,17 +1,18 @@
 //! What the tasks of one core share: its mesh link, its engine, what it knows of the node.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use heddle_core::engine::Engine;
 use heddle_index::{LinkScratch, Reader};
 use heddle_runtime::{CoreContext, CoreLink, GlommioDevice, RealClock};
-use heddle_types::{ApiError, CoreIndex, ErrorCode};
+use heddle_types::{ApiError, CoreIndex, ErrorCode, ShardId};
 
 use crate::dispatch::{ObjectSize, SearchRoom};
 use crate::message::{CoreAnswer, CoreReply, CoreRequest};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, StartReport};
 use crate::registry::Registry;
 use crate::server::Server;
 use crate::shared::{NodeShared, Phase};
@@ -39,6 +40,8 @@ pub(crate) struct Core {
     link_scratches: RefCell<Vec<LinkScratch>>,
     search_rooms: RefCell<Vec<SearchRoom>>,
     engine: RefCell<Option<HomeEngine>>,
+    /// How far the shards of this core have come since the start.
+    pub(crate) starts: RefCell<BTreeMap<ShardId, StartReport>>,
     // Views of this version are known to every data core.
     published_version: Cell<u64>,
 }
@@ -68,6 +71,7 @@ impl Core {
             link_scratches: RefCell::default(),
             search_rooms: RefCell::default(),
             engine: RefCell::default(),
+            starts: RefCell::default(),
             published_version: Cell::new(0),
         })
     }

@@ -13,6 +13,7 @@ use crate::background;
 use crate::core::Core;
 use crate::home::views_of;
 use crate::message::{CoreAnswer, CoreReply, OpenOrder};
+use crate::metrics::StartReport;
 use crate::server::watch_connections;
 
 /// Row bytes that a shard keeps in memory before they go to a segment file (16 MiB).
@@ -44,7 +45,11 @@ pub(crate) async fn open(core: &Rc<Core>, order: OpenOrder) -> CoreAnswer {
         memtable_bytes: MEMTABLE_BYTES,
     };
     let index = core.index;
-    let progress = |step| log_progress(index, step);
+    for spec in &order.shards {
+        let start = StartReport { shard: spec.id.0, phase: "waiting", ..StartReport::default() };
+        core.starts.borrow_mut().insert(spec.id, start);
+    }
+    let progress = |step| note_progress(core, step);
     let quiescence = std::sync::Arc::clone(&node.quiescence);
     let opened = Engine::open(device, core.clock, config, quiescence, order.shards, progress).await;
     let (engine, report) = match opened {
@@ -52,6 +57,7 @@ pub(crate) async fn open(core: &Rc<Core>, order: OpenOrder) -> CoreAnswer {
         Err(error) => fatal(reason_of(&error), format_args!("core {index}: {error}")),
     };
     core.set_engine(engine.clone());
+    core.starts.borrow_mut().values_mut().for_each(|start| start.phase = "ready");
     let views = views_of(&engine);
     let log = engine.clone();
     spawn(Queue::Wal, async move {
@@ -63,8 +69,24 @@ pub(crate) async fn open(core: &Rc<Core>, order: OpenOrder) -> CoreAnswer {
     Ok(CoreReply::Opened(Box::new(report), views))
 }
 
-fn log_progress(core: usize, step: Progress) {
+/// Keeps for status and `/ready` how far the start has come, and logs the larger steps.
+fn note_progress(core: &Core, step: Progress) {
+    let mut starts = core.starts.borrow_mut();
+    let core = core.index;
     match step {
+        Progress::ImageRead { shard, bytes, total } => {
+            let start = starts.entry(shard).or_default();
+            start.phase = "image";
+            (start.image_bytes_read, start.image_bytes) = (bytes, total);
+            if bytes == 0 || bytes == total {
+                tracing::info!(core, %shard, bytes, total, "image being read");
+            }
+        }
+        Progress::ShardReplayed { shard, records } => {
+            let start = starts.entry(shard).or_default();
+            start.phase = "log";
+            start.records_replayed = records;
+        }
         Progress::ShardLoaded { shard, objects } => {
             tracing::info!(core, %shard, objects, "shard loaded");
         }

@@ -128,6 +128,8 @@ pub(crate) enum Publication {
     Version(Epoch),
     /// These shards take no writes until the next start.
     ReadOnly(Vec<ShardId>),
+    /// These shards are damaged; whoever asks for them is told so.
+    Lost(Vec<(ShardId, ApiError)>),
     /// Views of the shards of one home core.
     Views(ViewSet),
 }

@@ -58,6 +58,8 @@ pub(crate) struct Registry {
     views: RefCell<FxHashMap<ShardId, (u64, Arc<ShardView>)>>,
     // Shards that are gone for good: the catalog never gives a number twice.
     dropped: RefCell<FxHashSet<ShardId>>,
+    // Shards that are damaged, and what a request to them is told.
+    lost: RefCell<FxHashMap<ShardId, ApiError>>,
     // Shards that take no writes until the next start.
     read_only: RefCell<FxHashSet<ShardId>>,
 }
@@ -83,11 +85,14 @@ impl Registry {
         self.collections.borrow().values().cloned().collect()
     }
 
-    /// The view of a shard. Errors: `Unavailable` when its home core has not published it.
+    /// The view of a shard. Errors: `Unavailable` when its home core has not published it,
+    /// `Corrupt` when it never will.
     pub(crate) fn view(&self, shard: ShardId) -> Result<Arc<ShardView>, ApiError> {
         let views = self.views.borrow();
         views.get(&shard).map(|(_, view)| Arc::clone(view)).ok_or_else(|| {
-            ApiError::transient(ErrorCode::Unavailable, format!("shard {shard} is not served yet"))
+            let lost = self.lost.borrow().get(&shard).cloned();
+            let waits = format!("shard {shard} is not served yet");
+            lost.unwrap_or_else(|| ApiError::transient(ErrorCode::Unavailable, waits))
         })
     }
 
@@ -116,9 +121,11 @@ impl Registry {
                 let mut views = self.views.borrow_mut();
                 for shard in &shards {
                     views.remove(shard);
+                    self.lost.borrow_mut().remove(shard);
                 }
                 self.dropped.borrow_mut().extend(shards);
             }
+            Publication::Lost(shards) => self.lost.borrow_mut().extend(shards),
             Publication::ReadOnly(shards) => self.read_only.borrow_mut().extend(shards),
             Publication::Version(epoch) => self.epoch.set(self.epoch.get().max(epoch)),
             Publication::Views(set) => self.install_views(set),

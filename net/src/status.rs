@@ -76,6 +76,28 @@ pub(crate) async fn collect(core: &Rc<Core>) -> Result<NodeReport, ApiError> {
     })
 }
 
+/// A line for each shard that is not served: how far its start is, or what is wrong with it.
+pub(crate) fn waiting(report: &NodeReport) -> String {
+    let starts = report.cores.iter().flat_map(|core| &core.starts);
+    let starting = starts.filter(|start| start.phase != "ready").map(|start| {
+        format!(
+            "shard {}: {}, {} of {} image bytes read, {} records replayed\n",
+            start.shard,
+            start.phase,
+            start.image_bytes_read,
+            start.image_bytes,
+            start.records_replayed
+        )
+    });
+    let shards = report.cores.iter().filter_map(|core| core.engine.as_ref());
+    let shards = shards.flat_map(|engine| &engine.shards);
+    let absent = shards.filter_map(|shard| {
+        let problem = shard.problem.as_ref()?;
+        Some(format!("shard {}: {}, {problem}\n", shard.id, shard.state))
+    });
+    starting.chain(absent).collect()
+}
+
 fn disk(core: &Core) -> DiskReport {
     let data_dir = &core.node.config.data_dir;
     let (total_bytes, free_bytes) = match rustix::fs::statvfs(data_dir) {

@@ -65,6 +65,9 @@ pub(crate) struct Shard {
     pub(crate) log_bytes: u64,
     pub(crate) image_age_us: Option<u64>,
     pub(crate) poisoned: bool,
+    /// `serving`, `rebuilding` or `lost`.
+    pub(crate) state: String,
+    pub(crate) problem: Option<String>,
 }
 
 impl NodeStatus {

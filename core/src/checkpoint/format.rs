@@ -18,6 +18,12 @@ pub(super) const META_BYTES_MAX: usize = 16 << 20;
 /// Name of the fault that means "written by another version", not damage.
 pub(super) const FAULT_VERSION: &str = "format version";
 
+/// Most bytes of a ledger (4 GiB).
+pub(super) const LEDGER_BYTES_MAX: u64 = 4 << 30;
+/// Bytes of a ledger's first page that mean something.
+const LEDGER_HEADER_BYTES: usize = 48;
+
+const LEDGER_MAGIC: [u8; 8] = *b"HEDDLLED";
 const SUPERBLOCK_MAGIC: [u8; 8] = *b"HEDDLSUP";
 const IMAGE_MAGIC: [u8; 8] = *b"HEDDLIMG";
 /// Bytes of the image's first page that mean something.
@@ -92,6 +98,64 @@ pub(super) fn check_image_header(bytes: &[u8], key: ImageKey) -> Result<(), Faul
     }
     let found = if found.len() < 16 { 0 } else { u32_at(found, 12) };
     Err(fault("image header", u32_at(&expected, 12), found))
+}
+
+/// First page of a ledger; its body begins on the second.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct LedgerHeader {
+    pub(super) key: ImageKey,
+    pub(super) body_bytes: u64,
+    pub(super) body_crc: u32,
+}
+
+impl LedgerHeader {
+    pub(super) fn of(key: ImageKey, body: &[u8]) -> Self {
+        let body_crc = key.chunk_crc(PAGE_SIZE_BYTES as u64, body);
+        Self { key, body_bytes: body.len() as u64, body_crc }
+    }
+
+    pub(super) fn encode(&self) -> [u8; LEDGER_HEADER_BYTES] {
+        let mut out = [0; LEDGER_HEADER_BYTES];
+        out[0..8].copy_from_slice(&LEDGER_MAGIC);
+        out[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        out[16..24].copy_from_slice(&self.key.shard.0.to_le_bytes());
+        out[24..32].copy_from_slice(&self.key.generation.to_le_bytes());
+        out[32..40].copy_from_slice(&self.body_bytes.to_le_bytes());
+        out[40..44].copy_from_slice(&self.body_crc.to_le_bytes());
+        let crc = Self::crc(&out);
+        out[12..16].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    fn crc(bytes: &[u8]) -> u32 {
+        crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &bytes[16..LEDGER_HEADER_BYTES])
+    }
+
+    /// Decodes the first page of the ledger of this shard and generation.
+    pub(super) fn decode(bytes: &[u8], key: ImageKey) -> Result<Self, Fault> {
+        if bytes.len() < LEDGER_HEADER_BYTES {
+            return Err(fault("ledger length", LEDGER_HEADER_BYTES as u64, bytes.len() as u64));
+        }
+        let magic = u64::from_le_bytes(LEDGER_MAGIC);
+        if u64_at(bytes, 0) != magic {
+            return Err(fault("ledger magic", magic, u64_at(bytes, 0)));
+        }
+        let expected = Self::crc(bytes);
+        if u32_at(bytes, 12) != expected {
+            return Err(fault("ledger header checksum", expected, u32_at(bytes, 12)));
+        }
+        if u32_at(bytes, 8) != FORMAT_VERSION {
+            return Err(fault(FAULT_VERSION, FORMAT_VERSION, u32_at(bytes, 8)));
+        }
+        let found = ImageKey { shard: ShardId(u64_at(bytes, 16)), generation: u64_at(bytes, 24) };
+        if found.shard != key.shard {
+            return Err(fault("shard", key.shard.0, found.shard.0));
+        }
+        if found.generation != key.generation {
+            return Err(fault("generation", key.generation, found.generation));
+        }
+        Ok(Self { key, body_bytes: u64_at(bytes, 32), body_crc: u32_at(bytes, 40) })
+    }
 }
 
 /// Which image is the checkpoint, and where its table stands.
@@ -257,6 +321,21 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(Superblock::decode(&bytes).is_err(), "bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn every_bit_of_a_ledger_header_is_checked() {
+        let key = ImageKey { shard: ShardId(3), generation: 9 };
+        let header = LedgerHeader::of(key, b"body");
+        let mut bytes = header.encode();
+        assert_eq!(LedgerHeader::decode(&bytes, key), Ok(header));
+        let other = ImageKey { shard: ShardId(4), generation: 9 };
+        assert_eq!(LedgerHeader::decode(&bytes, other), Err(fault("shard", 4_u64, 3_u64)));
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(LedgerHeader::decode(&bytes, key).is_err(), "bit {bit}");
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
     }

@@ -7,6 +7,7 @@
 
 mod error;
 mod format;
+mod ledger;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ mod writer;
 use heddle_types::Device;
 
 pub use error::CheckpointError;
+pub use ledger::read_ledger;
 pub use reader::ImageReader;
 pub use writer::{ImageWriter, next_generation, repair_superblocks};
 
@@ -26,7 +28,9 @@ pub struct SectionId(pub u32);
 const SUPERBLOCK_NAMES: [&str; 2] = ["superblock.0", "superblock.1"];
 /// Beginning of an image's name.
 const IMAGE_PREFIX: &str = "image-";
-/// Ending of a name that is not an image yet.
+/// Beginning of a ledger's name.
+const LEDGER_PREFIX: &str = "ledger-";
+/// Ending of a name that is not an image or ledger yet.
 const TEMPORARY_SUFFIX: &str = ".tmp";
 
 fn image_name(generation: u64) -> String {
@@ -39,13 +43,27 @@ fn image_generation(name: &str) -> Option<u64> {
     (image_name(generation) == name).then_some(generation)
 }
 
-fn is_temporary_image(name: &str) -> bool {
-    let generation = name.strip_suffix(TEMPORARY_SUFFIX).and_then(image_generation);
-    generation.is_some()
+fn ledger_name(generation: u64) -> String {
+    format!("{LEDGER_PREFIX}{generation}")
 }
 
-/// Removes images of other generations than `keep`, and images that were never finished; for a
-/// start, after the image in use was opened (0 when there is none). Files of other kinds are left.
+/// The generation of a ledger's name; `None` for any other name.
+fn ledger_generation(name: &str) -> Option<u64> {
+    let generation = name.strip_prefix(LEDGER_PREFIX)?.parse().ok()?;
+    (ledger_name(generation) == name).then_some(generation)
+}
+
+fn generation_of(name: &str) -> Option<u64> {
+    image_generation(name).or_else(|| ledger_generation(name))
+}
+
+fn is_temporary(name: &str) -> bool {
+    name.strip_suffix(TEMPORARY_SUFFIX).and_then(generation_of).is_some()
+}
+
+/// Removes images and ledgers of other generations than `keep`, and those that were never finished;
+/// for a start, after the image in use was opened (0 when there is none). Files of other kinds are
+/// left.
 ///
 /// Errors: the device's; what is left is removed next time.
 pub async fn remove_other_images<D: Device>(
@@ -54,9 +72,8 @@ pub async fn remove_other_images<D: Device>(
     keep: u64,
 ) -> Result<(), CheckpointError> {
     let names = device.list(directory).await?;
-    let is_other = |name: &&String| {
-        is_temporary_image(name) || image_generation(name).is_some_and(|own| own != keep)
-    };
+    let is_other =
+        |name: &&String| is_temporary(name) || generation_of(name).is_some_and(|own| own != keep);
     let others: Vec<&String> = names.iter().filter(is_other).collect();
     for name in &others {
         device.remove(&format!("{directory}/{name}")).await?;

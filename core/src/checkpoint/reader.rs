@@ -1,5 +1,7 @@
 //! Finding the checkpoint of a shard and reading its image.
 
+use std::cell::RefCell;
+
 use futures::StreamExt;
 use heddle_types::limits::{CHECKPOINT_CHUNK_BYTES, PAGE_SIZE_BYTES};
 use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, Lsn, OpenMode, ShardId};
@@ -10,8 +12,8 @@ use super::format::{
 };
 use super::{CheckpointError, SUPERBLOCK_NAMES, SectionId, image_name};
 
-/// Chunks read ahead while one is handed out.
-const CHUNKS_IN_FLIGHT: usize = 8;
+/// Chunks of an image that are read at the same time (4 MiB).
+const CHUNKS_IN_FLIGHT: usize = 16;
 
 /// A committed image, open for reading.
 pub struct ImageReader<D: Device> {
@@ -96,14 +98,8 @@ impl<D: Device> ImageReader<D> {
         id: SectionId,
         mut consume: impl FnMut(u64, &[u8]),
     ) -> Result<(), CheckpointError> {
-        let section = self
-            .section(id)
-            .ok_or_else(|| CheckpointError::NoSection { file: self.path.clone(), section: id.0 })?;
-        let reads = section.chunk_crcs.iter().zip(0_u64..).map(|(crc, index)| {
-            let start = index * CHECKPOINT_CHUNK_BYTES as u64;
-            let length = (section.length - start).min(CHECKPOINT_CHUNK_BYTES as u64);
-            self.read_chunk(section.offset + start, length, *crc)
-        });
+        let section = self.section(id).ok_or_else(|| self.no_section(id))?;
+        let reads = chunks_of(section).map(|chunk| self.with_chunk(chunk, AlignedBuf::from_slice));
         let mut chunks = futures::stream::iter(reads).buffered(CHUNKS_IN_FLIGHT);
         let mut offset = 0;
         while let Some(chunk) = chunks.next().await {
@@ -115,33 +111,109 @@ impl<D: Device> ImageReader<D> {
         Ok(())
     }
 
-    async fn read_chunk(
+    /// Reads several sections with one deep queue: as soon as a chunk arrives, in any order, it is
+    /// verified where the device put it and handed to `consume` with the position of its section in
+    /// `ids` and its offset in the section.
+    ///
+    /// One outcome a section, as of [`ImageReader::read_section`]; damage to one leaves the others
+    /// to be read, and its own other chunks are handed out all the same.
+    pub async fn read_sections(
         &self,
-        offset: u64,
-        length: u64,
-        crc: u32,
-    ) -> Result<AlignedBuf, CheckpointError> {
-        let length = usize::try_from(length).expect("a chunk is 256 KiB at most");
-        let mut chunk = self.file.read_at(offset, length.next_multiple_of(PAGE_SIZE_BYTES)).await?;
-        chunk.truncate(length);
-        let found = self.superblock.key.chunk_crc(offset, &chunk);
-        if found != crc {
-            return Err(corrupt(&self.path, offset, fault("chunk checksum", crc, found)));
+        ids: &[SectionId],
+        consume: impl FnMut(usize, u64, &[u8]),
+    ) -> Vec<Result<(), CheckpointError>> {
+        let consume = RefCell::new(consume);
+        let found: Vec<Result<&Section, CheckpointError>> =
+            ids.iter().map(|id| self.section(*id).ok_or_else(|| self.no_section(*id))).collect();
+        let known = found.iter().enumerate().filter_map(|(at, it)| Some((at, it.as_ref().ok()?)));
+        let reads = known.flat_map(|(position, section)| {
+            let consume = &consume;
+            chunks_of(section).map(move |chunk| async move {
+                let take = |bytes: &[u8]| {
+                    let within = chunk.offset - section.offset;
+                    (consume.borrow_mut())(position, within, bytes);
+                };
+                (position, self.with_chunk(chunk, take).await)
+            })
+        });
+        let mut reads = futures::stream::iter(reads).buffer_unordered(CHUNKS_IN_FLIGHT);
+        let mut failed: Vec<Option<CheckpointError>> = ids.iter().map(|_| None).collect();
+        while let Some((position, read)) = reads.next().await {
+            if let Err(error) = read {
+                failed[position].get_or_insert(error);
+            }
         }
-        Ok(chunk)
+        drop(reads);
+        let outcomes = found.into_iter().zip(failed);
+        outcomes.map(|(found, failed)| found.and(failed.map_or(Ok(()), Err))).collect()
+    }
+
+    fn no_section(&self, id: SectionId) -> CheckpointError {
+        CheckpointError::NoSection { file: self.path.clone(), section: id.0 }
+    }
+
+    /// Reads a chunk and hands it to `take` if it is whole.
+    async fn with_chunk<R>(
+        &self,
+        chunk: Chunk,
+        take: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R, CheckpointError> {
+        let Chunk { offset, length, crc } = chunk;
+        let check = |bytes: &[u8]| {
+            let bytes = &bytes[..length];
+            let found = self.superblock.key.chunk_crc(offset, bytes);
+            if found != crc {
+                return Err(corrupt(&self.path, offset, fault("chunk checksum", crc, found)));
+            }
+            Ok(take(bytes))
+        };
+        self.file.read_with(offset, length.next_multiple_of(PAGE_SIZE_BYTES), check).await?
+    }
+
+    /// Reads whole sections into memory, all of them with one deep queue.
+    ///
+    /// Errors: the first one, as [`ImageReader::read_section`].
+    pub async fn read_all_of(&self, ids: &[SectionId]) -> Result<Vec<Vec<u8>>, CheckpointError> {
+        // The table was checked to lie in the file behind every section.
+        let length = |id: &SectionId| self.section_bytes(*id).unwrap_or_default();
+        let in_memory = |length| usize::try_from(length).expect("a section fits into memory");
+        let mut out: Vec<Vec<u8>> = ids.iter().map(|id| vec![0; in_memory(length(id))]).collect();
+        let outcomes = self.read_sections(ids, |position, offset, bytes| {
+            let start = in_memory(offset);
+            out[position][start..start + bytes.len()].copy_from_slice(bytes);
+        });
+        for outcome in outcomes.await {
+            outcome?;
+        }
+        Ok(out)
     }
 
     /// Reads a whole section into memory.
     ///
     /// Errors: as [`ImageReader::read_section`].
     pub async fn read_all(&self, id: SectionId) -> Result<Vec<u8>, CheckpointError> {
-        let mut out = Vec::new();
-        self.read_section(id, |_, bytes| out.extend_from_slice(bytes)).await?;
-        Ok(out)
+        Ok(self.read_all_of(&[id]).await?.remove(0))
     }
 }
 
-fn corrupt(path: &str, offset: u64, fault: Fault) -> CheckpointError {
+/// Where a chunk stands in the image, and its checksum.
+#[derive(Clone, Copy)]
+struct Chunk {
+    offset: u64,
+    length: usize,
+    crc: u32,
+}
+
+fn chunks_of(section: &Section) -> impl Iterator<Item = Chunk> {
+    section.chunk_crcs.iter().zip(0_u64..).map(|(crc, index)| {
+        let start = index * CHECKPOINT_CHUNK_BYTES as u64;
+        let length = (section.length - start).min(CHECKPOINT_CHUNK_BYTES as u64);
+        let length = usize::try_from(length).expect("a chunk is 256 KiB at most");
+        Chunk { offset: section.offset + start, length, crc: *crc }
+    })
+}
+
+pub(super) fn corrupt(path: &str, offset: u64, fault: Fault) -> CheckpointError {
     let Fault { what, expected, found } = fault;
     let file = path.to_owned();
     match what {
@@ -209,7 +281,7 @@ pub(super) async fn newest_superblock<D: Device>(
         // The second is only written once the first is durable: the very first commit was torn.
         (None, Some(_)) if missing == 1 && !any_image(device, directory, 2).await? => Ok(None),
         (None, Some(damage)) => Err(damage),
-        // The image of a second commit implies that a superblock was durable before it.
+        // Image or ledger of a second commit imply that a superblock was durable before them.
         (None, None) if any_image(device, directory, 2).await? => {
             let path = format!("{directory}/{}", SUPERBLOCK_NAMES[0]);
             Err(corrupt(&path, 0, fault("file length", PAGE_SIZE_BYTES as u64, 0_u64)))
@@ -218,14 +290,14 @@ pub(super) async fn newest_superblock<D: Device>(
     }
 }
 
-/// Is there an image of this generation or a later one?
+/// Is there an image or ledger of this generation or a later one?
 async fn any_image<D: Device>(
     device: &D,
     directory: &str,
     generation: u64,
 ) -> Result<bool, CheckpointError> {
     let names = device.list(directory).await?;
-    Ok(names.iter().filter_map(|name| super::image_generation(name)).any(|own| own >= generation))
+    Ok(names.iter().filter_map(|name| super::generation_of(name)).any(|own| own >= generation))
 }
 
 enum Read {

@@ -33,7 +33,22 @@ async fn write(disk: &SimDisk, generation: u64) -> Result<(), CheckpointError> {
             writer.write(part).await?;
         }
     }
+    writer.ledger(&ledger(generation)).await?;
     writer.commit(Lsn(generation * 100), &generation.to_le_bytes()).await
+}
+
+fn ledger(generation: u64) -> Vec<u8> {
+    Random::new(generation + 500).bytes(5_000 + generation as usize)
+}
+
+/// The generation of the ledger, which is that of the image or of a later try.
+async fn check_ledger(disk: &SimDisk, image: u64) {
+    let (generation, bytes) = match read_ledger(disk, DIRECTORY, SHARD).await {
+        Ok(Some(found)) => found,
+        other => panic!("beside image {image}: {other:?}"),
+    };
+    assert!(generation >= image, "ledger {generation} beside image {image}");
+    assert!(bytes == ledger(generation), "ledger {generation}");
 }
 
 /// The generation found, checked in full; 0 for none.
@@ -61,11 +76,23 @@ fn an_image_comes_back_and_replaces_the_one_before() {
             write(&disk, generation).await.unwrap();
             let crashed = disk.crashed(Crash::LoseUnsynced);
             assert_eq!(read(&crashed).await, Ok(generation));
-            assert_eq!(crashed.files().len(), 3, "{:?}", crashed.files());
+            assert_eq!(crashed.files().len(), 4, "{:?}", crashed.files());
         }
         let reader = ImageReader::open(&disk, DIRECTORY, SHARD).await.unwrap().unwrap();
         let missing = reader.read_all(SectionId(9)).await;
         assert!(matches!(missing, Err(CheckpointError::NoSection { section: 9, .. })));
+        let id = |section: usize| SectionId(section as u32);
+        let ids = [id(3), id(9), id(0), id(2)];
+        let mut parts = ids.map(|_| vec![0; LENGTHS[3]]);
+        let outcomes = reader.read_sections(&ids, |position, offset, bytes| {
+            parts[position][offset as usize..][..bytes.len()].copy_from_slice(bytes);
+        });
+        let outcomes = outcomes.await;
+        assert!(matches!(outcomes[1], Err(CheckpointError::NoSection { section: 9, .. })));
+        for (position, section) in [(0, 3), (2, 0), (3, 2)] {
+            assert_eq!(outcomes[position], Ok(()));
+            assert!(parts[position][..LENGTHS[section]] == content(3, section));
+        }
         let other = ImageReader::open(&disk, DIRECTORY, ShardId(4)).await.err();
         assert!(matches!(other, Some(CheckpointError::Corrupt { what: "shard", .. })));
     });
@@ -93,6 +120,9 @@ fn a_crash_at_any_change_leaves_the_old_image_or_the_new_one() {
                         panic!("change {at}, {crash:?}: {error}");
                     });
                     assert!(found == first || found == first + 1, "change {at}, {crash:?}");
+                    if found > 0 {
+                        check_ledger(&crashed, found).await;
+                    }
                     assert!(found == first + 1 || !finished, "a committed image is lost");
                     // Whatever is left, the next checkpoint works.
                     remove_other_images(&crashed, DIRECTORY, found).await.unwrap();
@@ -105,7 +135,7 @@ fn a_crash_at_any_change_leaves_the_old_image_or_the_new_one() {
                 }
                 at += 1;
             }
-            assert!(at > 12, "a checkpoint has {at} changes only");
+            assert!(at > 18, "a checkpoint has {at} changes only");
         }
     });
 }

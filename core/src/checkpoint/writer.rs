@@ -9,8 +9,8 @@ use super::format::{
 };
 use super::reader::newest_superblock;
 use super::{
-    CheckpointError, SUPERBLOCK_NAMES, SectionId, TEMPORARY_SUFFIX, image_generation, image_name,
-    remove_other_images,
+    CheckpointError, SUPERBLOCK_NAMES, SectionId, TEMPORARY_SUFFIX, generation_of, image_name,
+    ledger, remove_other_images,
 };
 
 /// An image that is being written. Dropping it leaves a temporary file that the next writer or
@@ -123,6 +123,13 @@ impl<D: Device> ImageWriter<D> {
         Ok(())
     }
 
+    /// Writes the ledger of this image, see [`super::read_ledger`]; it is durable when this returns.
+    ///
+    /// Errors: as [`ImageWriter::write`], or [`CheckpointError::TooLarge`].
+    pub async fn ledger(&self, body: &[u8]) -> Result<(), CheckpointError> {
+        ledger::write(&self.device, &self.directory, self.key, body).await
+    }
+
     /// Makes the image durable, then makes it the checkpoint, then removes the older images.
     ///
     /// `covers`: the last record that the image holds, so replay begins after it. `meta`: the
@@ -154,7 +161,12 @@ impl<D: Device> ImageWriter<D> {
         // One after the other: at every moment one of the two is whole and durable. Afterwards
         // both name this image, so that damage to either is survived. The one that names the
         // present checkpoint comes last: a commit before may have stopped between the two.
-        let found = newest_superblock(&self.device, &self.directory, self.key.shard).await?;
+        // When both are damaged there is nothing to keep: the shard was built without them.
+        let found = newest_superblock(&self.device, &self.directory, self.key.shard).await;
+        let found = match found {
+            Err(CheckpointError::Device(error)) => return Err(error.into()),
+            found => found.ok().flatten(),
+        };
         let mut names = SUPERBLOCK_NAMES;
         if found.is_some_and(|found| found.stale.contains(&SUPERBLOCK_NAMES[1])) {
             names.reverse();
@@ -195,7 +207,7 @@ pub async fn next_generation<D: Device>(
         return Ok(1);
     }
     let names = device.list(directory).await?;
-    let there = names.iter().filter_map(|name| image_generation(name));
+    let there = names.iter().filter_map(|name| generation_of(name));
     Ok(there.fold(tried.max(committed), u64::max) + 1)
 }
 

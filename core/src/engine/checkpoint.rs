@@ -1,5 +1,7 @@
 //! Writing images while serving, and giving up the log that they cover.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 
 use heddle_types::limits::CHECKPOINT_CHUNK_BYTES;
@@ -13,6 +15,7 @@ use crate::property::PropertyCursor;
 use crate::shard::image::{
     DIRECTORY, FACTS_BYTES, ImageMeta, ImagePlan, PROPERTIES, SLOTS, TOMBSTONES, vector_section,
 };
+use crate::shard::rebuild::encode_ledger;
 
 /// Smallest property section, bytes.
 const PROPERTY_SECTION_BYTES: usize = 1 << 20;
@@ -20,6 +23,10 @@ const PROPERTY_SECTION_BYTES: usize = 1 << 20;
 const PROPERTY_SECTIONS_AIM: usize = 512;
 /// Bytes of property indexes that are encoded before other tasks may run.
 const PROPERTY_STEP_BYTES: usize = 64 << 10;
+/// Tombstones that are encoded before other tasks may run.
+const TOMBSTONES_PER_STEP: usize = 4_096;
+/// Slots that died during an image and are taken out of the graphs before other tasks may run.
+const KILLS_PER_STEP: usize = 512;
 /// Log files beside the records: the segment in use and the spare one are never given up.
 const LOG_SEGMENTS_MIN: u64 = 4;
 
@@ -71,6 +78,19 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// cover a record that is only in the log. Needs no other task to run. Linking, sweeping and
     /// compaction of the shard pause meanwhile.
     pub async fn checkpoint(&self, shard: ShardId) -> Result<(), EngineError> {
+        let mut work = pin!(self.write_checkpoint(shard));
+        poll_fn(|context| {
+            let begun_ns = self.inner.clock.monotonic_ns();
+            let polled = work.as_mut().poll(context);
+            let took_ns = self.inner.clock.monotonic_ns().saturating_sub(begun_ns);
+            let mut state = self.inner.state.borrow_mut();
+            state.checkpoint_step_ns_max = state.checkpoint_step_ns_max.max(took_ns);
+            polled
+        })
+        .await
+    }
+
+    async fn write_checkpoint(&self, shard: ShardId) -> Result<(), EngineError> {
         let no_shard = || EngineError::NoShard { shard };
         let cell = self.cell(shard).map_err(|_unavailable| no_shard())?;
         let needed = self.inner.state.borrow().applied_lsn;
@@ -94,6 +114,9 @@ impl<D: Device, C: Clock> Engine<D, C> {
         }
         let (plan, covers) = self.plan_image(&cell);
         let written = self.write_image(&cell, plan, covers).await;
+        while cell.shard.borrow_mut().settle_kills(KILLS_PER_STEP) {
+            yield_now().await;
+        }
         drop(imaging);
         cell.book.borrow_mut().image_failed = written.is_err();
         written?;
@@ -168,13 +191,16 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let directory = cell.shard.borrow().spec.directory.clone();
         let device = self.inner.device.clone();
         let mut writer = ImageWriter::begin(device, &directory, cell.id, generation).await?;
-        let written = write_all(cell, plan, &mut writer).await;
-        if let Err(error) = written {
-            // The temporary file is removed by the next image or start if this fails too.
-            let _left_behind = writer.abort().await;
-            return Err(error);
-        }
+        let tombstones = match write_all(cell, plan, &mut writer).await {
+            Ok(tombstones) => tombstones,
+            Err(error) => {
+                // The temporary file is removed by the next image or start if this fails too.
+                let _left_behind = writer.abort().await;
+                return Err(error);
+            }
+        };
         let meta = serde_json::to_vec(&plan.meta).expect("the meta is plain data");
+        writer.ledger(&encode_ledger(&plan.meta, &tombstones)).await?;
         writer.commit(covers, &meta).await
     }
 
@@ -202,7 +228,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
 
     fn may_remove_old_logs(&self) -> bool {
         let needs_old = self.cells().iter().any(|cell| cell.book.borrow().needs_image);
-        !needs_old && !self.inner.state.borrow().old_logs.is_empty()
+        let state = self.inner.state.borrow();
+        !needs_old && state.absent.is_empty() && !state.old_logs.is_empty()
     }
 
     /// A log that lacks some of its segments is damage, so it goes by one rename.
@@ -231,7 +258,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             let book = cell.book.borrow();
             book.first_unimaged
         });
-        let unimaged = unimaged.min();
+        let unimaged = unimaged.chain(self.absent_need_from()).min();
         let state = self.inner.state.borrow();
         let unapplied = state.pending.front().map(|first| first.lsn);
         let all = Lsn(state.applied_lsn.0 + 1);
@@ -239,11 +266,12 @@ impl<D: Device, C: Clock> Engine<D, C> {
     }
 }
 
+/// Writes all sections. Gives back the tombstones, which the ledger repeats.
 async fn write_all<D: Device>(
     cell: &Rc<ShardCell<D>>,
     plan: &mut ImagePlan,
     writer: &mut ImageWriter<D>,
-) -> Result<(), CheckpointError> {
+) -> Result<Vec<u8>, CheckpointError> {
     let slots = plan.meta.slots;
     let directory = &plan.view.directory;
     for (part, section) in (0..).zip(directory.image_plan(slots)) {
@@ -253,7 +281,7 @@ async fn write_all<D: Device>(
         write_stream(writer, DIRECTORY + part, section.bytes, read).await?;
     }
     write_facts(cell, slots, writer).await?;
-    let tombstones = cell.shard.borrow().encode_tombstones(plan.meta.writers.len());
+    let tombstones = encode_tombstones(cell, plan.meta.writers.len()).await;
     writer.section(SectionId(TOMBSTONES), tombstones.len() as u64).await?;
     writer.write(&tombstones).await?;
     for index in plan.meta.vectors.iter().map(|index| usize::from(*index)) {
@@ -263,7 +291,8 @@ async fn write_all<D: Device>(
             write_stream(writer, vector_section(index) + part, section.bytes, read).await?;
         }
     }
-    write_properties(cell, &mut plan.meta, writer).await
+    write_properties(cell, &mut plan.meta, writer).await?;
+    Ok(tombstones)
 }
 
 /// Writes a section that can be read in pieces.
@@ -286,6 +315,21 @@ async fn write_stream<D: Device>(
         yield_now().await;
     }
     Ok(())
+}
+
+/// All tombstones that the image can name.
+async fn encode_tombstones<D: Device>(cell: &Rc<ShardCell<D>>, writers: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut after = None;
+    loop {
+        let last =
+            cell.shard.borrow().encode_tombstones(after, TOMBSTONES_PER_STEP, writers, &mut out);
+        if last.is_none() {
+            return out;
+        }
+        after = last;
+        yield_now().await;
+    }
 }
 
 async fn write_facts<D: Device>(

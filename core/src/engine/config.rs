@@ -1,6 +1,6 @@
 //! What an engine is made for, and what opening it reports.
 
-use heddle_types::{NodeId, ShardId};
+use heddle_types::{ApiError, NodeId, ShardId};
 
 use crate::objects::MEMTABLE_BYTES_DEFAULT;
 use crate::wal::WalConfig;
@@ -55,12 +55,28 @@ pub struct EngineConfig {
 /// How far opening has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Progress {
+    /// Bytes of a shard's image are in memory and verified.
+    ImageRead {
+        /// The shard.
+        shard: ShardId,
+        /// Bytes so far.
+        bytes: u64,
+        /// Bytes of all sections that are read before the log is replayed.
+        total: u64,
+    },
     /// The image of a shard was loaded (or it has none).
     ShardLoaded {
         /// The shard.
         shard: ShardId,
         /// Its objects in the image.
         objects: u64,
+    },
+    /// Log records were applied to a shard.
+    ShardReplayed {
+        /// The shard.
+        shard: ShardId,
+        /// Records so far.
+        records: u64,
     },
     /// Log records were read since the last report.
     LogReplayed {
@@ -88,6 +104,10 @@ pub struct OpenReport {
     pub graphs_to_rebuild: Vec<ShardId>,
     /// Shards whose property indexes were unusable and were built again from the rows.
     pub properties_rebuilt: Vec<ShardId>,
+    /// Shards whose image was unusable: [`super::Engine::rebuild_next`] builds them again.
+    pub shards_to_rebuild: Vec<ShardId>,
+    /// Shards that are damaged beyond that, with the reason: they answer `Corrupt`.
+    pub shards_lost: Vec<(ShardId, ApiError)>,
     /// Files that nobody here wrote; they are left alone.
     pub foreign_files: Vec<String>,
 }

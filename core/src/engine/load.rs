@@ -4,27 +4,25 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures::future::join_all;
-use heddle_index::{DirectoryWriter, IndexError, Quiescence, VectorWriter};
+use heddle_index::{Quiescence, VectorWriter};
 use heddle_types::{Device, DeviceError, RawVectors, ShardId};
 
-use super::config::{EngineConfig, OpenReport};
+use super::arrivals::{Arrivals, VectorArrival};
+use super::config::{EngineConfig, OpenReport, Progress};
 use super::recover::{Covered, Opened, object_config, parent};
 use super::{Book, EngineError, ShardCell};
 use crate::checkpoint::{CheckpointError, ImageReader, SectionId};
 use crate::objects::{ObjectStore, Parts};
 use crate::property::PropertyIndex;
 use crate::shard::image::{
-    DIRECTORY, ImageMeta, PROPERTIES, RestoreError, SLOTS, ShardRestorer, TOMBSTONES, empty_vector,
-    vector_restorer, vector_section,
+    ImageMeta, PROPERTIES, RestoreError, ShardRestorer, empty_vector, vector_section,
 };
+use crate::shard::rebuild::HeldVectors;
 use crate::shard::{Shard, ShardSpec};
 use crate::validate::profile_of;
 
 /// Entries that are read at the same time.
 const READS_IN_FLIGHT: usize = 32;
-/// Parts of the directory and of a vector index, in the order of their sections.
-const DIRECTORY_PARTS: u32 = 3;
-const VECTOR_PARTS: u32 = 11;
 /// The parts from which a graph is built again, by their numbers in the index's image.
 const PART_PRESENT: u32 = 1;
 const PART_NORMS: u32 = 6;
@@ -34,11 +32,12 @@ pub(super) struct Loader<'a, D: Device> {
     pub(super) device: &'a D,
     pub(super) config: &'a EngineConfig,
     pub(super) quiescence: &'a Arc<Quiescence>,
+    pub(super) progress: &'a dyn Fn(Progress),
 }
 
 impl<D: Device> Loader<'_, D> {
     /// Loads a shard's image, or makes an empty shard when it has none.
-    pub(super) async fn load(
+    pub(super) async fn load_image(
         &self,
         spec: ShardSpec,
         report: &mut OpenReport,
@@ -70,7 +69,7 @@ impl<D: Device> Loader<'_, D> {
         self.device.sync_dir(parent(directory)).await
     }
 
-    async fn open_objects(
+    pub(super) async fn open_objects(
         &self,
         spec: &ShardSpec,
         segments: &[u32],
@@ -105,32 +104,25 @@ impl<D: Device> Loader<'_, D> {
         report: &mut OpenReport,
     ) -> Result<(Shard<D>, Vec<String>), EngineError> {
         let id = spec.id;
-        let broken = |source| EngineError::Checkpoint { shard: id, source };
-        let refused = |source| EngineError::Index { shard: id, source };
         let (objects, unreferenced) = self.open_objects(&spec, &meta.segments, report).await?;
-        let quiescence = Arc::clone(self.quiescence);
-        let mut directory = DirectoryWriter::restore(meta.slots, quiescence).map_err(refused)?;
-        for part in 0..DIRECTORY_PARTS {
-            let mut outcome = Ok(());
-            let write = |offset, bytes: &[u8]| {
-                if outcome.is_ok() {
-                    outcome = directory.write(part as usize, offset, bytes);
+        let arrived = Arrivals::read(self, &spec, &meta, reader).await?;
+        let Arrivals { directory, facts, tombstones, vectors: arrived } = arrived;
+        let mut vectors = Vec::with_capacity(arrived.len());
+        let mut lost = Vec::new();
+        for (index, arrival) in arrived.into_iter().enumerate() {
+            let (vector, is_lost) = match arrival {
+                VectorArrival::Empty(empty) => (empty, false),
+                VectorArrival::Whole(vector) => (Some(vector), false),
+                VectorArrival::Lost(problem) => {
+                    tracing::warn!(shard = id.0, index, problem, "graph is built again");
+                    self.replace_vector(&spec, &meta, reader, index, report).await?
                 }
             };
-            reader.read_section(SectionId(DIRECTORY + part), write).await.map_err(broken)?;
-            outcome.map_err(refused)?;
-        }
-        let mut vectors = Vec::with_capacity(spec.config.vectors.len());
-        let mut lost = Vec::new();
-        for index in 0..spec.config.vectors.len() {
-            let (vector, is_lost) = self.load_vector(&spec, &meta, reader, index, report).await?;
             vectors.push(vector);
             lost.extend(is_lost.then_some(index));
         }
         let properties = load_properties(&spec, &meta, reader).await?;
         let is_rebuilt = properties.is_none();
-        let facts = reader.read_all(SectionId(SLOTS)).await.map_err(broken)?;
-        let tombstones = reader.read_all(SectionId(TOMBSTONES)).await.map_err(broken)?;
         let restorer = ShardRestorer::new(spec, meta, objects, directory, vectors, properties)
             .map_err(|error| unfit(id, error))?;
         let mut shard = restorer.finish(&facts, &tombstones).map_err(|error| unfit(id, error))?;
@@ -144,10 +136,10 @@ impl<D: Device> Loader<'_, D> {
         Ok((shard, unreferenced))
     }
 
-    /// Restores one vector index; when it is unusable, its vectors go to the tail and are linked
-    /// again while exact scans serve. Vectors in memory are part of the image; for those on disk
-    /// the index comes back empty and marked: they are to be read from the rows.
-    async fn load_vector(
+    /// An index in place of one that is unusable: its vectors go to the tail and are linked again
+    /// while exact scans serve. Vectors in memory are part of the image; for those on disk the
+    /// index comes back empty and marked: they are to be read from the rows.
+    async fn replace_vector(
         &self,
         spec: &ShardSpec,
         meta: &ImageMeta,
@@ -156,66 +148,16 @@ impl<D: Device> Loader<'_, D> {
         report: &mut OpenReport,
     ) -> Result<(Option<VectorWriter>, bool), EngineError> {
         let id = spec.id;
-        let refused = |source| EngineError::Index { shard: id, source };
-        if !meta.restores_vector(index) {
-            return Ok((empty_vector(spec, index).map_err(refused)?, false));
-        }
-        match read_vector(spec, meta, reader, index).await {
-            Ok(vector) => return Ok((vector, false)),
-            Err(Broken::Graph(problem)) => {
-                tracing::warn!(shard = id.0, index, problem, "graph is built again");
-            }
-            Err(Broken::Index(source)) => return Err(refused(source)),
-            Err(Broken::Device(source)) => return Err(source.into()),
-        }
         if !report.graphs_to_rebuild.contains(&id) {
             report.graphs_to_rebuild.push(id);
         }
-        if profile_of(&spec.config.vectors[index]).1 == RawVectors::Disk {
+        let definition = spec.config.vectors.get(index);
+        if definition.is_some_and(|vector| profile_of(vector).1 == RawVectors::Disk) {
+            let refused = |source| EngineError::Index { shard: id, source };
             return Ok((empty_vector(spec, index).map_err(refused)?, true));
         }
         Ok((rebuild_vector(spec, meta, reader, index).await?, false))
     }
-}
-
-/// Why a vector index was not restored.
-enum Broken {
-    /// Damage, or a part that does not fit: the vectors may still be whole.
-    Graph(String),
-    /// No memory.
-    Index(IndexError),
-    Device(DeviceError),
-}
-
-async fn read_vector<D: Device>(
-    spec: &ShardSpec,
-    meta: &ImageMeta,
-    reader: &ImageReader<D>,
-    index: usize,
-) -> Result<Option<VectorWriter>, Broken> {
-    let judge = |error: IndexError| match error {
-        IndexError::Image { .. } => Broken::Graph(error.to_string()),
-        other => Broken::Index(other),
-    };
-    let Some(mut restorer) = vector_restorer(spec, index, meta.slots).map_err(judge)? else {
-        return Err(Broken::Graph("the definition has no such vector".to_owned()));
-    };
-    for part in 0..VECTOR_PARTS {
-        let mut outcome = Ok(());
-        let write = |offset, bytes: &[u8]| {
-            if outcome.is_ok() {
-                outcome = restorer.write(part as usize, offset, bytes);
-            }
-        };
-        let section = SectionId(vector_section(index) + part);
-        match reader.read_section(section, write).await {
-            Ok(()) => {}
-            Err(CheckpointError::Device(error)) => return Err(Broken::Device(error)),
-            Err(error) => return Err(Broken::Graph(error.to_string())),
-        }
-        outcome.map_err(judge)?;
-    }
-    restorer.finish().map(Some).map_err(judge)
 }
 
 /// Stores the vectors of an image into a fresh index.
@@ -225,65 +167,41 @@ async fn rebuild_vector<D: Device>(
     reader: &ImageReader<D>,
     index: usize,
 ) -> Result<Option<VectorWriter>, EngineError> {
-    let shard = spec.id;
-    let broken = |source| EngineError::Checkpoint { shard, source };
-    let Some(mut vector) =
-        empty_vector(spec, index).map_err(|source| EngineError::Index { shard, source })?
-    else {
-        return Ok(None);
-    };
+    let refused = |source| EngineError::Index { shard: spec.id, source };
+    let Some(mut vector) = empty_vector(spec, index).map_err(refused)? else { return Ok(None) };
     if meta.slots == 0 {
         return Ok(Some(vector));
     }
-    let section = |part| SectionId(vector_section(index) + part);
-    let present = reader.read_all(section(PART_PRESENT)).await.map_err(broken)?;
-    let norms = reader.read_all(section(PART_NORMS)).await.map_err(broken)?;
-    let bytes = reader.section_bytes(section(PART_VECTORS)).unwrap_or_default();
-    let row_bytes = usize::try_from(bytes / u64::from(meta.slots.max(1))).unwrap_or(usize::MAX);
-    let dims = spec.config.vectors[index].dims.unwrap_or_default() as usize;
-    if row_bytes < dims * 4 || bytes != row_bytes as u64 * u64::from(meta.slots) {
-        let problem = format!("has {bytes} bytes of vectors for {} slots", meta.slots);
-        return Err(EngineError::Image { shard, problem });
+    let held = read_held(spec, meta, reader, index).await?;
+    for slot in 0..meta.slots {
+        if let Some(found) = held.vector(slot) {
+            vector.store(slot, &found.values).map_err(refused)?;
+        }
     }
-    let mut rows = RowBuffer { row_bytes, rest: Vec::new(), slot: 0 };
-    let mut outcome = Ok(());
-    let consume = |_, bytes: &[u8]| {
-        rows.each(bytes, |slot, row| {
-            let holds = present.get(slot as usize / 8).is_some_and(|b| b >> (slot % 8) & 1 == 1);
-            if holds && outcome.is_ok() {
-                let norm = norms.get(slot as usize * 4..).and_then(|rest| rest.first_chunk());
-                let norm = norm.map_or(1.0, |norm| f32::from_le_bytes(*norm));
-                outcome = vector.store(slot, &floats(&row[..dims * 4], norm));
-            }
-        });
-    };
-    reader.read_section(section(PART_VECTORS), consume).await.map_err(broken)?;
-    outcome.map_err(|source| EngineError::Index { shard, source })?;
     Ok(Some(vector))
 }
 
-fn floats(bytes: &[u8], norm: f32) -> Vec<f32> {
-    let four = bytes.chunks_exact(4).filter_map(|four| four.first_chunk::<4>());
-    four.map(|four| f32::from_le_bytes(*four) * norm).collect()
-}
-
-/// Cuts a stream into rows.
-struct RowBuffer {
-    row_bytes: usize,
-    rest: Vec<u8>,
-    slot: u32,
-}
-
-impl RowBuffer {
-    fn each(&mut self, bytes: &[u8], mut take: impl FnMut(u32, &[u8])) {
-        self.rest.extend_from_slice(bytes);
-        let whole = self.rest.len() / self.row_bytes * self.row_bytes;
-        for row in self.rest[..whole].chunks_exact(self.row_bytes) {
-            take(self.slot, row);
-            self.slot += 1;
-        }
-        self.rest.drain(..whole);
+/// Reads the vectors that an image holds whole. Memory: all of them.
+pub(super) async fn read_held<D: Device>(
+    spec: &ShardSpec,
+    meta: &ImageMeta,
+    reader: &ImageReader<D>,
+    index: usize,
+) -> Result<HeldVectors, EngineError> {
+    let shard = spec.id;
+    let section = |part| SectionId(vector_section(index) + part);
+    let sections = [section(PART_PRESENT), section(PART_NORMS), section(PART_VECTORS)];
+    let parts = reader.read_all_of(&sections).await;
+    let parts = parts.map_err(|source| EngineError::Checkpoint { shard, source })?;
+    let [present, norms, rows] = <[Vec<u8>; 3]>::try_from(parts).expect("as many as asked for");
+    let row_bytes = rows.len() / meta.slots.max(1) as usize;
+    let dims = spec.config.vectors[index].dims.unwrap_or_default() as usize;
+    if row_bytes < dims * 4 || rows.len() != row_bytes * meta.slots as usize {
+        let problem = format!("has {} bytes of vectors for {} slots", rows.len(), meta.slots);
+        return Err(EngineError::Image { shard, problem });
     }
+    let index = u8::try_from(index).expect("few vectors");
+    Ok(HeldVectors { index, dims, row_bytes, present, norms, rows })
 }
 
 /// The property indexes of an image; `None` when they are damaged or the definition's indexed
@@ -358,7 +276,7 @@ async fn rebuild_properties<D: Device>(shard: &mut Shard<D>) -> Result<(), Engin
     Ok(())
 }
 
-fn unfit(shard: ShardId, error: RestoreError) -> EngineError {
+pub(super) fn unfit(shard: ShardId, error: RestoreError) -> EngineError {
     match error {
         RestoreError::Unfit(problem) => EngineError::Image { shard, problem },
         RestoreError::Index(source) => EngineError::Index { shard, source },

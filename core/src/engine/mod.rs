@@ -13,6 +13,7 @@
 //! - A record is removed from the log only when an image of its shard covers it.
 
 mod apply;
+mod arrivals;
 mod background;
 mod checkpoint;
 mod config;
@@ -20,6 +21,7 @@ mod error;
 mod load;
 mod pending;
 mod read;
+mod rebuild;
 mod recover;
 mod shards;
 mod status;
@@ -36,7 +38,7 @@ pub use config::{
     CHECKPOINT_LOG_BYTES_DEFAULT, EngineConfig, LOG_BYTES_MAX_DEFAULT, OpenReport, Progress,
 };
 pub use error::EngineError;
-pub use status::{EngineStatus, ShardStatus};
+pub use status::{EngineStatus, ShardState, ShardStatus};
 pub use types::{ItemVector, Object, PutItem, PutMode, Want, Written};
 
 use std::cell::{Cell, RefCell};
@@ -51,6 +53,7 @@ use rustc_hash::FxHashMap;
 use crate::shard::{Shard, ShardView};
 use crate::wal::{Signal, Wal};
 use pending::{Busy, Pending};
+use rebuild::Absent;
 
 /// The engine of one home core. Clones share it; it stays on its core.
 pub struct Engine<D: Device, C: Clock> {
@@ -82,6 +85,8 @@ struct Inner<D: Device, C: Clock> {
 
 struct State<D: Device> {
     shards: BTreeMap<ShardId, Rc<ShardCell<D>>>,
+    /// Shards that are not served, because their image was unusable.
+    absent: BTreeMap<ShardId, Absent<D>>,
     stamps: StampSource,
     pending: VecDeque<Pending>,
     busy: FxHashMap<(ShardId, ObjectId), Busy>,
@@ -93,6 +98,8 @@ struct State<D: Device> {
     failed: bool,
     /// The shard that background work looked at last.
     turn: ShardId,
+    /// The longest time that a checkpoint kept the core without letting other tasks run.
+    checkpoint_step_ns_max: u64,
     /// Directories of logs that only shards without a new image still need.
     old_logs: Vec<u32>,
     memory: MemoryGauge,
@@ -124,6 +131,8 @@ struct Book {
     first_since_begin: Option<Lsn>,
     /// Log bytes applied since the last image began.
     log_bytes: u64,
+    /// Log records that the start applied.
+    records_replayed: u64,
     /// Generation of the last image; 0 before the first.
     generation: u64,
     /// Generation of the last image that was begun.
@@ -160,7 +169,10 @@ impl Book {
 impl<D: Device, C: Clock> Engine<D, C> {
     fn cell(&self, shard: ShardId) -> Result<Rc<ShardCell<D>>, ApiError> {
         let state = self.inner.state.borrow();
-        state.shards.get(&shard).cloned().ok_or_else(|| error::no_shard(shard))
+        state.shards.get(&shard).cloned().ok_or_else(|| match state.absent.get(&shard) {
+            Some(absent) => absent.error(shard),
+            None => error::no_shard(shard),
+        })
     }
 
     fn cells(&self) -> Vec<Rc<ShardCell<D>>> {

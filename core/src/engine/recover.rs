@@ -2,15 +2,20 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
+use futures::future::LocalBoxFuture;
 use heddle_index::Quiescence;
 use heddle_types::{Clock, Device, DeviceError, Hlc, Lsn, ShardId, StampSource};
 use rustc_hash::FxHashMap;
 
 use super::config::{EngineConfig, OpenReport, Progress};
 use super::load::Loader;
+use super::rebuild::{Absent, Loaded, Rebuild};
 use super::{Engine, EngineError, Inner, MemoryGauge, ShardCell, State};
 use crate::checkpoint::{remove_other_images, repair_superblocks};
 use crate::objects::{ObjectConfig, ObjectError};
@@ -97,17 +102,15 @@ impl<D: Device, C: Clock> Engine<D, C> {
         progress: impl Fn(Progress),
     ) -> Result<(Self, OpenReport), EngineError> {
         let mut report = OpenReport::default();
-        let mut opened = BTreeMap::new();
-        let mut newest = Hlc::default();
-        for spec in shards {
-            let id = spec.id;
-            let loader = Loader { device: &device, config: &config, quiescence: &quiescence };
-            let shard = loader.load(spec, &mut report).await?;
-            newest = newest.max(shard.cell.shard.borrow().newest_hlc());
-            let objects = shard.cell.shard.borrow().live_count();
-            progress(Progress::ShardLoaded { shard: id, objects });
-            opened.insert(id, shard);
-        }
+        let loader = Loader {
+            device: &device,
+            config: &config,
+            quiescence: &quiescence,
+            progress: &progress,
+        };
+        let Found { opened, rebuilds, lost } = loader.load_all(shards, &mut report).await?;
+        let newest = opened.values().map(|opened| opened.cell.shard.borrow().newest_hlc()).max();
+        let mut newest = newest.unwrap_or_default();
         let replay = Replay { shards: &opened, progress: &progress };
         let (own, old) = config.log_indexes.split_first().unwrap_or((&0, &[]));
         for log_index in old {
@@ -124,13 +127,16 @@ impl<D: Device, C: Clock> Engine<D, C> {
         report.torn_at = found.cut;
         remove_leftover_logs(&device).await;
         // Only now is it known that nothing else is needed.
-        for opened in opened.values() {
-            opened.remove_leftovers(&device).await?;
+        for (shard, opened) in &opened {
+            if !rebuilds.contains_key(shard) {
+                opened.remove_leftovers(&device).await?;
+            }
         }
         let old_logs = old.to_vec();
         let engine = Self::assemble(device, clock, config, quiescence, wal, opened, newest);
         engine.inner.state.borrow_mut().old_logs = old_logs;
         engine.note_old_logs();
+        engine.set_absent(rebuilds, lost);
         report.objects = engine.cells().iter().map(|c| c.shard.borrow().live_count()).sum();
         Ok((engine, report))
     }
@@ -148,6 +154,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let shards = opened.into_iter().map(|(id, opened)| (id, opened.cell)).collect();
         let state = State {
             shards,
+            absent: BTreeMap::new(),
             stamps,
             pending: VecDeque::new(),
             busy: FxHashMap::default(),
@@ -156,6 +163,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             background_events: 0,
             failed: false,
             turn: ShardId(0),
+            checkpoint_step_ns_max: 0,
             old_logs: Vec::new(),
             memory: MemoryGauge::default(),
         };
@@ -174,11 +182,61 @@ impl<D: Device, C: Clock> Engine<D, C> {
         Self { inner: Rc::new(inner) }
     }
 
+    /// Takes shards that cannot be served yet, or at all, out of the way.
+    fn set_absent(&self, rebuilds: BTreeMap<ShardId, Rebuild>, lost: BTreeMap<ShardId, Absent<D>>) {
+        let mut state = self.inner.state.borrow_mut();
+        state.absent = lost;
+        for (shard, rebuild) in rebuilds {
+            let cell = state.shards.remove(&shard).expect("it was opened");
+            let absent = Absent::Rebuilding { cell, rebuild: Some(rebuild), entries: 0 };
+            state.absent.insert(shard, absent);
+        }
+    }
+
     /// Shards of a run with other logs need an image of their own before those logs may go.
     fn note_old_logs(&self) {
         if !self.inner.state.borrow().old_logs.is_empty() {
             self.cells().iter().for_each(|cell| cell.book.borrow_mut().needs_image = true);
         }
+    }
+}
+
+/// The shards of a core as they were found.
+struct Found<D: Device> {
+    opened: BTreeMap<ShardId, Opened<D>>,
+    /// How those of them whose image was unusable are built.
+    rebuilds: BTreeMap<ShardId, Rebuild>,
+    lost: BTreeMap<ShardId, Absent<D>>,
+}
+
+impl<D: Device> Loader<'_, D> {
+    async fn load_all(
+        &self,
+        shards: Vec<ShardSpec>,
+        report: &mut OpenReport,
+    ) -> Result<Found<D>, EngineError> {
+        let (opened, rebuilds, lost) = Default::default();
+        let mut found = Found { opened, rebuilds, lost };
+        for spec in shards {
+            let id = spec.id;
+            let shard = match self.load(spec, report).await? {
+                Loaded::Whole(shard) => shard,
+                Loaded::Damaged(shard, rebuild) => {
+                    found.rebuilds.insert(id, rebuild);
+                    shard
+                }
+                Loaded::Lost { collection, directory, reason } => {
+                    let lost = Absent::Lost { collection, directory, reason };
+                    report.shards_lost.push((id, lost.error(id)));
+                    found.lost.insert(id, lost);
+                    continue;
+                }
+            };
+            let objects = shard.cell.shard.borrow().live_count();
+            (self.progress)(Progress::ShardLoaded { shard: id, objects });
+            found.opened.insert(id, shard);
+        }
+        Ok(found)
     }
 }
 
@@ -236,19 +294,29 @@ impl<D: Device> Replay<'_, D> {
         report: &mut OpenReport,
     ) -> Result<Recovery<D>, EngineError> {
         let mut records = 0;
-        while let Some(batch) = recovery.next_batch().await? {
+        let mut flushes = Flushes::new(self.shards);
+        while let Some(batch) = flushes.beside(recovery.next_batch()).await?? {
             for record in batch.records() {
                 *newest = (*newest).max(record.stamp.hlc);
                 self.apply(&record, log_index, is_own, report)?;
                 records += 1;
                 if records % PROGRESS_EVERY_RECORDS == 0 {
-                    (self.progress)(Progress::LogReplayed { log_index, records });
+                    self.report_progress(log_index, records);
                 }
             }
-            self.flush_full().await?;
+            flushes.flush_full().await?;
+        }
+        flushes.finish().await?;
+        self.report_progress(log_index, records);
+        Ok(recovery)
+    }
+
+    fn report_progress(&self, log_index: u32, records: u64) {
+        for (shard, opened) in self.shards {
+            let records = opened.cell.book.borrow().records_replayed;
+            (self.progress)(Progress::ShardReplayed { shard: *shard, records });
         }
         (self.progress)(Progress::LogReplayed { log_index, records });
-        Ok(recovery)
     }
 
     fn apply(
@@ -290,32 +358,73 @@ impl<D: Device> Replay<'_, D> {
             Applied::Superseded => report.records_superseded += 1,
         }
         let mut book = opened.cell.book.borrow_mut();
+        book.records_replayed += 1;
         match is_own {
             IsOwn::Yes => book.note(record.lsn, record.payload.len() as u64),
             IsOwn::No => book.needs_image = true,
         }
         Ok(())
     }
+}
 
-    async fn flush_full(&self) -> Result<(), EngineError> {
-        for opened in self.shards.values() {
-            let job = {
-                let mut shard = opened.cell.shard.borrow_mut();
-                if !shard.objects.needs_flush() {
-                    continue;
+/// Memtables that are written while the log is read on: one at a time, so that rows in memory stay
+/// within two memtables of each shard.
+struct Flushes<'a, D: Device> {
+    shards: &'a BTreeMap<ShardId, Opened<D>>,
+    running: Option<LocalBoxFuture<'a, Result<(), EngineError>>>,
+}
+
+impl<'a, D: Device> Flushes<'a, D> {
+    fn new(shards: &'a BTreeMap<ShardId, Opened<D>>) -> Self {
+        Self { shards, running: None }
+    }
+
+    /// Does some work while a flush goes on. Errors: the flush's.
+    async fn beside<T>(&mut self, work: impl Future<Output = T>) -> Result<T, EngineError> {
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            if let Some(flush) = &mut self.running
+                && let Poll::Ready(flushed) = flush.as_mut().poll(context)
+            {
+                self.running = None;
+                if let Err(error) = flushed {
+                    return Poll::Ready(Err(error));
                 }
-                shard.objects.begin_flush()
-            };
-            let Some(job) = job else { continue };
-            let flushed = job.run().await;
-            let finished = opened.cell.shard.borrow_mut().objects.finish_flush(flushed);
-            let shard = opened.cell.id;
-            match finished {
-                // A full disk must not keep a node from starting; the rows stay in memory.
-                Ok(()) | Err(ObjectError::Device(DeviceError::NoSpace { .. })) => {}
-                Err(source) => return Err(EngineError::Objects { shard, source }),
             }
+            work.as_mut().poll(context).map(Ok)
+        })
+        .await
+    }
+
+    /// Begins to write memtables that are full, and waits where one is full again before.
+    async fn flush_full(&mut self) -> Result<(), EngineError> {
+        for opened in self.shards.values() {
+            if !opened.cell.shard.borrow().objects.needs_flush() {
+                continue;
+            }
+            self.finish().await?;
+            self.running = Some(Box::pin(flush(opened)));
         }
         Ok(())
+    }
+
+    /// Waits for the flush that is running.
+    async fn finish(&mut self) -> Result<(), EngineError> {
+        match self.running.take() {
+            Some(flush) => flush.await,
+            None => Ok(()),
+        }
+    }
+}
+
+async fn flush<D: Device>(opened: &Opened<D>) -> Result<(), EngineError> {
+    let job = opened.cell.shard.borrow_mut().objects.begin_flush();
+    let Some(job) = job else { return Ok(()) };
+    let flushed = job.run().await;
+    let finished = opened.cell.shard.borrow_mut().objects.finish_flush(flushed);
+    match finished {
+        // A full disk must not keep a node from starting; the rows stay in memory.
+        Ok(()) | Err(ObjectError::Device(DeviceError::NoSpace { .. })) => Ok(()),
+        Err(source) => Err(EngineError::Objects { shard: opened.cell.id, source }),
     }
 }

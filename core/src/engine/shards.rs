@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use heddle_types::{ApiError, Clock, CollectionConfig, Device, ErrorCode, ShardId};
 
+use super::rebuild::Absent;
 use super::recover::{object_config, parent};
 use super::{Book, Engine, EngineError, ShardCell};
 use crate::objects::ObjectStore;
@@ -75,7 +76,15 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// Call it after the catalog forgot the shard. Errors: the shard is gone from memory all the
     /// same; what is left of its files is garbage.
     pub async fn drop_shard(&self, id: ShardId) -> Result<(), ApiError> {
-        let Ok(cell) = self.cell(id) else { return Ok(()) };
+        let absent = self.inner.state.borrow_mut().absent.remove(&id);
+        let cell = match absent {
+            Some(Absent::Lost { directory, .. }) => return self.remove_files(&directory).await,
+            Some(Absent::Rebuilding { cell, .. }) => cell,
+            None => match self.cell(id) {
+                Ok(cell) => cell,
+                Err(_unknown) => return Ok(()),
+            },
+        };
         cell.dropped.set(true);
         self.inner.state.borrow_mut().shards.remove(&id);
         self.inner.settled.notify();
@@ -87,9 +96,13 @@ impl<D: Device, C: Clock> Engine<D, C> {
         };
         self.inner.settled.wait_until(|| !is_busy()).await;
         let directory = cell.shard.borrow().spec.directory.clone();
+        self.remove_files(&directory).await
+    }
+
+    async fn remove_files(&self, directory: &str) -> Result<(), ApiError> {
         let removed = async {
-            self.inner.device.remove_tree(&directory).await?;
-            self.inner.device.sync_dir(parent(&directory)).await
+            self.inner.device.remove_tree(directory).await?;
+            self.inner.device.sync_dir(parent(directory)).await
         };
         removed.await.map_err(EngineError::from)?;
         Ok(self.release_log().await?)

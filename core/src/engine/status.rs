@@ -3,6 +3,7 @@
 use heddle_types::{Clock, Device, ShardId};
 
 use super::Engine;
+use super::rebuild::Absent;
 use crate::objects::ObjectStats;
 use crate::shard::ShardMemory;
 use crate::wal::WalStats;
@@ -18,6 +19,8 @@ pub struct EngineStatus {
     pub applied_lsn: u64,
     /// Writes that wait for the log or for being applied.
     pub writes_in_flight: u64,
+    /// The longest time that a checkpoint kept the core without letting other tasks run, ns.
+    pub checkpoint_step_ns_max: u64,
     /// The log failed; no write is accepted.
     pub failed: bool,
     /// The shards, by id.
@@ -55,19 +58,44 @@ pub struct ShardStatus {
     pub image_age_us: Option<u64>,
     /// A durable write could not be applied; writes are refused until a restart.
     pub poisoned: bool,
+    /// Is it served?
+    pub state: ShardState,
+    /// Log records that the start applied to it.
+    pub records_replayed: u64,
+}
+
+/// Whether a shard is served, and why not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ShardState {
+    /// It is.
+    Serving,
+    /// Its image was unusable; it is built again from its rows, of which so many were read.
+    Rebuilding {
+        /// Rows read so far, dead ones included.
+        entries: u64,
+    },
+    /// It is damaged beyond that.
+    Lost {
+        /// File, place and what was wrong there.
+        reason: String,
+    },
 }
 
 impl<D: Device, C: Clock> Engine<D, C> {
     /// Takes the state.
     #[must_use]
     pub fn status(&self) -> EngineStatus {
-        let shards = self.cells().iter().map(|cell| self.shard_status(cell)).collect();
+        let mut shards: Vec<ShardStatus> =
+            self.cells().iter().map(|cell| self.shard_status(cell)).collect();
         let state = self.inner.state.borrow();
+        shards.extend(state.absent.iter().map(|(id, absent)| absent.status(*id)));
+        shards.sort_unstable_by_key(|shard| shard.id);
         EngineStatus {
             core: self.inner.config.core,
             wal: self.inner.wal.stats(),
             applied_lsn: state.applied_lsn.0,
             writes_in_flight: state.pending.len() as u64,
+            checkpoint_step_ns_max: state.checkpoint_step_ns_max,
             failed: state.failed,
             shards,
         }
@@ -99,6 +127,41 @@ impl<D: Device, C: Clock> Engine<D, C> {
             image_covers: book.covers.0,
             image_age_us: has_image.then(|| now_us.saturating_sub(book.imaged_us)),
             poisoned: book.poisoned,
+            state: ShardState::Serving,
+            records_replayed: book.records_replayed,
+        }
+    }
+}
+
+impl<D: Device> Absent<D> {
+    fn status(&self, id: ShardId) -> ShardStatus {
+        let (collection, state, records_replayed) = match self {
+            Self::Rebuilding { cell, entries, .. } => (
+                cell.shard.borrow().spec.config.name.clone(),
+                ShardState::Rebuilding { entries: *entries },
+                cell.book.borrow().records_replayed,
+            ),
+            Self::Lost { collection, reason, .. } => {
+                (collection.clone(), ShardState::Lost { reason: reason.clone() }, 0)
+            }
+        };
+        ShardStatus {
+            id,
+            collection,
+            objects: 0,
+            tombstones: 0,
+            dead_slots: 0,
+            tail: 0,
+            vectors: 0,
+            index_bytes: 0,
+            memory: ShardMemory::default(),
+            rows: ObjectStats::default(),
+            log_bytes: 0,
+            image_covers: 0,
+            image_age_us: None,
+            poisoned: false,
+            state,
+            records_replayed,
         }
     }
 }

@@ -107,7 +107,7 @@ async fn copy_living<D: Device>(
 }
 
 /// The vectors of an entry; none when it holds none.
-fn vectors_of(
+pub(super) fn vectors_of(
     shard: ShardId,
     location: Location,
     entry: &[u8],
@@ -121,7 +121,7 @@ fn vectors_of(
 }
 
 /// At most `length` bytes of the entries at `offset`, fewer at their end.
-async fn part<'a, D: Device>(
+pub(super) async fn part<'a, D: Device>(
     source: &Segment<D>,
     chunk: &'a mut (u64, Vec<u8>),
     offset: u64,

@@ -16,6 +16,7 @@ mod entry;
 mod error;
 mod jobs;
 mod memtable;
+mod scan;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub use compact::{Compacted, CompactionJob, Move};
 pub use entry::{Location, NewObject, ObjectRow};
 pub use error::ObjectError;
 pub use jobs::{FlushJob, Flushed, RemovalJob, Removed};
+pub(crate) use scan::{Scanned, segments_in};
 pub use vectors::{NewVector, ObjectVectors};
 
 use entry::{DATA_OFFSET, Fault, decode};
@@ -56,7 +58,7 @@ pub const MEMTABLE_BYTES_DEFAULT: u64 = 16 << 20;
 const MEMTABLES_MAX: u64 = 4;
 
 /// Names that belong to other parts of a shard's directory.
-const NEIGHBOURS: [&str; 2] = ["image-", "superblock."];
+const NEIGHBOURS: [&str; 3] = ["image-", "superblock.", "ledger-"];
 
 /// What opening a store found beside the segments that were asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

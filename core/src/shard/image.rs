@@ -15,7 +15,7 @@ use heddle_index::{DirectoryRestorer, DirectoryWriter, IndexError, Restorer, Vec
 use heddle_types::{CollectionId, DataType, Device, Hlc, ObjectId, ShardId, Slot};
 use roaring::RoaringBitmap;
 
-use super::slots::{ShortStamp, SlotFacts, Writer, WriterTable};
+use super::slots::{ShortStamp, SlotFacts, SlotTable, Writer, WriterTable};
 use super::view::{ShardSpec, ShardView, index_params};
 use super::{Shard, Tombstones};
 use crate::objects::{Location, ObjectError, ObjectStore};
@@ -105,12 +105,20 @@ impl<D: Device> Shard<D> {
         ImagePlan { meta, view: Arc::clone(&self.view) }
     }
 
+    /// Takes up to `limit` slots that died meanwhile out of the vector indexes, once their image is
+    /// written. False when none is left.
+    pub(crate) fn settle_kills(&mut self, limit: usize) -> bool {
+        let first = self.kills_deferred.len().saturating_sub(limit);
+        for slot in self.kills_deferred.split_off(first) {
+            self.kill_vectors(slot);
+        }
+        !self.kills_deferred.is_empty()
+    }
+
     /// Slots may be linked, swept and reused again.
     pub(crate) fn end_image(&mut self) {
         self.imaging = None;
-        for slot in std::mem::take(&mut self.kills_deferred) {
-            self.kill_vectors(slot);
-        }
+        self.settle_kills(usize::MAX);
     }
 
     /// Appends the facts of `slots`, [`FACTS_BYTES`] each. Facts of slots that were never used are
@@ -130,10 +138,22 @@ impl<D: Device> Shard<D> {
         }
     }
 
-    /// All tombstones by writers the image knows, [`TOMBSTONE_BYTES`] each.
-    pub(crate) fn encode_tombstones(&self, writers: usize) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.tombstones.len() * TOMBSTONE_BYTES);
-        for (id, stamp) in &self.tombstones {
+    /// Appends up to `limit` tombstones after an id by writers that the image knows,
+    /// [`TOMBSTONE_BYTES`] each. Gives back the last id looked at; `None` when there are no more.
+    ///
+    /// Those that come or go between two calls are in log records that the image does not cover.
+    pub(crate) fn encode_tombstones(
+        &self,
+        after: Option<ObjectId>,
+        limit: usize,
+        writers: usize,
+        out: &mut Vec<u8>,
+    ) -> Option<ObjectId> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let start = after.map_or(Unbounded, Excluded);
+        let mut last = None;
+        for (id, stamp) in self.tombstones.range((start, Unbounded)).take(limit) {
+            last = Some(*id);
             // A newer writer's record is not covered by the image; the replay brings it back.
             if stamp.writer as usize >= writers {
                 continue;
@@ -142,7 +162,7 @@ impl<D: Device> Shard<D> {
             out.extend_from_slice(&stamp.hlc.0.to_le_bytes());
             out.extend_from_slice(&stamp.writer.to_le_bytes());
         }
-        out
+        last
     }
 
     pub(crate) fn properties(&self) -> &PropertyIndex {
@@ -236,22 +256,20 @@ impl<D: Device> ShardRestorer<D> {
         let mut shard = Shard::assemble(spec, objects, directory, vectors, properties);
         shard.writers = WriterTable::from_writers(meta.writers);
         shard.newest = meta.newest;
-        let facts = decode_facts(facts, meta.slots)?;
+        shard.slots = decode_facts(facts, meta.slots)?;
         let view = shard.directory.view();
-        let mut live = RoaringBitmap::new();
+        let mut live = Vec::new();
         let mut ids = Vec::new();
-        for (slot, facts) in (0..meta.slots).zip(facts) {
-            shard.slots.set(slot, facts);
-            if !view.is_live(slot) {
-                continue;
-            }
-            if facts.stamp.writer as usize >= writers {
+        for slot in (0..meta.slots).filter(|&slot| view.is_live(slot)) {
+            let SlotFacts { stamp, location, .. } = *shard.slots.get(slot);
+            if stamp.writer as usize >= writers {
                 return Err(RestoreError::Unfit(format!("slot {slot} has an unknown writer")));
             }
-            shard.objects.adopt(facts.location)?;
-            live.insert(slot);
+            shard.objects.adopt(location)?;
+            live.push(slot);
             ids.push((ObjectId(view.id(slot)), slot));
         }
+        let live = RoaringBitmap::from_sorted_iter(live).expect("slots were counted up");
         ids.sort_unstable();
         if let Some(pair) = ids.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(RestoreError::Unfit(format!("object {} lives in two slots", pair[0].0)));
@@ -299,7 +317,7 @@ impl<D: Device> Shard<D> {
     }
 }
 
-fn decode_facts(bytes: &[u8], slots: u32) -> Result<Vec<SlotFacts>, RestoreError> {
+fn decode_facts(bytes: &[u8], slots: u32) -> Result<SlotTable, RestoreError> {
     if bytes.len() as u64 != u64::from(slots) * FACTS_BYTES as u64 {
         return Err(RestoreError::Unfit(format!("has {} bytes of slot facts", bytes.len())));
     }
@@ -315,10 +333,13 @@ fn decode_facts(bytes: &[u8], slots: u32) -> Result<Vec<SlotFacts>, RestoreError
             location: Location::decode(location),
         })
     };
-    Ok(bytes.chunks_exact(FACTS_BYTES).filter_map(decode).collect())
+    let mut facts = Vec::with_capacity(slots as usize);
+    facts.extend(bytes.chunks_exact(FACTS_BYTES).filter_map(decode));
+    Ok(SlotTable::from_facts(facts))
 }
 
-fn decode_tombstones(bytes: &[u8], writers: usize) -> Result<Tombstones, RestoreError> {
+/// Decodes tombstones of writers below `writers`.
+pub(super) fn decode_tombstones(bytes: &[u8], writers: usize) -> Result<Tombstones, RestoreError> {
     if !bytes.len().is_multiple_of(TOMBSTONE_BYTES) {
         return Err(RestoreError::Unfit(format!("has {} bytes of tombstones", bytes.len())));
     }

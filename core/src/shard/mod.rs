@@ -7,6 +7,7 @@
 //! Absent by intent: the log, stamps being issued, awaits.
 
 pub(crate) mod image;
+pub(crate) mod rebuild;
 pub(crate) mod record;
 pub(crate) mod slots;
 mod sweep;

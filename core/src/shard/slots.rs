@@ -74,6 +74,11 @@ pub(crate) struct SlotTable {
 }
 
 impl SlotTable {
+    /// A table with these facts, from slot zero on.
+    pub(crate) fn from_facts(facts: Vec<SlotFacts>) -> Self {
+        Self { facts }
+    }
+
     /// Sets the facts of a slot; slots come into use in any order, gaps hold stale copies.
     pub(crate) fn set(&mut self, slot: Slot, facts: SlotFacts) {
         let index = slot as usize;

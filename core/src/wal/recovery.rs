@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use futures::future::try_join_all;
 use heddle_types::limits::PAGE_SIZE_BYTES;
 use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, Lsn, ObjectId, OpenMode};
 
@@ -22,8 +23,10 @@ use super::segments::{
 };
 use super::{Allocation, Inner, Record, Seal, Signal, State, Tail, Wal, WalConfig, WalError};
 
-/// Bytes read at once (1 MiB), unless a batch is larger.
-const WINDOW_BYTES: usize = 1 << 20;
+/// Bytes read at once (4 MiB), unless a batch is larger.
+const WINDOW_BYTES: usize = 4 << 20;
+/// Bytes of one read (256 KiB); those of a window are in flight together.
+const READ_BYTES: usize = 256 << 10;
 /// Smallest segment: its header, and a page for one batch.
 const SEGMENT_BYTES_MIN: u64 = 2 * PAGE_SIZE_BYTES as u64;
 
@@ -142,8 +145,17 @@ impl Window {
             return Ok(());
         }
         let ahead = WINDOW_BYTES.min(usize::try_from(end - offset).unwrap_or(WINDOW_BYTES));
-        self.bytes = None;
-        self.bytes = Some(file.read_at(offset, length.max(ahead)).await?);
+        let wanted = length.max(ahead);
+        // Fresh memory of this size costs as much as reading into it.
+        let used = self.bytes.take().filter(|bytes| bytes.len() == wanted);
+        let mut bytes = used.unwrap_or_else(|| AlignedBuf::zeroed(wanted));
+        let reads =
+            bytes.as_mut_slice().chunks_mut(READ_BYTES).zip(0_u64..).map(|(piece, index)| {
+                let (at, length) = (offset + index * READ_BYTES as u64, piece.len());
+                file.read_with(at, length, move |read| piece.copy_from_slice(read))
+            });
+        try_join_all(reads).await?;
+        self.bytes = Some(bytes);
         self.start = offset;
         Ok(())
     }

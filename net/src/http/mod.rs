@@ -135,12 +135,27 @@ async fn answer(core: &Rc<Core>, request: &Request<Incoming>) -> Response<Whole>
             Err(error) => whole(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{error}\n")),
         },
         "/v1/.well-known/live" => whole(StatusCode::OK, TEXT, "live\n".to_owned()),
-        "/v1/.well-known/ready" => match core.phase() {
-            Phase::Serving => whole(StatusCode::OK, TEXT, "ready\n".to_owned()),
-            phase => whole(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{}\n", phase.name())),
-        },
+        "/v1/.well-known/ready" => ready(core).await,
         path => whole(StatusCode::NOT_FOUND, TEXT, format!("no page at {path}\n")),
     }
+}
+
+/// `ready`; while the node starts a line a shard that says how far it is; once it serves a line a
+/// shard that it does not serve, because its image was damaged.
+async fn ready(core: &Rc<Core>) -> Response<Whole> {
+    let phase = core.phase();
+    let mut text = format!("{}\n", if phase == Phase::Serving { "ready" } else { phase.name() });
+    if phase != Phase::Draining {
+        match status::collect(core).await {
+            Ok(report) => text.push_str(&status::waiting(&report)),
+            Err(error) => text.push_str(&format!("{error}\n")),
+        }
+    }
+    let code = match phase {
+        Phase::Serving => StatusCode::OK,
+        Phase::Starting | Phase::Draining => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    whole(code, TEXT, text)
 }
 
 fn whole(status: StatusCode, content_type: HeaderValue, text: String) -> Response<Whole> {

@@ -1,6 +1,6 @@
 //! What a core says when it is asked how it is doing.
 
-use heddle_core::engine::{EngineStatus, ShardStatus};
+use heddle_core::engine::{EngineStatus, ShardState, ShardStatus};
 use heddle_types::ErrorCode;
 use heddle_wire::MessageType;
 use serde::{Serialize, Serializer};
@@ -33,6 +33,8 @@ pub(crate) struct CoreReport {
     pub(crate) slots_indexed: u64,
     pub(crate) checkpoints: u64,
     pub(crate) checkpoint_failures: u64,
+    /// The shards of this core since the start began.
+    pub(crate) starts: Vec<StartReport>,
     pub(crate) engine: Option<EngineReport>,
 }
 
@@ -94,6 +96,8 @@ pub(crate) struct EngineReport {
     pub(crate) failed: bool,
     pub(crate) writes_in_flight: u64,
     pub(crate) applied_lsn: u64,
+    /// The longest time that a checkpoint kept the core without letting other tasks run.
+    pub(crate) checkpoint_step_ns_max: u64,
     pub(crate) wal: WalReport,
     pub(crate) shards: Vec<ShardReport>,
 }
@@ -140,6 +144,23 @@ pub(crate) struct ShardReport {
     pub(crate) image_covers: u64,
     pub(crate) image_age_us: Option<u64>,
     pub(crate) poisoned: bool,
+    /// `serving`, `rebuilding` or `lost`.
+    pub(crate) state: &'static str,
+    /// Why it is lost, or how far it is built.
+    pub(crate) problem: Option<String>,
+    /// Log records that the start applied.
+    pub(crate) records_replayed: u64,
+}
+
+/// How far the start of a shard has come.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct StartReport {
+    pub(crate) shard: u64,
+    /// `image` while it is read, `log` while what came later is applied, then `ready`.
+    pub(crate) phase: &'static str,
+    pub(crate) image_bytes_read: u64,
+    pub(crate) image_bytes: u64,
+    pub(crate) records_replayed: u64,
 }
 
 impl From<EngineStatus> for EngineReport {
@@ -149,6 +170,7 @@ impl From<EngineStatus> for EngineReport {
             failed: status.failed,
             writes_in_flight: status.writes_in_flight,
             applied_lsn: status.applied_lsn,
+            checkpoint_step_ns_max: status.checkpoint_step_ns_max,
             wal: WalReport {
                 syncs: wal.syncs,
                 batches: wal.batches,
@@ -191,6 +213,17 @@ impl From<ShardStatus> for ShardReport {
             image_covers: status.image_covers,
             image_age_us: status.image_age_us,
             poisoned: status.poisoned,
+            state: match &status.state {
+                ShardState::Serving => "serving",
+                ShardState::Rebuilding { .. } => "rebuilding",
+                ShardState::Lost { .. } => "lost",
+            },
+            problem: match status.state {
+                ShardState::Serving => None,
+                ShardState::Rebuilding { entries } => Some(format!("{entries} rows read")),
+                ShardState::Lost { reason } => Some(reason),
+            },
+            records_replayed: status.records_replayed,
         }
     }
 }

@@ -27,16 +27,22 @@ const LOG: [Metric<WalReport>; 9] = [
     ("heddle_wal_durable_lsn", "gauge", "Last durable record.", |wal| wal.durable_lsn as f64),
 ];
 
-const ENGINE: [Metric<EngineReport>; 2] = [
+const ENGINE: [Metric<EngineReport>; 3] = [
     ("heddle_writes_in_flight", "gauge", "Writes that wait for the log.", |engine| {
         engine.writes_in_flight as f64
     }),
     ("heddle_wal_failed", "gauge", "1 once the log has failed.", |engine| {
         f64::from(u8::from(engine.failed))
     }),
+    (
+        "heddle_checkpoint_step_longest_seconds",
+        "gauge",
+        "Longest time a checkpoint kept the core.",
+        |engine| engine.checkpoint_step_ns_max as f64 / 1e9,
+    ),
 ];
 
-const SHARD: [Metric<ShardReport>; 10] = [
+const SHARD: [Metric<ShardReport>; 12] = [
     ("heddle_objects", "gauge", "Live objects.", |shard| shard.objects as f64),
     ("heddle_tombstones", "gauge", "Remembered deletions.", |shard| shard.tombstones as f64),
     ("heddle_dead_slots", "gauge", "Dead slots that are not free.", |shard| {
@@ -62,6 +68,12 @@ const SHARD: [Metric<ShardReport>; 10] = [
     }),
     ("heddle_shard_poisoned", "gauge", "1 when the shard refuses writes.", |shard| {
         f64::from(u8::from(shard.poisoned))
+    }),
+    ("heddle_shard_served", "gauge", "0 while the shard is not served.", |shard| {
+        f64::from(u8::from(shard.state == "serving"))
+    }),
+    ("heddle_start_records_replayed", "gauge", "Log records that the start applied.", |shard| {
+        shard.records_replayed as f64
     }),
 ];
 

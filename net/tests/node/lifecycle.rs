@@ -9,7 +9,7 @@ use crate::objects::{block_on, connect, docs, object, put_all, vector};
 
 const ROWS: u64 = 1_000;
 
-async fn fill(client: &Client, shards: u32) {
+pub(crate) async fn fill(client: &Client, shards: u32) {
     client.create_collection(&docs(shards, None)).await.unwrap();
     let docs = client.collection("Docs");
     put_all(&docs, 0..ROWS).await;
@@ -20,7 +20,7 @@ async fn fill(client: &Client, shards: u32) {
 }
 
 /// Everything that [`fill`] has written is there, found and not more.
-async fn check_filled(docs: &Collection) {
+pub(crate) async fn check_filled(docs: &Collection) {
     assert_eq!(docs.count(None).await.unwrap(), ROWS - ROWS / 10);
     let ids: Vec<ObjectId> = (0..ROWS).map(ObjectId::from_row).collect();
     let stored = docs.get_batch(&ids, heddle_client::Want::ALL).await.unwrap();

@@ -4,7 +4,7 @@ use crate::cli::Status;
 use crate::failure::Failure;
 use crate::output::{Style, Table, bytes, grouped, print_json};
 use crate::session;
-use crate::status::NodeStatus;
+use crate::status::{NodeStatus, Shard};
 
 pub(crate) async fn run(arguments: &Status) -> Result<(), Failure> {
     let client = session::connect(&arguments.connection).await?;
@@ -71,10 +71,18 @@ fn shard_table(status: &NodeStatus) -> Table {
             grouped(shard.tombstones),
             bytes(shard.log_bytes),
             age,
-            if shard.poisoned { "refuses writes" } else { "ok" }.to_owned(),
+            state_of(shard),
         ]);
     }
     table
+}
+
+fn state_of(shard: &Shard) -> String {
+    match (&shard.problem, shard.poisoned) {
+        (Some(problem), _) => format!("{}: {problem}", shard.state),
+        (None, true) => "refuses writes".to_owned(),
+        (None, false) => "ok".to_owned(),
+    }
 }
 
 /// `45 s`, `12 min`, `3 h 20 min`, `5 d 2 h`.
