@@ -455,6 +455,42 @@ Examples:
   heddle bench search Docs --queries query.npy --truth gt.npy --ef 10,20,40,80 --connections 8
   heddle bench search Docs --queries query.npy --truth gt.npy --ef 64 --rate 2000 --json out.json")]
     Search(BenchSearch),
+    /// Updates and deletions of random rows at a steady rate
+    #[command(after_help = "\
+Batches are due at fixed times. The rows are those of the file, under the ids of an import of it.
+
+Example:
+  heddle bench churn Docs --vectors base.npy --rate 2000 --seconds 60 --json -")]
+    Churn(BenchChurn),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchChurn {
+    /// Name of the collection
+    pub(crate) name: String,
+    /// Vectors: .npy, .fvecs or .bvecs
+    #[arg(long, value_name = "FILE")]
+    pub(crate) vectors: PathBuf,
+    /// Operations a second
+    #[arg(long, value_name = "RATE")]
+    pub(crate) rate: f64,
+    /// Share of the operations that delete
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
+    pub(crate) delete_share: f64,
+    /// How long
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
+    pub(crate) seconds: f64,
+    /// Operations of one request
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(crate) batch: usize,
+    /// Decides which rows are written and deleted
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// Write the report as JSON to this file; `-` is standard output
+    #[arg(long, value_name = "OUT")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

@@ -1,6 +1,7 @@
 //! One file a command, or a few that belong together: read arguments, do one thing, report.
 
 pub(crate) mod bench;
+pub(crate) mod churn;
 pub(crate) mod collection;
 pub(crate) mod completions;
 pub(crate) mod doctor;
