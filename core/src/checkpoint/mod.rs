@@ -1,9 +1,11 @@
 //! Checkpoints: one shard's image and the superblocks that say which image counts.
 //!
-//! An image is a file of named sections in chunks of 256 KiB, each with a checksum of its own,
-//! written front to back while the shard serves. It gets its name when it is whole and durable;
-//! then two superblocks are rewritten one after the other to name it; then older images go. A crash
-//! at any point leaves one whole image that a whole superblock names, or none if there was none.
+//! An image consists of named sections in chunks of 256 KiB, each with a checksum of its own. Chunks
+//! that have changed since the image before are written front to back to a new file while the shard
+//! serves; the others stay in the files of images before, which never change. The file gets its
+//! name when it is whole and durable; then two superblocks are rewritten one after the other to name
+//! it; then files go that it does not need. A crash at any point leaves one whole image that a whole
+//! superblock names, or none if there was none.
 
 mod error;
 mod format;
@@ -18,7 +20,7 @@ use heddle_types::Device;
 pub use error::CheckpointError;
 pub use ledger::read_ledger;
 pub use reader::ImageReader;
-pub use writer::{ImageWriter, next_generation, repair_superblocks};
+pub use writer::{ImageWriter, Previous, next_generation, repair_superblocks};
 
 /// Number of a section inside an image; what it means is the caller's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -61,19 +63,31 @@ fn is_temporary(name: &str) -> bool {
     name.strip_suffix(TEMPORARY_SUFFIX).and_then(generation_of).is_some()
 }
 
-/// Removes images and ledgers of other generations than `keep`, and those that were never finished;
-/// for a start, after the image in use was opened (0 when there is none). Files of other kinds are
-/// left.
-///
-/// Errors: the device's; what is left is removed next time.
+/// As [`remove_unused_images`] for an image that is one file; 0 when there is none.
 pub async fn remove_other_images<D: Device>(
     device: &D,
     directory: &str,
     keep: u64,
 ) -> Result<(), CheckpointError> {
+    remove_unused_images(device, directory, &[keep]).await
+}
+
+/// Removes image files of other generations than `keep` ([`ImageReader::files`], ascending), all
+/// ledgers but that of the last of these, and what was never finished; for a start, after the image
+/// in use was opened. Files of other kinds are left.
+///
+/// Errors: the device's; what is left is removed next time.
+pub async fn remove_unused_images<D: Device>(
+    device: &D,
+    directory: &str,
+    keep: &[u64],
+) -> Result<(), CheckpointError> {
     let names = device.list(directory).await?;
-    let is_other =
-        |name: &&String| is_temporary(name) || generation_of(name).is_some_and(|own| own != keep);
+    let is_other = |name: &&String| {
+        is_temporary(name)
+            || image_generation(name).is_some_and(|own| !keep.contains(&own))
+            || ledger_generation(name).is_some_and(|own| keep.last() != Some(&own))
+    };
     let others: Vec<&String> = names.iter().filter(is_other).collect();
     for name in &others {
         device.remove(&format!("{directory}/{name}")).await?;

@@ -1,14 +1,15 @@
 //! Finding the checkpoint of a shard and reading its image.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use futures::StreamExt;
 use heddle_types::limits::{CHECKPOINT_CHUNK_BYTES, PAGE_SIZE_BYTES};
 use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, Lsn, OpenMode, ShardId};
 
 use super::format::{
-    FAULT_VERSION, FIRST_SECTION_OFFSET, Fault, META_BYTES_MAX, SECTIONS_MAX, Section, Superblock,
-    Table, check_image_header, fault,
+    Chunk, FAULT_VERSION, FIRST_SECTION_OFFSET, Fault, ImageKey, Section, Superblock, Table,
+    check_image_header, fault,
 };
 use super::{CheckpointError, SUPERBLOCK_NAMES, SectionId, image_name};
 
@@ -17,10 +18,18 @@ const CHUNKS_IN_FLIGHT: usize = 16;
 
 /// A committed image, open for reading.
 pub struct ImageReader<D: Device> {
-    file: D::File,
+    /// By generation; the newest one holds the table.
+    files: BTreeMap<u64, OpenFile<D>>,
     path: String,
     superblock: Superblock,
     table: Table,
+}
+
+/// One of the files of an image.
+struct OpenFile<D: Device> {
+    file: D::File,
+    path: String,
+    length: u64,
 }
 
 impl<D: Device> ImageReader<D> {
@@ -38,21 +47,29 @@ impl<D: Device> ImageReader<D> {
             return Ok(None);
         };
         let superblock = superblock.newest;
-        let path = format!("{directory}/{}", image_name(superblock.key.generation));
-        let file = match device.open(&path, OpenMode::Read).await {
-            Ok(file) => file,
-            Err(DeviceError::NotFound { .. }) => {
-                return Err(corrupt(&path, 0, fault("file length", superblock.image_bytes, 0_u64)));
+        let own = superblock.key.generation;
+        let file = OpenFile::open(device, directory, own, superblock.image_bytes).await?;
+        let table = read_table(&file.file, &file.path, &superblock).await?;
+        let path = file.path.clone();
+        let mut files = BTreeMap::from([(own, file)]);
+        for (generation, end) in ends_of(&table) {
+            if generation != own {
+                let file = OpenFile::open(device, directory, generation, end).await?;
+                let first = file.file.read_at(0, PAGE_SIZE_BYTES).await?;
+                let key = ImageKey { shard, generation };
+                check_image_header(&first, key, superblock.version)
+                    .map_err(|fault| corrupt(&file.path, 0, fault))?;
+                files.insert(generation, file);
             }
-            Err(error) => return Err(error.into()),
-        };
-        let length = file.length().await?;
-        if length < superblock.image_bytes {
-            let short = fault("file length", superblock.image_bytes, length);
-            return Err(corrupt(&path, length, short));
         }
-        let table = read_table(&file, &path, &superblock).await?;
-        Ok(Some(Self { file, path, superblock, table }))
+        Ok(Some(Self { files, path, superblock, table }))
+    }
+
+    /// Generations of the files that the image consists of: none of them may be removed, and a copy
+    /// of the image is a copy of all of them. The image's own is always among them.
+    #[must_use]
+    pub fn files(&self) -> Vec<u64> {
+        self.files.keys().copied().collect()
     }
 
     /// The image's generation; the next one gets one more.
@@ -99,7 +116,7 @@ impl<D: Device> ImageReader<D> {
         mut consume: impl FnMut(u64, &[u8]),
     ) -> Result<(), CheckpointError> {
         let section = self.section(id).ok_or_else(|| self.no_section(id))?;
-        let reads = chunks_of(section).map(|chunk| self.with_chunk(chunk, AlignedBuf::from_slice));
+        let reads = chunks_of(section).map(|part| self.with_chunk(part, AlignedBuf::from_slice));
         let mut chunks = futures::stream::iter(reads).buffered(CHUNKS_IN_FLIGHT);
         let mut offset = 0;
         while let Some(chunk) = chunks.next().await {
@@ -128,12 +145,9 @@ impl<D: Device> ImageReader<D> {
         let known = found.iter().enumerate().filter_map(|(at, it)| Some((at, it.as_ref().ok()?)));
         let reads = known.flat_map(|(position, section)| {
             let consume = &consume;
-            chunks_of(section).map(move |chunk| async move {
-                let take = |bytes: &[u8]| {
-                    let within = chunk.offset - section.offset;
-                    (consume.borrow_mut())(position, within, bytes);
-                };
-                (position, self.with_chunk(chunk, take).await)
+            chunks_of(section).map(move |part| async move {
+                let take = |bytes: &[u8]| (consume.borrow_mut())(position, part.within, bytes);
+                (position, self.with_chunk(part, take).await)
             })
         });
         let mut reads = futures::stream::iter(reads).buffer_unordered(CHUNKS_IN_FLIGHT);
@@ -155,19 +169,27 @@ impl<D: Device> ImageReader<D> {
     /// Reads a chunk and hands it to `take` if it is whole.
     async fn with_chunk<R>(
         &self,
-        chunk: Chunk,
+        part: Part,
         take: impl FnOnce(&[u8]) -> R,
     ) -> Result<R, CheckpointError> {
-        let Chunk { offset, length, crc } = chunk;
+        let Chunk { file, offset, crc, .. } = part.chunk;
+        let key = ImageKey { generation: file, ..self.superblock.key };
+        let OpenFile { file, path, length } = &self.files[&file];
         let check = |bytes: &[u8]| {
-            let bytes = &bytes[..length];
-            let found = self.superblock.key.chunk_crc(offset, bytes);
+            let bytes = &bytes[..part.bytes];
+            let found = key.chunk_crc(offset, bytes);
             if found != crc {
-                return Err(corrupt(&self.path, offset, fault("chunk checksum", crc, found)));
+                return Err(corrupt(path, offset, fault("chunk checksum", crc, found)));
             }
             Ok(take(bytes))
         };
-        self.file.read_with(offset, length.next_multiple_of(PAGE_SIZE_BYTES), check).await?
+        let pages = part.bytes.next_multiple_of(PAGE_SIZE_BYTES);
+        // A file may end with what its chunks need and not with a page.
+        let end = offset + pages as u64;
+        if end > *length {
+            return Err(corrupt(path, offset, fault("file length", end, *length)));
+        }
+        file.read_with(offset, pages, check).await?
     }
 
     /// Reads whole sections into memory, all of them with one deep queue.
@@ -196,20 +218,57 @@ impl<D: Device> ImageReader<D> {
     }
 }
 
-/// Where a chunk stands in the image, and its checksum.
-#[derive(Clone, Copy)]
-struct Chunk {
-    offset: u64,
-    length: usize,
-    crc: u32,
+impl<D: Device> OpenFile<D> {
+    /// Errors: [`CheckpointError::Corrupt`] when the file is missing or shorter than `needed`.
+    async fn open(
+        device: &D,
+        directory: &str,
+        generation: u64,
+        needed: u64,
+    ) -> Result<Self, CheckpointError> {
+        let path = format!("{directory}/{}", image_name(generation));
+        let file = match device.open(&path, OpenMode::Read).await {
+            Ok(file) => file,
+            Err(DeviceError::NotFound { .. }) => {
+                return Err(corrupt(&path, 0, fault("file length", needed, 0_u64)));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let length = file.length().await?;
+        if length < needed {
+            return Err(corrupt(&path, length, fault("file length", needed, length)));
+        }
+        Ok(Self { file, path, length })
+    }
 }
 
-fn chunks_of(section: &Section) -> impl Iterator<Item = Chunk> {
-    section.chunk_crcs.iter().zip(0_u64..).map(|(crc, index)| {
-        let start = index * CHECKPOINT_CHUNK_BYTES as u64;
-        let length = (section.length - start).min(CHECKPOINT_CHUNK_BYTES as u64);
-        let length = usize::try_from(length).expect("a chunk is 256 KiB at most");
-        Chunk { offset: section.offset + start, length, crc: *crc }
+/// Where the last chunk of each file ends.
+fn ends_of(table: &Table) -> BTreeMap<u64, u64> {
+    let mut ends = BTreeMap::new();
+    for section in &table.sections {
+        for (position, chunk) in section.chunks.iter().enumerate() {
+            // Its end was checked when the table was decoded.
+            let end = chunk.offset + section.chunk_bytes(position) as u64;
+            let known = ends.entry(chunk.file).or_insert(end);
+            *known = end.max(*known);
+        }
+    }
+    ends
+}
+
+/// A chunk with its place in the section.
+#[derive(Clone, Copy)]
+struct Part {
+    chunk: Chunk,
+    within: u64,
+    bytes: usize,
+}
+
+fn chunks_of(section: &Section) -> impl Iterator<Item = Part> {
+    section.chunks.iter().enumerate().map(|(position, chunk)| Part {
+        chunk: *chunk,
+        within: position as u64 * CHECKPOINT_CHUNK_BYTES as u64,
+        bytes: section.chunk_bytes(position),
     })
 }
 
@@ -325,16 +384,17 @@ async fn read_table<F: DeviceFile>(
     path: &str,
     superblock: &Superblock,
 ) -> Result<Table, CheckpointError> {
-    let Superblock { key, table_offset, table_bytes, table_crc, .. } = *superblock;
-    let most = META_BYTES_MAX as u64 + SECTIONS_MAX as u64 * 32 + superblock.image_bytes / 1_024;
+    let Superblock { version, key, image_bytes, table_offset, table_bytes, table_crc, .. } =
+        *superblock;
+    // The file was seen to be as long as the superblock says.
     let end = table_offset.checked_add(table_bytes);
-    let inside = end.is_some_and(|end| end <= superblock.image_bytes);
+    let inside = end.is_some_and(|end| end <= image_bytes);
     let aligned = table_offset.is_multiple_of(PAGE_SIZE_BYTES as u64);
-    if !inside || !aligned || table_offset < FIRST_SECTION_OFFSET || table_bytes > most {
-        return Err(corrupt(path, table_offset, fault("table length", most, table_bytes)));
+    if !inside || !aligned || table_offset < FIRST_SECTION_OFFSET {
+        return Err(corrupt(path, table_offset, fault("table length", image_bytes, table_bytes)));
     }
     let first = file.read_at(0, PAGE_SIZE_BYTES).await?;
-    check_image_header(&first, key).map_err(|fault| corrupt(path, 0, fault))?;
+    check_image_header(&first, key, version).map_err(|fault| corrupt(path, 0, fault))?;
     let length = usize::try_from(table_bytes).expect("a table fits into memory");
     let mut bytes = file.read_at(table_offset, length.next_multiple_of(PAGE_SIZE_BYTES)).await?;
     bytes.truncate(length);
@@ -343,5 +403,5 @@ async fn read_table<F: DeviceFile>(
         let wrong = fault("table checksum", table_crc, found);
         return Err(corrupt(path, table_offset, wrong));
     }
-    Table::decode(&bytes, table_offset).map_err(|fault| corrupt(path, table_offset, fault))
+    Table::decode(&bytes, superblock).map_err(|fault| corrupt(path, table_offset, fault))
 }

@@ -2,8 +2,10 @@
 
 use futures::executor::block_on;
 use heddle_sim::{Crash, Fault, Random, SimDisk};
-use heddle_types::{Device, Lsn, ShardId};
+use heddle_types::limits::{CHECKPOINT_CHUNK_BYTES, PAGE_SIZE_BYTES};
+use heddle_types::{AlignedBuf, Device, DeviceFile, Lsn, OpenMode, ShardId};
 
+use super::format::{ImageKey, Superblock, encode_image_header};
 use super::*;
 
 const DIRECTORY: &str = "shards/0000000003";
@@ -275,5 +277,223 @@ fn missing_superblocks_beside_a_later_image_are_damage() {
                 _ => assert!(matches!(read(&disk).await, Err(CheckpointError::Corrupt { .. }))),
             }
         }
+    });
+}
+
+/// What a section of a generation holds when each image changes one section: the one whose turn it
+/// is. The first image has all of them.
+fn mixed(generation: u64, section: usize) -> Vec<u8> {
+    let sections = LENGTHS.len() as u64;
+    let changed = (1..=generation).rev().find(|turn| turn % sections == section as u64);
+    content(changed.unwrap_or(100), section)
+}
+
+async fn write_after(
+    disk: &SimDisk,
+    generation: u64,
+    previous: Previous,
+) -> Result<Previous, CheckpointError> {
+    let begun = ImageWriter::begin(disk.clone(), DIRECTORY, SHARD, generation).await?;
+    let mut writer = begun.with_previous(previous);
+    for section in 0..LENGTHS.len() {
+        let bytes = mixed(generation, section);
+        writer.section(SectionId(section as u32), bytes.len() as u64).await?;
+        writer.write(&bytes).await?;
+    }
+    writer.ledger(&ledger(generation)).await?;
+    writer.commit_and_keep(Lsn(generation * 100), &generation.to_le_bytes()).await
+}
+
+/// The generation found, checked in full; 0 for none.
+async fn read_mixed(disk: &SimDisk) -> Result<u64, CheckpointError> {
+    let Some(reader) = ImageReader::open(disk, DIRECTORY, SHARD).await? else { return Ok(0) };
+    let generation = reader.generation();
+    assert_eq!(reader.covers(), Lsn(generation * 100));
+    for section in 0..LENGTHS.len() {
+        let bytes = reader.read_all(SectionId(section as u32)).await?;
+        assert!(bytes == mixed(generation, section), "section {section}");
+    }
+    Ok(generation)
+}
+
+fn image_files(disk: &SimDisk) -> Vec<u64> {
+    let prefix = format!("{DIRECTORY}/");
+    let names = disk.files();
+    let own = names.iter().filter_map(|name| image_generation(name.strip_prefix(&prefix)?));
+    let mut files: Vec<u64> = own.collect();
+    files.sort_unstable();
+    files
+}
+
+#[test]
+fn only_chunks_that_changed_are_written() {
+    block_on(async {
+        let disk = new_disk().await;
+        let mut previous = write_after(&disk, 1, Previous::default()).await.unwrap();
+        let whole: usize = LENGTHS.iter().sum();
+        for generation in 2..40 {
+            let before = disk.bytes_written();
+            previous = write_after(&disk, generation, previous).await.unwrap();
+            let written = disk.bytes_written() - before;
+            let changed = LENGTHS[(generation % 4) as usize] as u64;
+            // Header, table, ledger, superblocks; and what is left in files that are given up.
+            let kept = written <= changed + 60_000;
+            let moved = written <= whole as u64 + 60_000;
+            assert!(kept || moved, "image {generation}: {written} bytes for {changed}");
+            assert!(kept || generation > 2, "the second image is written whole");
+            let crashed = disk.crashed(Crash::LoseUnsynced);
+            assert_eq!(read_mixed(&crashed).await, Ok(generation));
+            let reader = ImageReader::open(&crashed, DIRECTORY, SHARD).await.unwrap().unwrap();
+            assert_eq!(reader.files(), image_files(&crashed), "no other file is left");
+            let images = image_files(&crashed).into_iter().map(|file| {
+                let path = format!("{DIRECTORY}/{}", image_name(file));
+                crashed.file_bytes(&path).unwrap().len()
+            });
+            let total: usize = images.sum();
+            assert!(total <= 3 * whole + 100_000, "image {generation}: {total} bytes of files");
+        }
+    });
+}
+
+#[test]
+fn an_image_that_did_not_change_is_a_table() {
+    block_on(async {
+        let disk = new_disk().await;
+        let previous = write_after(&disk, 4, Previous::default()).await.unwrap();
+        let before = disk.bytes_written();
+        // Section 1 is empty but for 100 bytes; its turn changes nothing else.
+        write_after(&disk, 5, previous).await.unwrap();
+        let written = disk.bytes_written() - before;
+        assert!(written < 40_000, "{written} bytes");
+        assert_eq!(read_mixed(&disk).await, Ok(5));
+        assert_eq!(image_files(&disk), [4, 5]);
+    });
+}
+
+#[test]
+fn a_crash_at_any_change_of_an_image_in_several_files_leaves_the_old_one_or_the_new_one() {
+    block_on(async {
+        for first in [2, 3, 5, 6] {
+            let mut at = 1;
+            loop {
+                let disk = new_disk().await;
+                let mut previous = Previous::default();
+                for generation in 1..=first {
+                    previous = write_after(&disk, generation, previous).await.unwrap();
+                }
+                disk.fail_change(disk.changes() + at, Fault::PowerCut);
+                let finished = write_after(&disk, first + 1, previous).await.is_ok();
+                let mut crashes =
+                    vec![Crash::LoseUnsynced, Crash::KeepAll, Crash::KeepNames, Crash::KeepData];
+                crashes.extend((0..4).map(|salt| Crash::Random(at * 10 + salt)));
+                for crash in crashes {
+                    let crashed = disk.crashed(crash);
+                    let found = read_mixed(&crashed).await.unwrap_or_else(|error| {
+                        panic!("after {first}, change {at}, {crash:?}: {error}");
+                    });
+                    assert!(found == first || found == first + 1, "change {at}, {crash:?}");
+                    assert!(found == first + 1 || !finished, "a committed image is lost");
+                    check_ledger(&crashed, found).await;
+                    // As a start does, then an image that is written whole.
+                    let reader = ImageReader::open(&crashed, DIRECTORY, SHARD).await.unwrap();
+                    let files = reader.unwrap().files();
+                    repair_superblocks(&crashed, DIRECTORY, SHARD).await.unwrap();
+                    remove_unused_images(&crashed, DIRECTORY, &files).await.unwrap();
+                    let again = crashed.crashed(Crash::LoseUnsynced);
+                    assert_eq!(read_mixed(&again).await, Ok(found));
+                    write_after(&again, found + 1, Previous::default()).await.unwrap();
+                    assert_eq!(read_mixed(&again).await, Ok(found + 1));
+                    assert_eq!(image_files(&again), [found + 1]);
+                }
+                if finished {
+                    break;
+                }
+                at += 1;
+            }
+            assert!(at > 12, "a checkpoint has {at} changes only");
+        }
+    });
+}
+
+#[test]
+fn damage_to_an_older_file_is_named() {
+    block_on(async {
+        let disk = new_disk().await;
+        let previous = write_after(&disk, 1, Previous::default()).await.unwrap();
+        write_after(&disk, 2, previous).await.unwrap();
+        let path = format!("{DIRECTORY}/image-1");
+        let bytes = disk.file_bytes(&path).unwrap();
+        let mut damaged = bytes.clone();
+        damaged[PAGE_SIZE_BYTES + 5] ^= 1;
+        disk.plant_file(&path, damaged);
+        match read_mixed(&disk).await {
+            Err(CheckpointError::Corrupt {
+                file, offset: 4_096, what: "chunk checksum", ..
+            }) => {
+                assert_eq!(file, path);
+            }
+            other => panic!("{other:?}"),
+        }
+        disk.plant_file(&path, bytes[..300_000 / 4_096 * 4_096].to_vec());
+        let short = read_mixed(&disk).await;
+        assert!(matches!(short, Err(CheckpointError::Corrupt { what: "file length", .. })));
+        disk.remove(&path).await.unwrap();
+        let gone = read_mixed(&disk).await;
+        assert!(matches!(gone, Err(CheckpointError::Corrupt { what: "file length", .. })));
+    });
+}
+
+#[test]
+fn images_of_the_first_version_are_read_and_replaced() {
+    block_on(async {
+        let disk = new_disk().await;
+        let key = ImageKey { shard: SHARD, generation: 7 };
+        let bytes = Random::new(3).bytes(300_000);
+        let mut file = encode_image_header(key, 1).to_vec();
+        file.resize(PAGE_SIZE_BYTES, 0);
+        file.extend_from_slice(&bytes);
+        file.resize(file.len().next_multiple_of(PAGE_SIZE_BYTES), 0);
+        let table_offset = file.len() as u64;
+        let mut table = Vec::new();
+        // Sections, meta bytes, chunks; then id, zero, offset and length of the section.
+        let words: [u32; 10] = [1, 4, 2, 0, 5, 0, 4_096, 0, 300_000, 0];
+        words.iter().for_each(|word| table.extend_from_slice(&word.to_le_bytes()));
+        for (chunk, offset) in
+            bytes.chunks(CHECKPOINT_CHUNK_BYTES).zip([4_096, 4_096 + (256 << 10)])
+        {
+            table.extend_from_slice(&key.chunk_crc(offset, chunk).to_le_bytes());
+        }
+        table.extend_from_slice(b"meta");
+        file.extend_from_slice(&table);
+        file.resize(file.len().next_multiple_of(PAGE_SIZE_BYTES), 0);
+        let superblock = Superblock {
+            version: 1,
+            key,
+            covers: Lsn(70),
+            image_bytes: file.len() as u64,
+            table_offset,
+            table_bytes: table.len() as u64,
+            table_crc: key.chunk_crc(table_offset, &table),
+        };
+        disk.plant_file(&format!("{DIRECTORY}/image-7"), file);
+        for name in SUPERBLOCK_NAMES {
+            let page = AlignedBuf::from_slice(&superblock.encode()).padded().to_vec();
+            disk.plant_file(&format!("{DIRECTORY}/{name}"), page);
+        }
+        let reader = ImageReader::open(&disk, DIRECTORY, SHARD).await.unwrap().unwrap();
+        assert_eq!(
+            (reader.generation(), reader.covers(), reader.meta()),
+            (7, Lsn(70), &b"meta"[..])
+        );
+        assert!(reader.read_all(SectionId(5)).await.unwrap() == bytes);
+        // Such an image has no ledger.
+        assert_eq!(read_ledger(&disk, DIRECTORY, SHARD).await, Ok(None));
+        write(&disk, 8).await.unwrap();
+        assert_eq!(read(&disk.crashed(Crash::LoseUnsynced)).await, Ok(8));
+        let newer = disk.open(&format!("{DIRECTORY}/superblock.0"), OpenMode::Write).await.unwrap();
+        let superblock = Superblock { version: 3, ..superblock };
+        newer.write_at(0, AlignedBuf::from_slice(&superblock.encode())).await.unwrap();
+        let refused = read(&disk).await;
+        assert!(matches!(refused, Err(CheckpointError::Version { found: 3, expected: 2, .. })));
     });
 }

@@ -1,16 +1,19 @@
 //! Writing an image and making it the checkpoint.
 
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher};
+
 use heddle_types::limits::{CHECKPOINT_CHUNK_BYTES, PAGE_SIZE_BYTES};
 use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, Lsn, OpenMode, ShardId};
 
 use super::format::{
-    FIRST_SECTION_OFFSET, ImageKey, META_BYTES_MAX, SECTIONS_MAX, SUPERBLOCK_BYTES, Section,
-    Superblock, Table, encode_image_header,
+    Chunk, FILES_MAX, FIRST_SECTION_OFFSET, FORMAT_VERSION, ImageKey, META_BYTES_MAX, SECTIONS_MAX,
+    SUPERBLOCK_BYTES, Section, Superblock, Table, encode_image_header,
 };
 use super::reader::newest_superblock;
 use super::{
     CheckpointError, SUPERBLOCK_NAMES, SectionId, TEMPORARY_SUFFIX, generation_of, image_name,
-    ledger, remove_other_images,
+    ledger, remove_other_images, remove_unused_images,
 };
 
 /// An image that is being written. Dropping it leaves a temporary file that the next writer or
@@ -25,6 +28,69 @@ pub struct ImageWriter<D: Device> {
     buffer: AlignedBuf,
     open: Option<OpenSection>,
     table: Table,
+    /// The image before, whose chunks are used again.
+    previous: Previous,
+    /// Digests of this image's chunks by section.
+    digests: BTreeMap<u32, Vec<u64>>,
+}
+
+/// What a committed image consists of, for the next one: with it only chunks that have changed are
+/// written. It lives in memory alone, so the first image after a start is written whole.
+#[derive(Clone, Debug, Default)]
+pub struct Previous {
+    sections: BTreeMap<u32, (Section, Vec<u64>)>,
+}
+
+/// The digest of a chunk that has to be written anew.
+const FORGOTTEN: u64 = 0;
+
+impl Previous {
+    /// The chunk that holds these bytes already.
+    fn find(&self, section: u32, position: usize, bytes: usize, digest: u64) -> Option<Chunk> {
+        let (section, digests) = self.sections.get(&section)?;
+        let is_same =
+            digests.get(position) == Some(&digest) && section.chunk_bytes(position) == bytes;
+        section.chunks.get(position).filter(|_| is_same).copied()
+    }
+
+    /// Forgets the chunks of files of which less than half is in use: they are written anew, the
+    /// files go, and images never take more than about twice their size. And all of them when there
+    /// are too many files.
+    fn without_sparse_files(mut self) -> Self {
+        let mut used: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        for (section, _) in self.sections.values() {
+            for (position, chunk) in section.chunks.iter().enumerate() {
+                let bytes = section.chunk_bytes(position) as u64;
+                let (live, end) = used.entry(chunk.file).or_default();
+                *live += bytes;
+                *end = (*end).max(chunk.offset + bytes);
+            }
+        }
+        // One more is to come.
+        if used.len() >= FILES_MAX {
+            return Self::default();
+        }
+        for (section, digests) in self.sections.values_mut() {
+            for (chunk, digest) in section.chunks.iter().zip(digests) {
+                let (live, end) = used[&chunk.file];
+                if live * 2 < end {
+                    *digest = FORGOTTEN;
+                }
+            }
+        }
+        self
+    }
+}
+
+/// Tells contents of one chunk apart. It never leaves memory, so it may differ between builds; 64
+/// bits, because a chunk that has changed and looks the same would be lost.
+fn digest_of(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    match hasher.finish() {
+        FORGOTTEN => 1,
+        digest => digest,
+    }
 }
 
 struct OpenSection {
@@ -48,7 +114,8 @@ impl<D: Device> ImageWriter<D> {
         }
         let file = device.open(&path, OpenMode::CreateNew).await?;
         let key = ImageKey { shard, generation };
-        file.write_at(0, AlignedBuf::from_slice(&encode_image_header(key))).await?;
+        let header = encode_image_header(key, FORMAT_VERSION);
+        file.write_at(0, AlignedBuf::from_slice(&header)).await?;
         Ok(Self {
             device,
             directory: directory.to_owned(),
@@ -58,7 +125,17 @@ impl<D: Device> ImageWriter<D> {
             buffer: AlignedBuf::zeroed(0),
             open: None,
             table: Table::default(),
+            previous: Previous::default(),
+            digests: BTreeMap::new(),
         })
+    }
+
+    /// Writes only what differs from the image before, which is that of the last commit; its files
+    /// must be there still.
+    #[must_use]
+    pub fn with_previous(mut self, previous: Previous) -> Self {
+        self.previous = previous.without_sparse_files();
+        self
     }
 
     /// Ends the open section and begins one of exactly `length` bytes.
@@ -75,7 +152,7 @@ impl<D: Device> ImageWriter<D> {
             self.table.sections.iter().all(|section| section.id != id.0),
             "a section is written once"
         );
-        let section = Section { id: id.0, offset: self.offset, length, chunk_crcs: Vec::new() };
+        let section = Section { id: id.0, length, chunks: Vec::new() };
         self.open = Some(OpenSection { section, written: 0 });
         Ok(())
     }
@@ -113,7 +190,21 @@ impl<D: Device> ImageWriter<D> {
             return Ok(());
         }
         let open = self.open.as_mut().expect("bytes belong to a section");
-        open.section.chunk_crcs.push(self.key.chunk_crc(self.offset, &self.buffer));
+        let (id, position) = (open.section.id, open.section.chunks.len());
+        let digest = digest_of(&self.buffer);
+        self.digests.entry(id).or_default().push(digest);
+        if let Some(chunk) = self.previous.find(id, position, self.buffer.len(), digest) {
+            open.section.chunks.push(chunk);
+            self.buffer.truncate(0);
+            return Ok(());
+        }
+        open.section.chunks.push(Chunk {
+            file: self.key.generation,
+            offset: self.offset,
+            crc: self.key.chunk_crc(self.offset, &self.buffer),
+            // Known at the commit.
+            lsn: Lsn(0),
+        });
         let buffer = std::mem::replace(&mut self.buffer, AlignedBuf::zeroed(0));
         let written = buffer.padded().len() as u64;
         let mut buffer = self.file.write_at(self.offset, buffer).await?;
@@ -136,15 +227,28 @@ impl<D: Device> ImageWriter<D> {
     /// caller's own bytes, given back by [`super::ImageReader::meta`]. When this returns, log
     /// records up to `covers` are not needed any more. Errors: the checkpoint before is still
     /// there, or this one already is; both are right.
-    pub async fn commit(mut self, covers: Lsn, meta: &[u8]) -> Result<(), CheckpointError> {
+    pub async fn commit(self, covers: Lsn, meta: &[u8]) -> Result<(), CheckpointError> {
+        self.commit_and_keep(covers, meta).await.map(drop)
+    }
+
+    /// As [`ImageWriter::commit`]; gives back what the next image is compared with.
+    pub async fn commit_and_keep(
+        mut self,
+        covers: Lsn,
+        meta: &[u8],
+    ) -> Result<Previous, CheckpointError> {
         self.end_section().await?;
         if meta.len() > META_BYTES_MAX {
             let (found, limit) = (meta.len() as u64, META_BYTES_MAX as u64);
             return Err(CheckpointError::TooLarge { what: "meta", found, limit });
         }
         self.table.meta = meta.to_vec();
+        let own = self.key.generation;
+        let chunks = self.table.sections.iter_mut().flat_map(|section| &mut section.chunks);
+        chunks.filter(|chunk| chunk.file == own).for_each(|chunk| chunk.lsn = covers);
         let table = self.table.encode();
         let superblock = Superblock {
+            version: FORMAT_VERSION,
             key: self.key,
             covers,
             image_bytes: self.offset + table.len().next_multiple_of(PAGE_SIZE_BYTES) as u64,
@@ -174,7 +278,18 @@ impl<D: Device> ImageWriter<D> {
         for name in names {
             write_superblock(&self.device, &self.directory, name, &superblock).await?;
         }
-        remove_other_images(&self.device, &self.directory, self.key.generation).await
+        let mut files = self.table.files();
+        // It holds the table, even when all of its chunks are elsewhere.
+        if files.last() != Some(&own) {
+            files.push(own);
+        }
+        remove_unused_images(&self.device, &self.directory, &files).await?;
+        let mut digests = self.digests;
+        let sections = self.table.sections.into_iter().map(|section| {
+            let digests = digests.remove(&section.id).unwrap_or_default();
+            (section.id, (section, digests))
+        });
+        Ok(Previous { sections: sections.collect() })
     }
 
     /// Gives the image up and removes its file.

@@ -190,7 +190,9 @@ impl<D: Device, C: Clock> Engine<D, C> {
     ) -> Result<(), CheckpointError> {
         let directory = cell.shard.borrow().spec.directory.clone();
         let device = self.inner.device.clone();
-        let mut writer = ImageWriter::begin(device, &directory, cell.id, generation).await?;
+        let writer = ImageWriter::begin(device, &directory, cell.id, generation).await?;
+        // Taken: after an image that failed the next one is written whole.
+        let mut writer = writer.with_previous(cell.previous.take());
         let tombstones = match write_all(cell, plan, &mut writer).await {
             Ok(tombstones) => tombstones,
             Err(error) => {
@@ -201,7 +203,9 @@ impl<D: Device, C: Clock> Engine<D, C> {
         };
         let meta = serde_json::to_vec(&plan.meta).expect("the meta is plain data");
         writer.ledger(&encode_ledger(&plan.meta, &tombstones)).await?;
-        writer.commit(covers, &meta).await
+        let written = writer.commit_and_keep(covers, &meta).await?;
+        cell.previous.replace(written);
+        Ok(())
     }
 
     /// Removes object segments that only older images referred to.

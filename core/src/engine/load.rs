@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures::StreamExt;
 use futures::future::join_all;
 use heddle_index::{Quiescence, VectorWriter};
 use heddle_types::{Device, DeviceError, RawVectors, ShardId};
@@ -23,6 +24,8 @@ use crate::validate::profile_of;
 
 /// Entries that are read at the same time.
 const READS_IN_FLIGHT: usize = 32;
+/// Property sections that are read at the same time, about 1 MiB each.
+const SECTIONS_IN_FLIGHT: usize = 4;
 /// The parts from which a graph is built again, by their numbers in the index's image.
 const PART_PRESENT: u32 = 1;
 const PART_NORMS: u32 = 6;
@@ -50,7 +53,7 @@ impl<D: Device> Loader<'_, D> {
         let Some(reader) = reader else {
             let (shard, unreferenced) = self.empty(spec, report).await?;
             let cell = Rc::new(ShardCell::new(shard, Book::default()));
-            return Ok(Opened { cell, covered: None, unreferenced });
+            return Ok(Opened { cell, covered: None, images: Vec::new(), unreferenced });
         };
         let meta = ImageMeta::decode(reader.meta(), &spec).map_err(|error| unfit(id, error))?;
         let book = Book {
@@ -61,7 +64,8 @@ impl<D: Device> Loader<'_, D> {
         };
         let covered = Some(Covered { log_index: meta.log_index, covers: reader.covers() });
         let (shard, unreferenced) = self.restore(spec, meta, &reader, report).await?;
-        Ok(Opened { cell: Rc::new(ShardCell::new(shard, book)), covered, unreferenced })
+        let cell = Rc::new(ShardCell::new(shard, book));
+        Ok(Opened { cell, covered, images: reader.files(), unreferenced })
     }
 
     async fn make_directory(&self, directory: &str) -> Result<(), DeviceError> {
@@ -215,8 +219,12 @@ async fn load_properties<D: Device>(
     if properties.layout() != meta.layout {
         return Ok(None);
     }
-    for section in 0..meta.property_sections {
-        let chunk = match reader.read_all(SectionId(PROPERTIES + section)).await {
+    // While one is decoded the next ones are read.
+    let sections = (0..meta.property_sections).map(|section| SectionId(PROPERTIES + section));
+    let reads = futures::stream::iter(sections.map(|section| reader.read_all(section)));
+    let mut reads = reads.buffered(SECTIONS_IN_FLIGHT);
+    while let Some(read) = reads.next().await {
+        let chunk = match read {
             Ok(chunk) => chunk,
             Err(CheckpointError::Device(error)) => return Err(error.into()),
             Err(error) => {

@@ -50,6 +50,7 @@ use heddle_index::Quiescence;
 use heddle_types::{ApiError, Clock, Device, Lsn, ObjectId, ShardId, StampSource};
 use rustc_hash::FxHashMap;
 
+use crate::checkpoint::Previous;
 use crate::shard::{Shard, ShardView};
 use crate::wal::{Signal, Wal};
 use pending::{Busy, Pending};
@@ -118,6 +119,8 @@ struct ShardCell<D: Device> {
     id: ShardId,
     shard: RefCell<Shard<D>>,
     book: RefCell<Book>,
+    /// The last image, with which the next one is compared.
+    previous: RefCell<Previous>,
     /// Gone from the engine; whatever still runs for it stops.
     dropped: Cell<bool>,
 }

@@ -157,7 +157,8 @@ impl<D: Device> Loader<'_, D> {
         // Whatever its number, the next image is newer than all that is there.
         let book = Book { generation: generation.max(1), ..Book::default() };
         let cell = Rc::new(ShardCell::new(built, book));
-        Ok((Opened { cell, covered: None, unreferenced: Vec::new() }, rebuild))
+        let (images, unreferenced) = (Vec::new(), Vec::new());
+        Ok((Opened { cell, covered: None, images, unreferenced }, rebuild))
     }
 
     /// The deletions as the image has them, or else its ledger.

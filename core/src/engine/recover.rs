@@ -17,7 +17,7 @@ use super::config::{EngineConfig, OpenReport, Progress};
 use super::load::Loader;
 use super::rebuild::{Absent, Loaded, Rebuild};
 use super::{Engine, EngineError, Inner, MemoryGauge, ShardCell, State};
-use crate::checkpoint::{remove_other_images, repair_superblocks};
+use crate::checkpoint::{remove_unused_images, repair_superblocks};
 use crate::objects::{ObjectConfig, ObjectError};
 use crate::shard::record::{decode_delete, decode_put};
 use crate::shard::{Applied, ShardSpec};
@@ -55,6 +55,8 @@ pub(super) struct Covered {
 pub(super) struct Opened<D: Device> {
     pub(super) cell: Rc<ShardCell<D>>,
     pub(super) covered: Option<Covered>,
+    /// Files of its image.
+    pub(super) images: Vec<u64>,
     /// Object segments and temporary files that the image does not refer to.
     pub(super) unreferenced: Vec<String>,
 }
@@ -82,7 +84,7 @@ impl<D: Device> Opened<D> {
             tracing::warn!(shard = shard.0, %error, "one of two superblocks cannot be written");
             return Ok(());
         }
-        let removed = remove_other_images(device, &directory, generation).await;
+        let removed = remove_unused_images(device, &directory, &self.images).await;
         removed.map_err(|source| EngineError::Checkpoint { shard, source })
     }
 }

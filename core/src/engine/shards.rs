@@ -115,6 +115,7 @@ impl<D: Device> ShardCell<D> {
             id: shard.spec.id,
             shard: RefCell::new(shard),
             book: RefCell::new(book),
+            previous: RefCell::default(),
             dropped: Cell::new(false),
         }
     }

@@ -134,7 +134,7 @@ impl<D: Device> Shard<D> {
             imaging: None,
             kills_deferred: Vec::new(),
         };
-        shard.versions = shard.current_versions();
+        shard.versions = shard.current_versions().collect();
         shard
     }
 
@@ -145,21 +145,21 @@ impl<D: Device> Shard<D> {
 
     /// Makes a new view when an arena moved. True when it did.
     pub(crate) fn republish(&mut self) -> bool {
-        let versions = self.current_versions();
-        if versions == self.versions {
+        // Asked after every write, so nothing is allocated to find out.
+        if self.current_versions().eq(self.versions.iter().copied()) {
             return false;
         }
-        self.versions = versions;
+        self.versions = self.current_versions().collect();
         self.view = publish(&self.spec, &self.directory, &self.vectors);
         true
     }
 
-    fn current_versions(&self) -> Vec<u64> {
+    fn current_versions(&self) -> impl Iterator<Item = u64> {
         let vectors = self
             .vectors
             .iter()
             .map(|vector| vector.as_ref().map_or(0, |vector| vector.view_version() + 1));
-        std::iter::once(self.directory.view_version()).chain(vectors).collect()
+        std::iter::once(self.directory.view_version()).chain(vectors)
     }
 
     /// Makes the indexes of vectors whose dimension became known. The definition may differ from

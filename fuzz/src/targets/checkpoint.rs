@@ -57,11 +57,13 @@ async fn read(disk: &SimDisk, image_bytes: u64) -> Result<(), CheckpointError> {
 /// Makes the checksums of the superblock, the image's first page and its table right again.
 fn mend(superblock: &mut [u8; SUPERBLOCK_BYTES], image: &mut [u8]) {
     superblock[..8].copy_from_slice(b"HEDDLSUP");
-    superblock[8..12].copy_from_slice(&1_u32.to_le_bytes());
+    // Both versions are read; whatever else stands there becomes the one that is written.
+    let version = if superblock[8..12] == 1_u32.to_le_bytes() { 1_u32 } else { 2 };
+    superblock[8..12].copy_from_slice(&version.to_le_bytes());
     superblock[16..24].copy_from_slice(&SHARD.0.to_le_bytes());
     if let Some(head) = image.get_mut(..32) {
         head[..8].copy_from_slice(b"HEDDLIMG");
-        head[8..12].copy_from_slice(&1_u32.to_le_bytes());
+        head[8..12].copy_from_slice(&version.to_le_bytes());
         head[16..32].copy_from_slice(&superblock[16..32]);
         seal(head);
     }
@@ -94,7 +96,30 @@ fn u64_at(bytes: &[u8], offset: usize) -> u64 {
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
     let shapes: [(&[u64], &[u8]); 3] = [(&[], b""), (&[40], b"meta"), (&[0, 700], b"")];
-    shapes.iter().map(|(lengths, meta)| block_on(checkpoint(lengths, meta))).collect()
+    let written = shapes.iter().map(|(lengths, meta)| block_on(checkpoint(lengths, meta)));
+    written.chain([first_version()]).collect()
+}
+
+/// An image of version 1 with one section of 700 bytes.
+fn first_version() -> Vec<u8> {
+    let mut image = vec![0; 3 * PAGE_SIZE_BYTES];
+    image[PAGE_SIZE_BYTES..PAGE_SIZE_BYTES + 700].fill(0x5A);
+    // Sections, meta bytes, chunks; id, zero, offset and length of the section; a checksum.
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&SHARD.0.to_le_bytes()), &1_u64.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc, &4_096_u64.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc, &image[PAGE_SIZE_BYTES..PAGE_SIZE_BYTES + 700]);
+    let words = [1, 0, 1, 0, 1, 0, 4_096, 0, 700, 0, crc];
+    for (word, place) in words.iter().zip(image[2 * PAGE_SIZE_BYTES..].chunks_exact_mut(4)) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+    let mut superblock = [0; SUPERBLOCK_BYTES];
+    superblock[8..12].copy_from_slice(&1_u32.to_le_bytes());
+    let fields = [1, 9, image.len() as u64, 2 * PAGE_SIZE_BYTES as u64, 4 * words.len() as u64];
+    for (field, place) in fields.iter().zip(superblock[24..].chunks_exact_mut(8)) {
+        place.copy_from_slice(&field.to_le_bytes());
+    }
+    mend(&mut superblock, &mut image);
+    [&superblock[..], &image].concat()
 }
 
 async fn checkpoint(lengths: &[u64], meta: &[u8]) -> Vec<u8> {
@@ -117,6 +142,21 @@ async fn checkpoint(lengths: &[u64], meta: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_seed_of_the_first_version_is_read() {
+        let seed = first_version();
+        let (superblock, image) = seed.split_first_chunk::<SUPERBLOCK_BYTES>().unwrap();
+        let disk = SimDisk::new(0);
+        let page = [&superblock[..], &[0; PAGE_SIZE_BYTES - SUPERBLOCK_BYTES]].concat();
+        disk.plant_file(&format!("{DIRECTORY}/superblock.0"), page);
+        disk.plant_file(&format!("{DIRECTORY}/image-1"), image.to_vec());
+        let read = async {
+            let image = ImageReader::open(&disk, DIRECTORY, SHARD).await?.expect("it is named");
+            image.read_all(SectionId(1)).await
+        };
+        assert_eq!(block_on(read), Ok(vec![0x5A; 700]));
+    }
 
     #[test]
     fn mending_undoes_damage_to_checksums_and_changes_nothing_else() {

@@ -3,7 +3,7 @@
 //! The input is the meaningful part of the first page, padded to 64 bytes, and the body behind it.
 
 use futures::executor::block_on;
-use heddle_core::checkpoint::{CheckpointError, ImageWriter, read_ledger};
+use heddle_core::checkpoint::{ImageWriter, read_ledger};
 use heddle_sim::SimDisk;
 use heddle_types::limits::PAGE_SIZE_BYTES;
 use heddle_types::{Device, Lsn, ShardId};
