@@ -3,10 +3,13 @@
 //! Each is a task in a low queue that works in short steps and yields between them.
 
 use std::collections::BTreeSet;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use heddle_core::engine::{IndexedBatch, LinkProgress, RowBatch};
+use heddle_runtime::stats::thread_cpu_ns;
 use heddle_runtime::{Queue, sleep, spawn, yield_if_needed, yield_now};
 use heddle_types::{Clock, ShardId};
 
@@ -121,7 +124,7 @@ async fn maintain(core: Rc<Core>, engine: HomeEngine) {
             }
         }
         for shard in due(&core, &engine) {
-            match engine.checkpoint(shard).await {
+            match stepped(&core, engine.checkpoint(shard)).await {
                 Ok(()) => {
                     core.metrics.checkpoints.add(1);
                     tracing::info!(core = core.index, %shard, "checkpoint written");
@@ -135,6 +138,19 @@ async fn maintain(core: Rc<Core>, engine: HomeEngine) {
         }
         sleep(MAINTENANCE_INTERVAL).await;
     }
+}
+
+/// Does the work and keeps the CPU time of its longest step: so long other tasks had to wait.
+async fn stepped<T>(core: &Core, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        let begun_ns = thread_cpu_ns();
+        let polled = work.as_mut().poll(context);
+        let took_ns = thread_cpu_ns().saturating_sub(begun_ns);
+        core.metrics.checkpoint_step_ns_max.raise_to(took_ns);
+        polled
+    })
+    .await
 }
 
 /// Shards whose log has grown too long, and those whose image has grown too old.

@@ -54,6 +54,7 @@ pub(crate) fn of_core(core: &Rc<Core>) -> CoreReport {
         slots_indexed: metrics.slots_indexed.get(),
         checkpoints: metrics.checkpoints.get(),
         checkpoint_failures: metrics.checkpoint_failures.get(),
+        checkpoint_step_ns_max: metrics.checkpoint_step_ns_max.get(),
         starts: core.starts.borrow().values().copied().collect(),
         engine: core.engine().ok().map(|engine| engine.status().into()),
     }

@@ -10,7 +10,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 pub struct RealClock;
 
 // A clock before its start reads as its start.
-fn nanoseconds(time: Timespec) -> u64 {
+pub(crate) fn nanoseconds(time: Timespec) -> u64 {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let fraction = u64::try_from(time.tv_nsec).unwrap_or(0);
     seconds.saturating_mul(1_000_000_000).saturating_add(fraction)

@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::queues::{Queue, handles};
 
 /// One queue of a core since the core started.
@@ -81,6 +83,13 @@ pub fn core_stats() -> CoreStats {
     totals.write_bytes += write_bytes;
     TOTALS.set(totals);
     totals
+}
+
+/// CPU time of this thread since it started, nanoseconds. Time in which the operating system ran
+/// something else does not count.
+#[must_use]
+pub fn thread_cpu_ns() -> u64 {
+    crate::clock::nanoseconds(clock_gettime(ClockId::ThreadCPUTime))
 }
 
 fn add_queue(total: &mut QueueStats, handle: glommio::TaskQueueHandle) {

@@ -15,6 +15,7 @@ use super::{
     CheckpointError, SUPERBLOCK_NAMES, SectionId, TEMPORARY_SUFFIX, generation_of, image_name,
     ledger, remove_other_images, remove_unused_images,
 };
+use crate::engine::yield_now;
 
 /// An image that is being written. Dropping it leaves a temporary file that the next writer or
 /// start removes; the last committed checkpoint is never touched before the commit.
@@ -196,6 +197,8 @@ impl<D: Device> ImageWriter<D> {
         if let Some(chunk) = self.previous.find(id, position, self.buffer.len(), digest) {
             open.section.chunks.push(chunk);
             self.buffer.truncate(0);
+            // A write would have let other tasks run.
+            yield_now().await;
             return Ok(());
         }
         open.section.chunks.push(Chunk {

@@ -1,7 +1,5 @@
 //! Writing images while serving, and giving up the log that they cover.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::rc::Rc;
 
 use heddle_types::limits::CHECKPOINT_CHUNK_BYTES;
@@ -78,19 +76,6 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// cover a record that is only in the log. Needs no other task to run. Linking, sweeping and
     /// compaction of the shard pause meanwhile.
     pub async fn checkpoint(&self, shard: ShardId) -> Result<(), EngineError> {
-        let mut work = pin!(self.write_checkpoint(shard));
-        poll_fn(|context| {
-            let begun_ns = self.inner.clock.monotonic_ns();
-            let polled = work.as_mut().poll(context);
-            let took_ns = self.inner.clock.monotonic_ns().saturating_sub(begun_ns);
-            let mut state = self.inner.state.borrow_mut();
-            state.checkpoint_step_ns_max = state.checkpoint_step_ns_max.max(took_ns);
-            polled
-        })
-        .await
-    }
-
-    async fn write_checkpoint(&self, shard: ShardId) -> Result<(), EngineError> {
         let no_shard = || EngineError::NoShard { shard };
         let cell = self.cell(shard).map_err(|_unavailable| no_shard())?;
         let needed = self.inner.state.borrow().applied_lsn;

@@ -55,6 +55,7 @@ use crate::shard::{Shard, ShardView};
 use crate::wal::{Signal, Wal};
 use pending::{Busy, Pending};
 use rebuild::Absent;
+pub(crate) use yielding::yield_now;
 
 /// The engine of one home core. Clones share it; it stays on its core.
 pub struct Engine<D: Device, C: Clock> {
@@ -99,8 +100,6 @@ struct State<D: Device> {
     failed: bool,
     /// The shard that background work looked at last.
     turn: ShardId,
-    /// The longest time that a checkpoint kept the core without letting other tasks run.
-    checkpoint_step_ns_max: u64,
     /// Directories of logs that only shards without a new image still need.
     old_logs: Vec<u32>,
     memory: MemoryGauge,

@@ -92,7 +92,9 @@ impl<D: Device> Opened<D> {
 impl<D: Device, C: Clock> Engine<D, C> {
     /// Loads the images of all shards and replays the logs.
     ///
-    /// Errors: damage is named and nothing is changed; a shard without a directory is made new.
+    /// Errors: damage to a log is named and nothing is changed; a shard without a directory is made
+    /// new. A shard whose image is damaged is no error: it waits for [`Engine::rebuild_next`], or is
+    /// lost, and the report says so.
     /// Memory: what the shards need, and one log window; rows are flushed on the way. Afterwards
     /// run [`Engine::run_wal`].
     pub async fn open(
@@ -165,7 +167,6 @@ impl<D: Device, C: Clock> Engine<D, C> {
             background_events: 0,
             failed: false,
             turn: ShardId(0),
-            checkpoint_step_ns_max: 0,
             old_logs: Vec::new(),
             memory: MemoryGauge::default(),
         };

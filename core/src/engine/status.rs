@@ -19,8 +19,6 @@ pub struct EngineStatus {
     pub applied_lsn: u64,
     /// Writes that wait for the log or for being applied.
     pub writes_in_flight: u64,
-    /// The longest time that a checkpoint kept the core without letting other tasks run, ns.
-    pub checkpoint_step_ns_max: u64,
     /// The log failed; no write is accepted.
     pub failed: bool,
     /// The shards, by id.
@@ -95,7 +93,6 @@ impl<D: Device, C: Clock> Engine<D, C> {
             wal: self.inner.wal.stats(),
             applied_lsn: state.applied_lsn.0,
             writes_in_flight: state.pending.len() as u64,
-            checkpoint_step_ns_max: state.checkpoint_step_ns_max,
             failed: state.failed,
             shards,
         }

@@ -32,6 +32,11 @@ impl Counter {
         self.0.set(self.0.get().wrapping_add(count));
     }
 
+    /// For a highest value: keeps the larger one.
+    pub(crate) fn raise_to(&self, value: u64) {
+        self.0.set(self.0.get().max(value));
+    }
+
     pub(crate) fn get(&self) -> u64 {
         self.0.get()
     }
@@ -67,6 +72,7 @@ pub(crate) struct Metrics {
     pub(crate) slots_indexed: Counter,
     pub(crate) checkpoints: Counter,
     pub(crate) checkpoint_failures: Counter,
+    pub(crate) checkpoint_step_ns_max: Counter,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -99,6 +105,7 @@ impl Metrics {
             slots_indexed: Counter::default(),
             checkpoints: Counter::default(),
             checkpoint_failures: Counter::default(),
+            checkpoint_step_ns_max: Counter::default(),
         }
     }
 

@@ -33,6 +33,8 @@ pub(crate) struct CoreReport {
     pub(crate) slots_indexed: u64,
     pub(crate) checkpoints: u64,
     pub(crate) checkpoint_failures: u64,
+    /// Longest CPU time of a checkpoint between two moments when other tasks could run.
+    pub(crate) checkpoint_step_ns_max: u64,
     /// The shards of this core since the start began.
     pub(crate) starts: Vec<StartReport>,
     pub(crate) engine: Option<EngineReport>,
@@ -96,8 +98,6 @@ pub(crate) struct EngineReport {
     pub(crate) failed: bool,
     pub(crate) writes_in_flight: u64,
     pub(crate) applied_lsn: u64,
-    /// The longest time that a checkpoint kept the core without letting other tasks run.
-    pub(crate) checkpoint_step_ns_max: u64,
     pub(crate) wal: WalReport,
     pub(crate) shards: Vec<ShardReport>,
 }
@@ -170,7 +170,6 @@ impl From<EngineStatus> for EngineReport {
             failed: status.failed,
             writes_in_flight: status.writes_in_flight,
             applied_lsn: status.applied_lsn,
-            checkpoint_step_ns_max: status.checkpoint_step_ns_max,
             wal: WalReport {
                 syncs: wal.syncs,
                 batches: wal.batches,

@@ -27,19 +27,13 @@ const LOG: [Metric<WalReport>; 9] = [
     ("heddle_wal_durable_lsn", "gauge", "Last durable record.", |wal| wal.durable_lsn as f64),
 ];
 
-const ENGINE: [Metric<EngineReport>; 3] = [
+const ENGINE: [Metric<EngineReport>; 2] = [
     ("heddle_writes_in_flight", "gauge", "Writes that wait for the log.", |engine| {
         engine.writes_in_flight as f64
     }),
     ("heddle_wal_failed", "gauge", "1 once the log has failed.", |engine| {
         f64::from(u8::from(engine.failed))
     }),
-    (
-        "heddle_checkpoint_step_longest_seconds",
-        "gauge",
-        "Longest time a checkpoint kept the core.",
-        |engine| engine.checkpoint_step_ns_max as f64 / 1e9,
-    ),
 ];
 
 const SHARD: [Metric<ShardReport>; 12] = [
@@ -169,4 +163,9 @@ fn checkpoints(page: &mut Page, report: &NodeReport) {
     page.each_core(report, written, |core| core.checkpoints);
     let failed = ("heddle_checkpoint_failures_total", "counter", "Checkpoints that failed.");
     page.each_core(report, failed, |core| core.checkpoint_failures);
+    const STEP: &str = "heddle_checkpoint_step_longest_seconds";
+    page.metric(STEP, "gauge", "Longest time a checkpoint kept the core.");
+    for core in &report.cores {
+        page.line(STEP, &[("core", &core.core)], core.checkpoint_step_ns_max as f64 / 1e9);
+    }
 }
