@@ -12,10 +12,12 @@ use heddle_types::{ErrorCode, ShardId};
 const OTHER: ShardId = ShardId(2);
 const DIRECTORY: &str = "shards/0000000001";
 /// Everything but deletions can be read from its rows.
-const ON_DISK: &str = r#"{"name":"Docs","vectors":[
-    {"name":"cover","dims":5,"distance":"cosine","index":{"m":4},"quantization":"4bit","raw":"disk"}],
+const ON_DISK: &str = r#"{"name":"Docs",
+    "vectors":[{"name":"cover","dims":5,"distance":"cosine","index":{"m":4},
+                "quantization":"4bit","raw":"disk"}],
     "properties":[{"name":"text","type":"text"},{"name":"year","type":"int"},
-                  {"name":"tags","type":"text[]"},{"name":"note","type":"text","filterable":false}]}"#;
+                  {"name":"tags","type":"text[]"},
+                  {"name":"note","type":"text","filterable":false}]}"#;
 
 fn disk_item(random: &mut Random, n: u64) -> PutItem {
     let mut vector = random_vector(random, 2);

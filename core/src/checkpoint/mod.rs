@@ -1,11 +1,11 @@
 //! Checkpoints: one shard's image and the superblocks that say which image counts.
 //!
-//! An image consists of named sections in chunks of 256 KiB, each with a checksum of its own. Chunks
-//! that have changed since the image before are written front to back to a new file while the shard
-//! serves; the others stay in the files of images before, which never change. The file gets its
-//! name when it is whole and durable; then two superblocks are rewritten one after the other to name
-//! it; then files go that it does not need. A crash at any point leaves one whole image that a whole
-//! superblock names, or none if there was none.
+//! An image consists of named sections in chunks of 256 KiB, each with a checksum of its own.
+//! Chunks that have changed since the image before are written front to back to a new file while
+//! the shard serves; the others stay in the files of images before, which never change. The file
+//! gets its name when it is whole and durable; then two superblocks are rewritten one after the
+//! other to name it; then files go that it does not need. A crash at any point leaves one whole
+//! image that a whole superblock names, or none if there was none.
 
 mod error;
 mod format;

@@ -217,7 +217,7 @@ impl<D: Device> ImageWriter<D> {
         Ok(())
     }
 
-    /// Writes the ledger of this image, see [`super::read_ledger`]; it is durable when this returns.
+    /// Writes the ledger of this image, see [`super::read_ledger`]; durable when this returns.
     ///
     /// Errors: as [`ImageWriter::write`], or [`CheckpointError::TooLarge`].
     pub async fn ledger(&self, body: &[u8]) -> Result<(), CheckpointError> {

@@ -1,8 +1,8 @@
 //! Shards whose image is unusable: built again from their rows and the log, or kept out of the way.
 //!
-//! Only the one shard is concerned. While its rows are read it answers `Unavailable`; then it serves
-//! by exact scans and its graph is linked in the background. A shard that cannot be built again
-//! answers `Corrupt` with the reason; its files stay as they are, and so does the log.
+//! Only the one shard is concerned. While its rows are read it answers `Unavailable`; then it
+//! serves by exact scans and its graph is linked in the background. A shard that cannot be built
+//! again answers `Corrupt` with the reason; its files stay as they are, and so does the log.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -229,9 +229,9 @@ impl Rebuild {
 impl<D: Device, C: Clock> Engine<D, C> {
     /// Builds the next shard whose image was unusable; `None` when there is none.
     ///
-    /// When this returns the shard is served, by exact scans until its graph is linked, and an image
-    /// of it is due. The error: it cannot be built again, and answers `Corrupt` from now on. Run it
-    /// in the background; it lets other tasks run every few entries.
+    /// When this returns the shard is served, by exact scans until its graph is linked, and an
+    /// image of it is due. The error: it cannot be built again, and answers `Corrupt` from now on.
+    /// Run it in the background; it lets other tasks run every few entries.
     pub async fn rebuild_next(&self) -> Option<(ShardId, Result<(), ApiError>)> {
         let (cell, rebuild) = self.take_rebuild()?;
         let shard = cell.id;

@@ -92,9 +92,9 @@ impl<D: Device> Opened<D> {
 impl<D: Device, C: Clock> Engine<D, C> {
     /// Loads the images of all shards and replays the logs.
     ///
-    /// Errors: damage to a log is named and nothing is changed; a shard without a directory is made
-    /// new. A shard whose image is damaged is no error: it waits for [`Engine::rebuild_next`], or is
-    /// lost, and the report says so.
+    /// Errors: damage to a log is named and nothing is changed; a shard without a directory is
+    /// made new. A shard whose image is damaged is no error: it waits for
+    /// [`Engine::rebuild_next`], or is lost, and the report says so.
     /// Memory: what the shards need, and one log window; rows are flushed on the way. Afterwards
     /// run [`Engine::run_wal`].
     pub async fn open(
