@@ -1,7 +1,6 @@
 //! One damaged shard does not keep the others from being served.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use heddle_client::ClientError;
 use heddle_types::ErrorCode;
@@ -33,11 +32,10 @@ fn stopped(dir: &TempDir) {
     assert_eq!(node.terminate().code(), Some(0));
 }
 
+/// Asks until the answer is yes; each question is a connection of its own, a fraction of a
+/// millisecond.
 fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
-    }
+    assert!((0..50_000).any(|_| done()), "{what}");
 }
 
 #[test]
