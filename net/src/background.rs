@@ -23,6 +23,12 @@ const BATCH_SLOTS_PER_CORE: usize = 32;
 const LINK_ROWS: usize = 16;
 /// Pause while a checkpoint keeps the graph still.
 const PAUSE: Duration = Duration::from_millis(5);
+/// Pause before a sweep: long enough to end the turn of the runtime.
+///
+/// The runtime sets the timer of a turn when the turn begins. Where only messages wait then, it
+/// takes its default of 100 ms, and what a message wakes would run for so long before anything else
+/// is looked at. A sweep awaits nothing by itself, so it waits for a turn that begins with it.
+const TURN_PAUSE: Duration = Duration::from_micros(100);
 /// How often checkpoints and maintenance are looked at.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(200);
 /// Pause after a checkpoint failed, so that a full disk is not filled further at full speed.
@@ -57,11 +63,13 @@ async fn rebuild(core: Rc<Core>, engine: HomeEngine) {
 
 /// Links vectors into graphs as they come; sweeps dead ones when nothing is to be linked.
 async fn index(core: Rc<Core>, engine: HomeEngine) {
+    let mut is_sweeping = false;
     loop {
         let seen = engine.background_version();
         // Held until the batch is linked: what its searches found stays walkable.
         let pin = core.reader.pin();
         if let Some(batch) = engine.index_batch(BATCH_SLOTS_PER_CORE * core.data_cores) {
+            is_sweeping = false;
             let count = batch.len();
             // Every core takes a part, this one the first.
             let parts = batch.split(core.data_cores).into_iter().enumerate();
@@ -86,7 +94,11 @@ async fn index(core: Rc<Core>, engine: HomeEngine) {
             }
         } else {
             drop(pin);
-            if !engine.sweep_step() {
+            if !is_sweeping {
+                sleep(TURN_PAUSE).await;
+            }
+            is_sweeping = engine.sweep_step();
+            if !is_sweeping {
                 engine.background_work(seen).await;
             }
         }
