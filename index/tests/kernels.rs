@@ -1,6 +1,5 @@
 //! Does a limit on the kernels hold for every index of the process? One test, because the limit is
 //! the process's.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 use heddle_index::{
     Codes, IndexParams, KERNELS_AUTO, KernelsError, Metric, VectorWriter, check_kernels,

@@ -25,8 +25,8 @@ pub(super) const NIBBLE_EDGE: f32 = 15.0;
 /// ... so the refine plane counts in units this many times larger there, and can be fine elsewhere.
 pub(super) const EDGE_SCALE: f32 = 8.0;
 
-/// Largest scale of a refine plane. [`EDGE_SCALE`] times it is finite, so that a kernel may multiply
-/// a residual by the two in either order: by a power of two nothing is rounded.
+/// Largest scale of a refine plane. [`EDGE_SCALE`] times it is finite, so that a kernel may
+/// multiply a residual by the two in either order: by a power of two nothing is rounded.
 const SCALE_MAX: f32 = f32::MAX / (2.0 * EDGE_SCALE);
 
 impl Codec {

@@ -106,7 +106,7 @@ fn another_library_agrees() {
             let ours = |metric| f64::from(of_table(tables, metric).pair(&left, &right));
             let set = tables[0].set;
             assert!((ours(Metric::L2Squared) / l2 - 1.0).abs() < 1e-4, "{set} {length}");
-            assert!((ours(Metric::Dot) + dot).abs() < 1e-4 * length as f64, "{set} {length}");
+            assert!((ours(Metric::Dot) + dot).abs() < 1e-4 * f64::from(length), "{set} {length}");
         }
         let theirs = f32::cosine(&left, &right).unwrap() as f32;
         assert!((distance(Metric::Cosine, &left, &right) - theirs).abs() < 1e-3);
