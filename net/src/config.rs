@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use heddle_index::{KERNELS_AUTO, check_kernels, kernel_names};
 use heddle_types::limits::{CORES_MAX, NAME_LENGTH_BYTES_MAX, WAL_SEGMENT_BYTES};
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +76,8 @@ pub struct NodeConfig {
     pub drain_timeout_s: u64,
     /// Microseconds an idle core looks for work before it sleeps.
     pub spin_us: u64,
+    /// Most that the distance kernels may use: `auto`, or the name of an instruction set.
+    pub kernels: String,
     /// How much is logged.
     pub log_level: LogLevel,
     /// What the node does.
@@ -101,6 +104,7 @@ impl Default for NodeConfig {
             checkpoint_interval_s: 600,
             drain_timeout_s: 10,
             spin_us: 0,
+            kernels: KERNELS_AUTO.to_owned(),
             log_level: LogLevel::Info,
             roles: vec![Role::Data, Role::Meta],
             ready_file: None,
@@ -121,7 +125,7 @@ pub struct ConfigError {
 }
 
 impl NodeConfig {
-    /// Checks every rule that needs no look at the machine.
+    /// Checks every rule that needs no look at the machine but at its instruction sets.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let refuse = |key, found: &dyn std::fmt::Debug, expected: String| {
             Err(ConfigError { key, found: format!("{found:?}"), expected })
@@ -149,6 +153,11 @@ impl NodeConfig {
                 let expected = "both data and meta".to_owned();
                 return refuse("roles", &format_args!("{roles}"), expected);
             }
+        }
+        if check_kernels(&self.kernels).is_err() {
+            let names = kernel_names().join(", ");
+            let expected = format!("{KERNELS_AUTO}, or what this machine can run: {names}");
+            return refuse("kernels", &self.kernels, expected);
         }
         self.validate_ports(self.cores.max(1))
     }
@@ -202,6 +211,7 @@ mod tests {
         assert_eq!(key(|config| config.cores = CORES_MAX + 1), "cores");
         assert_eq!(key(|config| config.memory_bytes = 1), "memory_bytes");
         assert_eq!(key(|config| config.wal_segment_bytes = 4096), "wal_segment_bytes");
+        assert_eq!(key(|config| config.kernels = "sse9".to_owned()), "kernels");
         assert_eq!(key(|config| config.roles = vec![Role::Data]), "roles");
         assert_eq!(key(|config| config.http_port = config.native_port), "http_port");
         assert_eq!(key(|config| config.http_port = config.core_port_base), "http_port");

@@ -33,7 +33,7 @@ const fn key(name: &'static str, kind: Kind, placeholder: &'static str, help: &'
 }
 
 /// Every setting, in the order of the help text.
-pub(crate) const KEYS: [Key; 19] = [
+pub(crate) const KEYS: [Key; 20] = [
     key("data_dir", Kind::Text, "DIR", "Folder that holds everything the node keeps"),
     key("name", Kind::Text, "NAME", "Name of the node, for people"),
     key("listen", Kind::Text, "IP", "Address to listen on"),
@@ -73,6 +73,12 @@ pub(crate) const KEYS: [Key; 19] = [
         "Time a stop may take to answer what is running",
     ),
     key("spin_us", Kind::Count, "US", "Time an idle core looks for work before it sleeps"),
+    key(
+        "kernels",
+        Kind::Text,
+        "NAME",
+        "Most that kernels may use: auto, avx512, avxvnni, avx2, dotprod, neon or portable",
+    ),
     key("log_level", Kind::Text, "LEVEL", "error, warn, info, debug or trace"),
     key("log_format", Kind::Text, "FORMAT", "text, or json: one object a line"),
     key("roles", Kind::Words, "ROLES", "What the node does: data,meta"),

@@ -6,6 +6,7 @@
 
 mod command;
 mod compare;
+mod cross;
 mod fuzz;
 mod report;
 mod tidy;
@@ -32,6 +33,7 @@ Usage: cargo xtask <command>
   fuzz [TARGET] [--seconds N] [--seed N]
                             feed mutated bytes to one decoder, or to each in turn (default 60 s)
   compare --set DIR         Heddle beside other libraries: recall, queries per second, memory
+  cross-test [FILTER...]    the kernels of aarch64 in an emulator; --help says what it needs
   help                      this text
 ";
 
@@ -59,6 +61,7 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
         "tidy" => refuse_arguments(rest).and_then(|()| tidy::run(&root)),
         "test" => test(&root, rest),
         "fuzz" => fuzz::attack(&root, rest),
+        "cross-test" => cross::run(&root, rest),
         "compare" => compare::run(&root, rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
