@@ -30,6 +30,7 @@ import shutil
 import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -43,6 +44,10 @@ NODE_CPU, CLIENT_CPU = 0, 1
 HELD_BACK = 30_000
 
 
+# Processes that end with the script, however it ends.
+STARTED: list = []
+
+
 class Node:
     """A `heddle serve` process; `cpus` are those it may use."""
 
@@ -51,6 +56,7 @@ class Node:
         command += ["--cores", str(cores), "--native-port", "0", "--core-port-base", "0"]
         command += ["--http-port", "0", "--ready-line", "always", "--log-level", "error"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        STARTED.append(self.process)
         assert self.process.stdout is not None
         ready = json.loads(self.process.stdout.readline())
         self.address = f"127.0.0.1:{ready['native_port']}"
@@ -86,6 +92,7 @@ class InProcess:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        STARTED.append(self.process)
         self.answer()
 
     def answer(self) -> dict:
@@ -161,13 +168,16 @@ def median(samples: list, key: str) -> float:
     return statistics.median(sample[key] for sample in samples)
 
 
-def measure_rate(options, full: pathlib.Path) -> list:
+def measure_rate(options, full: pathlib.Path, scratch: str) -> list:
     folder = pathlib.Path(options.data) / options.set
+    # A node changes its directory, so copies are made before the first one starts.
+    others = range(1, len(options.heddle))
+    places = [full, *(copied(full, f"{scratch}/full-{other}") for other in others)]
     index = InProcess(options, folder)
-    nodes = []
-    for place, heddle in enumerate(options.heddle):
-        copy = full if place == 0 else copied(full, f"{full}.{place}")
-        nodes.append((heddle, Node(heddle, str(copy), 1, str(NODE_CPU))))
+    nodes = [
+        (heddle, Node(heddle, str(place), 1, str(NODE_CPU)))
+        for heddle, place in zip(options.heddle, places)
+    ]
     pools = pools_for(options, *nodes[0])
     rows = []
     for connections in options.connections.split(","):
@@ -275,6 +285,7 @@ def measure_ingest(options, part: pathlib.Path, scratch: str) -> list:
                 command += ["--rate", "1000", "--batch", str(options.batch)]
                 command += ["--seconds", str(seconds), "--connections", "8"]
                 writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+                STARTED.append(writer)
                 time.sleep(0.5)
                 found = bench(options, heddle, node, str(CLIENT_CPU), *more, efs=pool)[0]
                 busy.setdefault(pool, []).append(found)
@@ -360,6 +371,8 @@ def main() -> None:
     arguments.add_argument("--out", help="where the figures go as JSON")
     options = arguments.parse_args()
 
+    # Ends like Ctrl-C, through the clean-up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     stages = options.stages.split(",")
     work = pathlib.Path(options.work)
     work.mkdir(parents=True, exist_ok=True)
@@ -371,7 +384,7 @@ def main() -> None:
         if "load" in stages or "rate" in stages or "latency" in stages:
             load(options, options.heddle[0], full, rows)
         if "rate" in stages:
-            report["rate"] = measure_rate(options, full)
+            report["rate"] = measure_rate(options, full, scratch)
         if "latency" in stages:
             report["latency"] = measure_latency(options, full)
         if "load" in stages or "ingest" in stages:
@@ -379,6 +392,10 @@ def main() -> None:
         if "ingest" in stages:
             report["ingest"] = measure_ingest(options, part, scratch)
     finally:
+        for process in STARTED:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
         shutil.rmtree(scratch)
     tables(report)
     if options.out:
