@@ -1,12 +1,16 @@
 //! The command line: every command, flag and example.
 
+mod bench;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
 use heddle_types::{Distance, Quantization, RawVectors};
 
 use crate::config::keys::{self, KEYS, Key};
+
+pub(crate) use bench::{Bench, BenchIngest, BenchSearch, Spread};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed or refused, 2 wrong usage or an input file that is missing or
@@ -441,70 +445,6 @@ pub(crate) struct Count {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-#[derive(Subcommand, Debug)]
-pub(crate) enum Bench {
-    /// Searches: recall, throughput and latency for each ef
-    #[command(after_help = "\
-Without --rate each connection sends its next query when the last one is answered (closed loop).
-With --rate queries are due at fixed times and latency counts from then, so that a stall is charged
-to every query it delayed.
-
-Examples:
-  heddle bench search Docs --queries query.npy --truth gt.npy --ef 10,20,40,80 --connections 8
-  heddle bench search Docs --queries query.npy --truth gt.npy --ef 64 --rate 2000 --json out.json")]
-    Search(BenchSearch),
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct BenchSearch {
-    /// Name of the collection
-    pub(crate) name: String,
-    /// Queries: .npy, .fvecs or .bvecs
-    #[arg(long, value_name = "FILE")]
-    pub(crate) queries: PathBuf,
-    /// Row numbers of the true neighbours, nearest first: i32 .npy or .ivecs
-    #[arg(long, value_name = "FILE")]
-    pub(crate) truth: PathBuf,
-    /// Neighbours to find and to compare
-    #[arg(short, long, value_name = "N", default_value_t = 10, value_parser = at_least_one())]
-    pub(crate) k: u32,
-    /// Candidates to keep, one measurement each; values below k count as k
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "10,20,40,80,160")]
-    pub(crate) ef: Vec<u32>,
-    /// Connections
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    pub(crate) connections: usize,
-    /// Queries on their way on each connection
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) in_flight: usize,
-    /// Queries a second, over all connections [default: as fast as they are answered]
-    #[arg(long, value_name = "QPS")]
-    pub(crate) rate: Option<f64>,
-    /// Shortest time of each measurement; every query runs at least once
-    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
-    pub(crate) seconds: f64,
-    /// Connect to: any = the shared port, core = each data core's own port in turn
-    #[arg(long, value_enum, default_value_t = Spread::Core)]
-    pub(crate) spread: Spread,
-    /// Only objects that pass; the truth must be under the same filter
-    #[arg(long, value_name = "EXPRESSION")]
-    pub(crate) filter: Option<String>,
-    #[command(flatten)]
-    pub(crate) connection: Connection,
-    /// Write the rows as JSON to this file; `-` is standard output
-    #[arg(long, value_name = "OUT")]
-    pub(crate) json: Option<PathBuf>,
-}
-
-/// Where benchmark connections go.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(crate) enum Spread {
-    /// The shared port; the kernel picks the core.
-    Any,
-    /// The ports of the data cores in turn.
-    Core,
 }
 
 #[derive(Args, Debug)]

@@ -56,6 +56,7 @@ fn dispatch(action: &Action) -> Result<(), Failure> {
         Action::Search(arguments) => block_on(commands::read::search(arguments)),
         Action::Count(arguments) => block_on(commands::read::count(arguments)),
         Action::Bench(Bench::Search(arguments)) => block_on(commands::bench::search(arguments)),
+        Action::Bench(Bench::Ingest(arguments)) => block_on(commands::bench::ingest(arguments)),
         Action::Status(arguments) => block_on(commands::status::run(arguments)),
         Action::Completions { shell } => {
             commands::completions::run(*shell);

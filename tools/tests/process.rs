@@ -368,6 +368,29 @@ fn a_benchmark_reports_exactly_the_agreed_keys() {
 }
 
 #[test]
+fn an_ingest_benchmark_writes_beside_searches_and_deletes_what_it_wrote() {
+    let folder = Folder::new("ingest");
+    let node = Node::start(&folder.join("data"));
+    import(&node, &["--limit", "100", "--state", &folder.join("state.json")]);
+    let vectors = format!("{DEMO}/base.npy");
+    let ingest = ["bench", "ingest", "Docs", "--vectors", &vectors, "--first", "100"];
+    let rest = ["--rate", "2000", "--batch", "5", "--seconds", "0.3", "--json", "-"];
+    let objects = || node.json(&["count", "Docs"])["count"].as_u64();
+    for (more, kept) in [(&[][..], false), (&["--keep"][..], true)] {
+        let (code, output, error) = node.run(&[&ingest, &rest[..], more].concat());
+        assert_eq!(code, 0, "{error}");
+        let report: serde_json::Value = serde_json::from_str(&output).unwrap();
+        let rows = report["rows"].as_u64().unwrap();
+        assert!((5..=600).contains(&rows), "{report}");
+        assert_eq!(report["errors"], 0);
+        assert_eq!(report["deleted"].as_u64(), Some(if kept { 0 } else { rows }));
+        assert_eq!(objects(), Some(if kept { 100 + rows } else { 100 }));
+    }
+    let (code, _, error) = node.run(&[&ingest[..5], &["--first", "1000000"]].concat());
+    assert!(code == 2 && error.contains("--first 1000000"), "{error}");
+}
+
+#[test]
 fn every_metric_is_documented() {
     let folder = Folder::new("metrics");
     let node = Node::start(&folder.join("data"));

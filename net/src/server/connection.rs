@@ -336,12 +336,13 @@ impl Connection {
         }
     }
 
-    /// Puts a worker's reply into the outbox. It leaves at once when it is the last one or when
-    /// much has gathered, else together with others.
+    /// Puts a worker's reply into the outbox. It leaves at once when no other request waits for a
+    /// worker or when much has gathered, else together with others.
     pub(crate) fn reply_together(self: &Rc<Self>, frame: Frame, now_ns: u64) {
         if self.enqueue(frame, now_ns) {
             let held_bytes = self.outbox.borrow().bytes;
-            if self.requests.get() == 0 || held_bytes >= HELD_REPLY_BYTES_MAX {
+            let is_last = self.requests.get() == 0 && !self.core.server.workers.has_waiting();
+            if is_last || held_bytes >= HELD_REPLY_BYTES_MAX {
                 return self.send_now(now_ns);
             }
             if !std::mem::replace(&mut self.outbox.borrow_mut().listed, true) {
