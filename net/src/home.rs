@@ -116,7 +116,7 @@ async fn drop_shards(core: &Rc<Core>, shards: Vec<ShardId>) -> CoreAnswer {
     let engine = core.engine()?;
     let mut first = None;
     for shard in shards {
-        if engine.view(shard).is_none() {
+        if !engine.has_shard(shard) {
             // It was never made, or a drop before has come this far.
             continue;
         }

@@ -3,7 +3,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use heddle_core::engine::{Engine, EngineConfig, EngineError, Progress};
+use heddle_core::engine::{
+    Engine, EngineConfig, EngineError, OnDataLoss, Progress, quarantine_refusal,
+};
 use heddle_core::wal::{WalConfig, WalError};
 use heddle_runtime::{GlommioDevice, Queue, fatal, sleep, spawn};
 use heddle_types::limits::WAL_BACKLOG_BYTES_MAX;
@@ -42,6 +44,11 @@ pub(crate) async fn open(core: &Rc<Core>, order: OpenOrder) -> CoreAnswer {
         checkpoint_log_bytes: node.config.checkpoint_log_bytes,
         log_bytes_max: node.config.checkpoint_log_bytes * LOG_BYTES_FACTOR,
         memtable_bytes: MEMTABLE_BYTES,
+        on_data_loss: if node.config.accept_data_loss {
+            OnDataLoss::Accept
+        } else {
+            OnDataLoss::Quarantine
+        },
     };
     let index = core.index;
     let progress = |step| log_progress(index, step);
@@ -89,7 +96,8 @@ fn reason_of(error: &EngineError) -> FatalReason {
 /// Checkpoints every shard that has changed, so that the next start replays nothing. One that fails
 /// does not keep the others from being written.
 ///
-/// Errors: the first one; or a shard that still has changes, which only the log holds then.
+/// Errors: the first one; or a shard that is quarantined or still has changes, which only the log
+/// holds then.
 pub(crate) async fn checkpoint_all(core: &Rc<Core>) -> Result<(), ApiError> {
     let engine = core.engine()?;
     let mut first: Option<ApiError> = None;
@@ -105,6 +113,10 @@ pub(crate) async fn checkpoint_all(core: &Rc<Core>) -> Result<(), ApiError> {
     }
     if let Some(error) = first {
         return Err(error);
+    }
+    if let Some((shard, reason)) = engine.quarantined().into_iter().next() {
+        // Its log must stay where it is looked for.
+        return Err(quarantine_refusal(shard, &reason));
     }
     match engine.changed_shards().first() {
         None => Ok(()),

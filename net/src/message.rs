@@ -130,6 +130,8 @@ pub(crate) enum Publication {
     ReadOnly(Vec<ShardId>),
     /// Views of the shards of one home core.
     Views(ViewSet),
+    /// These shards are not served, for these reasons.
+    Quarantined(Vec<(ShardId, String)>),
 }
 
 /// The views of one home core at one of its versions.

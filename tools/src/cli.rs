@@ -144,6 +144,9 @@ pub(crate) struct Serve {
     /// With --print-config: as JSON
     #[arg(long, requires = "print_config")]
     pub(crate) json: bool,
+    /// Serve shards whose log lost durable records, without these; meant for one start
+    #[arg(long)]
+    pub(crate) accept_data_loss: bool,
     #[command(flatten)]
     pub(crate) settings: SettingFlags,
 }
