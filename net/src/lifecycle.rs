@@ -12,8 +12,8 @@ use heddle_types::limits::WAL_BACKLOG_BYTES_MAX;
 use heddle_types::{ApiError, Clock, ErrorCode, FatalReason};
 
 use crate::background;
-use crate::core::Core;
-use crate::home::views_of;
+use crate::core::{Core, HomeEngine};
+use crate::home::{publish_views, views_of};
 use crate::message::{CoreAnswer, CoreReply, OpenOrder};
 use crate::server::watch_connections;
 
@@ -65,9 +65,23 @@ pub(crate) async fn open(core: &Rc<Core>, order: OpenOrder) -> CoreAnswer {
         let error = log.run_wal().await;
         fatal(FatalReason::WalWrite, error)
     });
+    spawn(Queue::Insert, publish_changes(Rc::clone(core), engine.clone()));
     background::start(core, &engine);
     spawn(Queue::Control, watch_connections(Rc::clone(core)));
     Ok(CoreReply::Opened(Box::new(report), views))
+}
+
+/// Tells every core of arenas that moved without a writer waiting for it: a batched write takes
+/// effect after its answer.
+async fn publish_changes(core: Rc<Core>, engine: HomeEngine) {
+    let mut seen = engine.view_version();
+    loop {
+        seen = engine.view_changed(seen).await;
+        if let Err(error) = publish_views(&core).await {
+            // A core has stopped, and with it the node.
+            tracing::debug!(core = core.index, %error, "views are not published");
+        }
+    }
 }
 
 fn log_progress(core: usize, step: Progress) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use heddle_core::engine::{
-    IndexBatch, IndexedBatch, Object, OpenReport, PutItem, PutMode, Want, Written,
+    Durability, IndexBatch, IndexedBatch, Object, OpenReport, PutItem, PutMode, Want, Written,
 };
 use heddle_core::shard::{ShardSpec, ShardView};
 use heddle_index::SlotBitmap;
@@ -57,10 +57,12 @@ pub(crate) enum CoreRequest {
     Put {
         shard: ShardId,
         mode: PutMode,
+        durability: Durability,
         items: Vec<PutItem>,
     },
     Delete {
         shard: ShardId,
+        durability: Durability,
         ids: Vec<ObjectId>,
     },
     Get {

@@ -40,7 +40,7 @@ pub use config::{
 pub use error::EngineError;
 pub use quarantine::refusal as quarantine_refusal;
 pub use status::{EngineStatus, ShardStatus};
-pub use types::{ItemVector, Object, PutItem, PutMode, Want, Written};
+pub use types::{Durability, ItemVector, Object, PutItem, PutMode, Want, Written};
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -90,6 +90,8 @@ struct State<D: Device> {
     quarantined: BTreeMap<ShardId, Quarantined>,
     stamps: StampSource,
     pending: VecDeque<Pending>,
+    /// Log bytes of those: what writers may leave behind them is bounded.
+    pending_bytes: u64,
     busy: FxHashMap<(ShardId, ObjectId), Busy>,
     applied_lsn: Lsn,
     view_version: u64,

@@ -163,6 +163,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             quarantined: BTreeMap::new(),
             stamps,
             pending: VecDeque::new(),
+            pending_bytes: 0,
             busy: FxHashMap::default(),
             applied_lsn: Lsn(wal.next_lsn().0 - 1),
             view_version: 1,

@@ -55,6 +55,7 @@ pub struct World {
     pub memtable_bytes: usize,
     pub memory_bytes_max: u64,
     pub on_data_loss: OnDataLoss,
+    pub backlog_bytes_max: usize,
     pub config: CollectionConfig,
 }
 
@@ -71,6 +72,7 @@ impl World {
             memtable_bytes: 16 << 10,
             memory_bytes_max: u64::MAX,
             on_data_loss: OnDataLoss::Quarantine,
+            backlog_bytes_max: 64 << 20,
             config: schema(),
         }
     }
@@ -96,7 +98,7 @@ impl World {
         self.boot += 1;
         let segment_bytes = self.segment_bytes;
         let config = EngineConfig {
-            wal: WalConfig { segment_bytes, ..WalConfig::default() },
+            wal: WalConfig { segment_bytes, backlog_bytes_max: self.backlog_bytes_max },
             log_indexes: self.logs.clone(),
             memtable_bytes: self.memtable_bytes,
             memory_bytes_max: self.memory_bytes_max,
