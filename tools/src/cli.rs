@@ -108,6 +108,14 @@ Examples:
   heddle crash-test --quantization 4bit --raw disk
   heddle crash-test --rounds 500 --seed 7 --json")]
     CrashTest(CrashTest),
+    /// For developers: fill and break the disk under a node and check all that it acknowledged
+    #[command(after_help = "\
+Puts a file system of its own on a loop device in memory, fills it, and makes its writes fail. Needs
+root; names what it skips where something is missing, and ends with 1 then.
+
+Example:
+  unshare --mount heddle disk-test")]
+    DiskTest(CrashTest),
 }
 
 /// How to reach a node.
@@ -355,8 +363,8 @@ pub(crate) struct Import {
     /// Rows of one request
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) batch: usize,
-    /// Connections that write at the same time
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    /// Connections that put, update, delete and search at the same time
+    #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) connections: usize,
     /// Rows to import [default: all]
     #[arg(long, value_name = "N")]
@@ -458,6 +466,15 @@ Examples:
   heddle bench search Docs --queries query.npy --truth gt.npy --ef 10,20,40,80 --connections 8
   heddle bench search Docs --queries query.npy --truth gt.npy --ef 64 --rate 2000 --json out.json")]
     Search(BenchSearch),
+    /// Durable writes: rows a second and acknowledgement times beside what the disk itself can do
+    #[command(after_help = "\
+Starts a node of its own for each number of puts in flight, one row a put. The disk is measured in
+the same run, with batches as large as those of the log.
+
+Examples:
+  heddle bench writes
+  heddle bench writes --vectors base.npy --properties base.jsonl.gz --in-flight 1,16,256")]
+    Writes(crate::bench::writes::BenchWrites),
 }
 
 #[derive(Args, Debug)]

@@ -53,6 +53,9 @@ fn start_log(level: LogLevel, format: LogFormat) {
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
+        // It would complain about a log that cannot be written to that very log, and panic: a full
+        // disk that holds the log would end the node.
+        .log_internal_errors(false)
         .with_ansi(false)
         .with_thread_names(true);
     match format {
