@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use heddle_core::engine::OpenReport;
 use heddle_core::shard::ShardSpec;
 use heddle_meta::{Catalog, CatalogStore, Command, StoreError};
 use heddle_runtime::net::Listener;
@@ -186,10 +187,35 @@ async fn open_engines(core: &Rc<Core>, catalog: &Catalog, logs: &[u32]) -> Resul
         for file in &report.foreign_files {
             tracing::warn!(file, "unknown file in the data directory is ignored");
         }
+        tell_of_damage(home, &report);
+        if !report.quarantined.is_empty() {
+            publish(core, Publication::Quarantined(report.quarantined.clone())).await?;
+        }
         let request = |_| CoreRequest::Publish(Publication::Views(views.clone()));
         core.call_all(0..core.data_cores, request).await?;
     }
     Ok(())
+}
+
+/// Says what a damaged log cost, once for each damage and each shard.
+fn tell_of_damage(home: CoreIndex, report: &OpenReport) {
+    for file in &report.flawed_segments {
+        tracing::warn!(
+            core = home,
+            file,
+            "the header of a log segment is damaged, nothing else is"
+        );
+    }
+    for damage in &report.damage {
+        let (error, records) = (damage.error(), damage.lost_records());
+        tracing::error!(core = home, %error, records, "the log lost at most so many records");
+    }
+    for (shard, reason) in &report.quarantined {
+        tracing::error!(core = home, %shard, reason, "shard quarantined: it is not served");
+    }
+    for (shard, reason) in &report.accepted_losses {
+        tracing::error!(core = home, %shard, reason, "data loss accepted: shard served without it");
+    }
 }
 
 /// The logs that a home core recovers, its own first.

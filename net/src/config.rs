@@ -85,6 +85,10 @@ pub struct NodeConfig {
     /// File that is written, whole, once the node serves: the ready report as JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready_file: Option<PathBuf>,
+    /// Serve shards whose log lost durable records, without these. No setting: it is meant for one
+    /// start, not for every one.
+    #[serde(skip)]
+    pub accept_data_loss: bool,
 }
 
 impl Default for NodeConfig {
@@ -108,6 +112,7 @@ impl Default for NodeConfig {
             log_level: LogLevel::Info,
             roles: vec![Role::Data, Role::Meta],
             ready_file: None,
+            accept_data_loss: false,
         }
     }
 }

@@ -38,15 +38,15 @@ pub(crate) fn handle(
 async fn handle_data(core: Rc<Core>, request: CoreRequest) -> CoreAnswer {
     let engine = core.engine()?;
     match request {
-        CoreRequest::Put { shard, mode, items } => {
+        CoreRequest::Put { shard, mode, durability, items } => {
             core.registry.check_writable(shard)?;
-            let written = engine.put(shard, mode, items).await?;
+            let written = engine.put_with(shard, mode, durability, items).await?;
             publish_views(&core).await?;
             Ok(CoreReply::Written(written))
         }
-        CoreRequest::Delete { shard, ids } => {
+        CoreRequest::Delete { shard, durability, ids } => {
             core.registry.check_writable(shard)?;
-            let deleted = engine.delete(shard, ids).await?;
+            let deleted = engine.delete_with(shard, durability, ids).await?;
             publish_views(&core).await?;
             Ok(CoreReply::Deleted(deleted))
         }
@@ -116,7 +116,7 @@ async fn drop_shards(core: &Rc<Core>, shards: Vec<ShardId>) -> CoreAnswer {
     let engine = core.engine()?;
     let mut first = None;
     for shard in shards {
-        if engine.view(shard).is_none() {
+        if !engine.has_shard(shard) {
             // It was never made, or a drop before has come this far.
             continue;
         }

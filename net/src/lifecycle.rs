@@ -3,15 +3,17 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use heddle_core::engine::{Engine, EngineConfig, EngineError, Progress};
+use heddle_core::engine::{
+    Engine, EngineConfig, EngineError, OnDataLoss, Progress, quarantine_refusal,
+};
 use heddle_core::wal::{WalConfig, WalError};
 use heddle_runtime::{GlommioDevice, Queue, fatal, sleep, spawn};
 use heddle_types::limits::WAL_BACKLOG_BYTES_MAX;
 use heddle_types::{ApiError, Clock, ErrorCode, FatalReason};
 
 use crate::background;
-use crate::core::Core;
-use crate::home::views_of;
+use crate::core::{Core, HomeEngine};
+use crate::home::{publish_views, views_of};
 use crate::message::{CoreAnswer, CoreReply, OpenOrder};
 use crate::server::watch_connections;
 
@@ -42,6 +44,11 @@ pub(crate) async fn open(core: &Rc<Core>, order: OpenOrder) -> CoreAnswer {
         checkpoint_log_bytes: node.config.checkpoint_log_bytes,
         log_bytes_max: node.config.checkpoint_log_bytes * LOG_BYTES_FACTOR,
         memtable_bytes: MEMTABLE_BYTES,
+        on_data_loss: if node.config.accept_data_loss {
+            OnDataLoss::Accept
+        } else {
+            OnDataLoss::Quarantine
+        },
     };
     let index = core.index;
     let progress = |step| log_progress(index, step);
@@ -58,9 +65,23 @@ pub(crate) async fn open(core: &Rc<Core>, order: OpenOrder) -> CoreAnswer {
         let error = log.run_wal().await;
         fatal(FatalReason::WalWrite, error)
     });
+    spawn(Queue::Insert, publish_changes(Rc::clone(core), engine.clone()));
     background::start(core, &engine);
     spawn(Queue::Control, watch_connections(Rc::clone(core)));
     Ok(CoreReply::Opened(Box::new(report), views))
+}
+
+/// Tells every core of arenas that moved without a writer waiting for it: a batched write takes
+/// effect after its answer.
+async fn publish_changes(core: Rc<Core>, engine: HomeEngine) {
+    let mut seen = engine.view_version();
+    loop {
+        seen = engine.view_changed(seen).await;
+        if let Err(error) = publish_views(&core).await {
+            // A core has stopped, and with it the node.
+            tracing::debug!(core = core.index, %error, "views are not published");
+        }
+    }
 }
 
 fn log_progress(core: usize, step: Progress) {
@@ -89,7 +110,8 @@ fn reason_of(error: &EngineError) -> FatalReason {
 /// Checkpoints every shard that has changed, so that the next start replays nothing. One that fails
 /// does not keep the others from being written.
 ///
-/// Errors: the first one; or a shard that still has changes, which only the log holds then.
+/// Errors: the first one; or a shard that is quarantined or still has changes, which only the log
+/// holds then.
 pub(crate) async fn checkpoint_all(core: &Rc<Core>) -> Result<(), ApiError> {
     let engine = core.engine()?;
     let mut first: Option<ApiError> = None;
@@ -105,6 +127,10 @@ pub(crate) async fn checkpoint_all(core: &Rc<Core>) -> Result<(), ApiError> {
     }
     if let Some(error) = first {
         return Err(error);
+    }
+    if let Some((shard, reason)) = engine.quarantined().into_iter().next() {
+        // Its log must stay where it is looked for.
+        return Err(quarantine_refusal(shard, &reason));
     }
     match engine.changed_shards().first() {
         None => Ok(()),

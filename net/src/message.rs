@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use heddle_core::engine::{
-    IndexBatch, IndexedBatch, Object, OpenReport, PutItem, PutMode, Want, Written,
+    Durability, IndexBatch, IndexedBatch, Object, OpenReport, PutItem, PutMode, Want, Written,
 };
 use heddle_core::shard::{ShardSpec, ShardView};
 use heddle_index::SlotBitmap;
@@ -57,10 +57,12 @@ pub(crate) enum CoreRequest {
     Put {
         shard: ShardId,
         mode: PutMode,
+        durability: Durability,
         items: Vec<PutItem>,
     },
     Delete {
         shard: ShardId,
+        durability: Durability,
         ids: Vec<ObjectId>,
     },
     Get {
@@ -130,6 +132,8 @@ pub(crate) enum Publication {
     ReadOnly(Vec<ShardId>),
     /// Views of the shards of one home core.
     Views(ViewSet),
+    /// These shards are not served, for these reasons.
+    Quarantined(Vec<(ShardId, String)>),
 }
 
 /// The views of one home core at one of its versions.

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use heddle_core::engine::quarantine_refusal;
 use heddle_core::shard::ShardView;
 use heddle_meta::CollectionEntry;
 use heddle_types::{
@@ -60,6 +61,8 @@ pub(crate) struct Registry {
     dropped: RefCell<FxHashSet<ShardId>>,
     // Shards that take no writes until the next start.
     read_only: RefCell<FxHashSet<ShardId>>,
+    // Shards that are not served, and why.
+    quarantined: RefCell<FxHashMap<ShardId, String>>,
 }
 
 impl Registry {
@@ -83,11 +86,18 @@ impl Registry {
         self.collections.borrow().values().cloned().collect()
     }
 
-    /// The view of a shard. Errors: `Unavailable` when its home core has not published it.
+    /// The view of a shard. Errors: `Unavailable` when its home core has not published it,
+    /// `Corrupt` when it is quarantined.
     pub(crate) fn view(&self, shard: ShardId) -> Result<Arc<ShardView>, ApiError> {
-        let views = self.views.borrow();
-        views.get(&shard).map(|(_, view)| Arc::clone(view)).ok_or_else(|| {
-            ApiError::transient(ErrorCode::Unavailable, format!("shard {shard} is not served yet"))
+        if let Some((_, view)) = self.views.borrow().get(&shard) {
+            return Ok(Arc::clone(view));
+        }
+        Err(match self.quarantined.borrow().get(&shard) {
+            Some(reason) => quarantine_refusal(shard, reason),
+            None => {
+                let message = format!("shard {shard} is not served yet");
+                ApiError::transient(ErrorCode::Unavailable, message)
+            }
         })
     }
 
@@ -122,6 +132,7 @@ impl Registry {
             Publication::ReadOnly(shards) => self.read_only.borrow_mut().extend(shards),
             Publication::Version(epoch) => self.epoch.set(self.epoch.get().max(epoch)),
             Publication::Views(set) => self.install_views(set),
+            Publication::Quarantined(shards) => self.quarantined.borrow_mut().extend(shards),
         }
     }
 
@@ -179,6 +190,17 @@ mod tests {
         registry.install(Publication::ReadOnly(vec![ShardId(1)]));
         assert_eq!(registry.check_writable(ShardId(1)).unwrap_err().code, ErrorCode::DiskFull);
         assert_eq!(registry.check_writable(ShardId(2)), Ok(()));
+    }
+
+    #[test]
+    fn a_quarantined_shard_is_refused_with_the_reason() {
+        let registry = Registry::default();
+        let reason = "logs/0000/0000000001.wal: corrupt at offset 4096".to_owned();
+        registry.install(Publication::Quarantined(vec![(ShardId(1), reason.clone())]));
+        let refused = registry.view(ShardId(1)).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::Corrupt);
+        assert!(refused.message.contains(&reason), "{refused}");
+        assert_eq!(registry.view(ShardId(2)).unwrap_err().code, ErrorCode::Unavailable);
     }
 
     #[test]

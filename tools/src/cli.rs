@@ -112,6 +112,14 @@ Examples:
   heddle crash-test --quantization 4bit --raw disk
   heddle crash-test --rounds 500 --seed 7 --json")]
     CrashTest(CrashTest),
+    /// For developers: fill and break the disk under a node and check all that it acknowledged
+    #[command(after_help = "\
+Puts a file system of its own on a loop device in memory, fills it, and makes its writes fail. Needs
+root; names what it skips where something is missing, and ends with 1 then.
+
+Example:
+  unshare --mount heddle disk-test")]
+    DiskTest(CrashTest),
 }
 
 /// How to reach a node.
@@ -148,6 +156,9 @@ pub(crate) struct Serve {
     /// With --print-config: as JSON
     #[arg(long, requires = "print_config")]
     pub(crate) json: bool,
+    /// Serve shards whose log lost durable records, without these; meant for one start
+    #[arg(long)]
+    pub(crate) accept_data_loss: bool,
     #[command(flatten)]
     pub(crate) settings: SettingFlags,
 }
@@ -356,8 +367,8 @@ pub(crate) struct Import {
     /// Rows of one request
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) batch: usize,
-    /// Connections that write at the same time
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    /// Connections that put, update, delete and search at the same time
+    #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) connections: usize,
     /// Rows to import [default: all]
     #[arg(long, value_name = "N")]

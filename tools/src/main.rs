@@ -57,11 +57,13 @@ fn dispatch(action: &Action) -> Result<(), Failure> {
         Action::Count(arguments) => block_on(commands::read::count(arguments)),
         Action::Bench(Bench::Search(arguments)) => block_on(commands::bench::search(arguments)),
         Action::Bench(Bench::Ingest(arguments)) => block_on(commands::bench::ingest(arguments)),
+        Action::Bench(Bench::Writes(arguments)) => bench::writes::run(arguments),
         Action::Status(arguments) => block_on(commands::status::run(arguments)),
         Action::Completions { shell } => {
             commands::completions::run(*shell);
             Ok(())
         }
         Action::CrashTest(arguments) => crash::run(arguments),
+        Action::DiskTest(arguments) => crash::run_on_bad_disks(arguments),
     }
 }

@@ -48,6 +48,15 @@ pub(crate) struct Core {
 pub(crate) struct Engine {
     pub(crate) failed: bool,
     pub(crate) shards: Vec<Shard>,
+    pub(crate) quarantined: Vec<Quarantined>,
+}
+
+/// A shard that is not served.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Quarantined {
+    pub(crate) shard: u64,
+    pub(crate) reason: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -78,6 +87,12 @@ impl NodeStatus {
             let shards = core.engine.iter().flat_map(|engine| &engine.shards);
             shards.map(move |shard| (core.core, shard))
         })
+    }
+
+    /// Every shard that is not served.
+    pub(crate) fn quarantined(&self) -> impl Iterator<Item = &Quarantined> {
+        let engines = self.cores.iter().filter_map(|core| core.engine.as_ref());
+        engines.flat_map(|engine| &engine.quarantined)
     }
 
     /// Vectors of a collection that wait for their place in a graph.

@@ -139,6 +139,43 @@ fn imported_rows_are_found_before_and_after_a_kill() {
 }
 
 #[test]
+fn a_damaged_log_takes_one_collection_away_until_the_loss_is_accepted() {
+    let folder = Folder::new("damage");
+    let data = folder.join("data");
+    let one_core = ["--cores", "1"];
+    let node = Node::start_with(&data, &one_core);
+    import(&node, &["--limit", "50"]);
+    let vectors = format!("{DEMO}/base.npy");
+    node.json(&["import", "Other", "--vectors", &vectors, "--limit", "50"]);
+    node.kill();
+    // One bit in the payload of the first record, behind the headers of its batch and its own.
+    let log = folder.0.join("data/logs/0000/0000000001.wal");
+    let mut bytes = std::fs::read(&log).unwrap();
+    bytes[4096 + 128 + 40] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    for _ in 0..2 {
+        let node = Node::start_with(&data, &one_core);
+        let place = "logs/0000/0000000001.wal: corrupt at offset 4096";
+        let query = format!("{vectors}:0");
+        for command in [&["count", "Docs"][..], &["search", "Docs", "--row", &query]] {
+            let (code, _, error) = node.run(command);
+            assert!(code == 1 && error.contains(place), "{command:?}: {code}, {error}");
+        }
+        assert_eq!(node.json(&["count", "Other"])["count"], 50);
+        let (_, status, _) = node.run(&["status"]);
+        assert!(status.contains("is quarantined") && status.contains(place), "{status}");
+        node.kill();
+    }
+    let node = Node::start_with(&data, &[&one_core[..], &["--accept-data-loss"]].concat());
+    assert_eq!(node.json(&["count", "Docs"])["count"], 49);
+    assert_eq!(node.json(&["count", "Other"])["count"], 50);
+    assert_eq!(node.stop(), Some(0));
+    let node = Node::start_with(&data, &one_core);
+    assert_eq!(node.json(&["count", "Docs"])["count"], 49, "the loss is settled");
+    assert_eq!(node.stop(), Some(0));
+}
+
+#[test]
 fn kills_at_random_moments_lose_nothing() {
     // The first run of this test found a node that ended when a row was updated while its first
     // vector waited to be linked.
@@ -146,7 +183,9 @@ fn kills_at_random_moments_lose_nothing() {
     let test = ["crash-test", "--rounds", "4", "--life-ms", "900", "--data-dir", &folder.join("x")];
     let (code, output, error) = outcome(&heddle(&test).output().unwrap());
     assert_eq!(code, 0, "{output}{error}");
-    assert!(output.contains("lost 0, wrong 0, failed starts 0, ended by itself 0"), "{output}");
+    let verdict = "lost 0, resurrected 0, wrong 0, failed starts 0, ended by itself 0";
+    assert!(output.contains(verdict), "{output}");
+    assert!(!output.contains(" 0 of them updates") && !output.contains("\n0 searches"), "{output}");
 }
 
 #[test]

@@ -25,8 +25,9 @@ const LOG_SEGMENTS_MIN: u64 = 4;
 
 impl<D: Device, C: Clock> Engine<D, C> {
     /// The shards whose image is due: by log bytes of their own, or all with changes when the log
-    /// is too long; the one that holds back most of the log first. While a shard's image fails, the
-    /// log is long for its sake, and images of shards that changed later would not shorten it.
+    /// is too long; the one that holds back most of the log first. While a shard's image fails or a
+    /// shard is quarantined, the log is long for its sake, and images of shards that changed later
+    /// would not shorten it.
     #[must_use]
     pub fn checkpoint_due(&self) -> Vec<ShardId> {
         let config = &self.inner.config;
@@ -35,7 +36,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let is_log_long = log_bytes >= log_limit;
         let cells = self.cells();
         let failing = cells.iter().map(|cell| cell.book.borrow()).filter(|book| book.image_failed);
-        let held_at = failing.filter_map(|book| book.first_unimaged).min();
+        let held_at = failing.filter_map(|book| book.first_unimaged);
+        let held_at = held_at.chain(self.quarantine_needs_from()).min();
         let mut due: Vec<(Option<Lsn>, ShardId)> = Vec::new();
         for cell in &cells {
             let book = cell.book.borrow();
@@ -201,7 +203,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
     }
 
     fn may_remove_old_logs(&self) -> bool {
-        let needs_old = self.cells().iter().any(|cell| cell.book.borrow().needs_image);
+        let needs_old = self.cells().iter().any(|cell| cell.book.borrow().needs_image)
+            || self.quarantine_needs_from().is_some();
         !needs_old && !self.inner.state.borrow().old_logs.is_empty()
     }
 
@@ -231,7 +234,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             let book = cell.book.borrow();
             book.first_unimaged
         });
-        let unimaged = unimaged.min();
+        let unimaged = unimaged.chain(self.quarantine_needs_from()).min();
         let state = self.inner.state.borrow();
         let unapplied = state.pending.front().map(|first| first.lsn);
         let all = Lsn(state.applied_lsn.0 + 1);

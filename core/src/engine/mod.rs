@@ -19,6 +19,7 @@ mod config;
 mod error;
 mod load;
 mod pending;
+mod quarantine;
 mod read;
 mod recover;
 mod shards;
@@ -33,11 +34,13 @@ mod tests;
 pub(crate) use background::Lease;
 pub use background::{IndexBatch, IndexedBatch, LinkProgress, RowBatch};
 pub use config::{
-    CHECKPOINT_LOG_BYTES_DEFAULT, EngineConfig, LOG_BYTES_MAX_DEFAULT, OpenReport, Progress,
+    CHECKPOINT_LOG_BYTES_DEFAULT, EngineConfig, LOG_BYTES_MAX_DEFAULT, OnDataLoss, OpenReport,
+    Progress,
 };
 pub use error::EngineError;
+pub use quarantine::refusal as quarantine_refusal;
 pub use status::{EngineStatus, ShardStatus};
-pub use types::{ItemVector, Object, PutItem, PutMode, Want, Written};
+pub use types::{Durability, ItemVector, Object, PutItem, PutMode, Want, Written};
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -51,6 +54,7 @@ use rustc_hash::FxHashMap;
 use crate::shard::{Shard, ShardView};
 use crate::wal::{Signal, Wal};
 use pending::{Busy, Pending};
+use quarantine::Quarantined;
 
 /// The engine of one home core. Clones share it; it stays on its core.
 pub struct Engine<D: Device, C: Clock> {
@@ -82,8 +86,12 @@ struct Inner<D: Device, C: Clock> {
 
 struct State<D: Device> {
     shards: BTreeMap<ShardId, Rc<ShardCell<D>>>,
+    /// Shards that are not served because records of theirs are damaged.
+    quarantined: BTreeMap<ShardId, Quarantined>,
     stamps: StampSource,
     pending: VecDeque<Pending>,
+    /// Log bytes of those: what writers may leave behind them is bounded.
+    pending_bytes: u64,
     busy: FxHashMap<(ShardId, ObjectId), Busy>,
     applied_lsn: Lsn,
     view_version: u64,
@@ -160,7 +168,13 @@ impl Book {
 impl<D: Device, C: Clock> Engine<D, C> {
     fn cell(&self, shard: ShardId) -> Result<Rc<ShardCell<D>>, ApiError> {
         let state = self.inner.state.borrow();
-        state.shards.get(&shard).cloned().ok_or_else(|| error::no_shard(shard))
+        if let Some(cell) = state.shards.get(&shard) {
+            return Ok(Rc::clone(cell));
+        }
+        Err(match state.quarantined.get(&shard) {
+            Some(quarantined) => quarantine::refusal(shard, &quarantined.reason),
+            None => error::no_shard(shard),
+        })
     }
 
     fn cells(&self) -> Vec<Rc<ShardCell<D>>> {

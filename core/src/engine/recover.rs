@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 
 use super::config::{EngineConfig, OpenReport, Progress};
 use super::load::Loader;
+use super::quarantine::{concerned, set_apart};
 use super::{Engine, EngineError, Inner, MemoryGauge, ShardCell, State};
 use crate::checkpoint::{remove_other_images, repair_superblocks};
 use crate::objects::{ObjectConfig, ObjectError};
@@ -85,7 +86,9 @@ impl<D: Device> Opened<D> {
 impl<D: Device, C: Clock> Engine<D, C> {
     /// Loads the images of all shards and replays the logs.
     ///
-    /// Errors: damage is named and nothing is changed; a shard without a directory is made new.
+    /// Errors: damage is named and nothing is changed; a shard without a directory is made new. A
+    /// shard whose log lost durable records is quarantined, or served without them when the
+    /// configuration says so.
     /// Memory: what the shards need, and one log window; rows are flushed on the way. Afterwards
     /// run [`Engine::run_wal`].
     pub async fn open(
@@ -108,18 +111,26 @@ impl<D: Device, C: Clock> Engine<D, C> {
             progress(Progress::ShardLoaded { shard: id, objects });
             opened.insert(id, shard);
         }
+        let mut lost = Vec::new();
         let replay = Replay { shards: &opened, progress: &progress };
         let (own, old) = config.log_indexes.split_first().unwrap_or((&0, &[]));
         for log_index in old {
             let directory = log_directory(*log_index);
             let recovery = Recovery::open(device.clone(), &directory, config.wal).await?;
-            replay.read(recovery, *log_index, IsOwn::No, &mut newest, &mut report).await?;
+            let read = replay.read(recovery, *log_index, IsOwn::No, &mut newest, &mut report);
+            let damage = read.await?.damage().to_vec();
+            lost.extend(concerned(&opened, *log_index, IsOwn::No, &damage));
+            report.damage.extend(damage);
         }
         let directory = log_directory(*own);
         let recovery = Recovery::open(device.clone(), &directory, config.wal).await?;
         let recovery = replay.read(recovery, *own, IsOwn::Yes, &mut newest, &mut report).await?;
         let (wal, found) = recovery.finish().await?;
         check_covers(&opened, *own, found.first_lsn, found.next_lsn)?;
+        lost.extend(concerned(&opened, *own, IsOwn::Yes, &found.damage));
+        report.damage.extend(found.damage);
+        report.flawed_segments = found.flawed;
+        let quarantined = set_apart(&mut opened, lost, &config, &mut report);
         report.foreign_files.extend(found.foreign);
         report.torn_at = found.cut;
         remove_leftover_logs(&device).await;
@@ -130,6 +141,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let old_logs = old.to_vec();
         let engine = Self::assemble(device, clock, config, quiescence, wal, opened, newest);
         engine.inner.state.borrow_mut().old_logs = old_logs;
+        engine.inner.state.borrow_mut().quarantined = quarantined;
         engine.note_old_logs();
         report.objects = engine.cells().iter().map(|c| c.shard.borrow().live_count()).sum();
         Ok((engine, report))
@@ -148,8 +160,10 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let shards = opened.into_iter().map(|(id, opened)| (id, opened.cell)).collect();
         let state = State {
             shards,
+            quarantined: BTreeMap::new(),
             stamps,
             pending: VecDeque::new(),
+            pending_bytes: 0,
             busy: FxHashMap::default(),
             applied_lsn: Lsn(wal.next_lsn().0 - 1),
             view_version: 1,
@@ -215,7 +229,7 @@ fn check_covers<D: Device>(
 
 /// Is this the log that the engine will append to?
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum IsOwn {
+pub(super) enum IsOwn {
     Yes,
     No,
 }

@@ -18,7 +18,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// garbage, a shard without a directory is made again when the engine opens. Errors: nothing
     /// is served; the device's words, or no memory.
     pub async fn create_shard(&self, spec: ShardSpec) -> Result<(), ApiError> {
-        if self.inner.state.borrow().shards.contains_key(&spec.id) {
+        if self.has_shard(spec.id) {
             return Err(ApiError::internal(format!("shard {} exists already", spec.id)));
         }
         let cell = self.make_shard(spec).await?;
@@ -75,7 +75,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// Call it after the catalog forgot the shard. Errors: the shard is gone from memory all the
     /// same; what is left of its files is garbage.
     pub async fn drop_shard(&self, id: ShardId) -> Result<(), ApiError> {
-        let Ok(cell) = self.cell(id) else { return Ok(()) };
+        let Ok(cell) = self.cell(id) else { return self.drop_quarantined(id).await };
         cell.dropped.set(true);
         self.inner.state.borrow_mut().shards.remove(&id);
         self.inner.settled.notify();

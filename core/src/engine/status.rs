@@ -22,6 +22,8 @@ pub struct EngineStatus {
     pub failed: bool,
     /// The shards, by id.
     pub shards: Vec<ShardStatus>,
+    /// Shards that are not served because durable records of theirs are damaged, and why.
+    pub quarantined: Vec<(ShardId, String)>,
 }
 
 /// State of one shard.
@@ -70,6 +72,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             writes_in_flight: state.pending.len() as u64,
             failed: state.failed,
             shards,
+            quarantined: self.quarantined(),
         }
     }
 

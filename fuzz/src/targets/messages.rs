@@ -7,17 +7,17 @@ use heddle_types::{ApiError, Filter};
 use heddle_wire::message::{
     ArchivedObjectColumns, CollectionCreateReply, CollectionCreateRequest, CollectionDropReply,
     CollectionDropRequest, CollectionListReply, CollectionListRequest, CollectionShowReply,
-    CollectionShowRequest, CountReply, CountRequest, DeleteReply, DeleteRequest, ErrorReply,
-    GetReply, GetRequest, HelloReply, HelloRequest, NodeStatusReply, NodeStatusRequest, PutReply,
-    PutRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, TopologyReply, TopologyRequest,
-    own,
+    CollectionShowRequest, CountReply, CountRequest, DeleteReply, DeleteRequest, DeleteWithReply,
+    DeleteWithRequest, ErrorReply, GetReply, GetRequest, HelloReply, HelloRequest, NodeStatusReply,
+    NodeStatusRequest, PutReply, PutRequest, PutWithReply, PutWithRequest, ScanReply, ScanRequest,
+    SearchReply, SearchRequest, TopologyReply, TopologyRequest, own,
 };
 use heddle_wire::{AlignedVec, Body, access, decode, decode_any, encode_reply};
 
 pub use samples::seeds;
 
 /// One check for each message; the position is the first byte of the input.
-const CHECKS: [fn(&[u8]); 27] = [
+const CHECKS: [fn(&[u8]); 31] = [
     round_trip::<HelloRequest>,
     round_trip::<HelloReply>,
     round_trip::<TopologyRequest>,
@@ -45,6 +45,10 @@ const CHECKS: [fn(&[u8]); 27] = [
     round_trip::<NodeStatusRequest>,
     round_trip::<NodeStatusReply>,
     round_trip::<ErrorReply>,
+    round_trip::<PutWithRequest>,
+    round_trip::<PutWithReply>,
+    round_trip::<DeleteWithRequest>,
+    round_trip::<DeleteWithReply>,
 ];
 
 /// Checks a body and reads all of it, in place and copied.

@@ -96,6 +96,15 @@ pub(crate) struct EngineReport {
     pub(crate) applied_lsn: u64,
     pub(crate) wal: WalReport,
     pub(crate) shards: Vec<ShardReport>,
+    /// Shards that are not served because durable records of theirs are damaged.
+    pub(crate) quarantined: Vec<QuarantineReport>,
+}
+
+/// A shard that is not served.
+#[derive(Debug, Serialize)]
+pub(crate) struct QuarantineReport {
+    pub(crate) shard: u64,
+    pub(crate) reason: String,
 }
 
 /// The log of a data core.
@@ -162,6 +171,11 @@ impl From<EngineStatus> for EngineReport {
                 durable_lsn: wal.durable_lsn.0,
             },
             shards: status.shards.into_iter().map(ShardReport::from).collect(),
+            quarantined: status
+                .quarantined
+                .into_iter()
+                .map(|(shard, reason)| QuarantineReport { shard: shard.0, reason })
+                .collect(),
         }
     }
 }

@@ -27,12 +27,15 @@ const LOG: [Metric<WalReport>; 9] = [
     ("heddle_wal_durable_lsn", "gauge", "Last durable record.", |wal| wal.durable_lsn as f64),
 ];
 
-const ENGINE: [Metric<EngineReport>; 2] = [
+const ENGINE: [Metric<EngineReport>; 3] = [
     ("heddle_writes_in_flight", "gauge", "Writes that wait for the log.", |engine| {
         engine.writes_in_flight as f64
     }),
     ("heddle_wal_failed", "gauge", "1 once the log has failed.", |engine| {
         f64::from(u8::from(engine.failed))
+    }),
+    ("heddle_shards_quarantined", "gauge", "Shards not served: their log is damaged.", |engine| {
+        engine.quarantined.len() as f64
     }),
 ];
 

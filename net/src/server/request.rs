@@ -114,7 +114,9 @@ pub(super) fn queue_of(kind: MessageType) -> Queue {
         | MessageType::Search
         | MessageType::Scan
         | MessageType::Count => Queue::Search,
-        MessageType::Put | MessageType::Delete => Queue::Insert,
+        MessageType::Put | MessageType::Delete | MessageType::PutWith | MessageType::DeleteWith => {
+            Queue::Insert
+        }
         MessageType::CollectionCreate
         | MessageType::CollectionList
         | MessageType::CollectionShow

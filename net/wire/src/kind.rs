@@ -27,6 +27,10 @@ pub enum MessageType {
     Get = 0x0021,
     /// Delete objects by id.
     Delete = 0x0022,
+    /// Write objects, acknowledged when the request says.
+    PutWith = 0x0023,
+    /// Delete objects by id, acknowledged when the request says.
+    DeleteWith = 0x0024,
     /// Find the nearest neighbours of vectors.
     Search = 0x0030,
     /// List objects in the order of their ids, page by page.
@@ -39,7 +43,7 @@ pub enum MessageType {
 
 impl MessageType {
     /// Every type, by number.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Hello,
         Self::Topology,
         Self::CollectionCreate,
@@ -49,6 +53,8 @@ impl MessageType {
         Self::Put,
         Self::Get,
         Self::Delete,
+        Self::PutWith,
+        Self::DeleteWith,
         Self::Search,
         Self::Scan,
         Self::Count,
@@ -86,6 +92,8 @@ impl MessageType {
             Self::Put => "put",
             Self::Get => "get",
             Self::Delete => "delete",
+            Self::PutWith => "put_with",
+            Self::DeleteWith => "delete_with",
             Self::Search => "search",
             Self::Scan => "scan",
             Self::Count => "count",

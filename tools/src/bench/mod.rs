@@ -4,10 +4,12 @@
 //! query `i` is due at `start + i / rate` whether or not earlier ones were answered, and its
 //! latency counts from then; a stall is charged to every query that it delayed.
 
+mod device;
 pub(crate) mod ingest;
 mod pipeline;
 mod raw;
 mod timer;
+pub(crate) mod writes;
 
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};

@@ -32,6 +32,15 @@ Examples:
   heddle bench ingest Docs --vectors base.npy --first 100000 --rate 1000 --seconds 20 --keep &
   heddle bench search Docs --queries query.npy --truth gt.npy --ef 64 --seconds 15")]
     Ingest(BenchIngest),
+    /// Durable writes: rows a second and acknowledgement times beside what the disk itself can do
+    #[command(after_help = "\
+Starts a node of its own for each number of puts in flight, one row a put. The disk is measured in
+the same run, with batches as large as those of the log.
+
+Examples:
+  heddle bench writes
+  heddle bench writes --vectors base.npy --properties base.jsonl.gz --in-flight 1,16,256")]
+    Writes(crate::bench::writes::BenchWrites),
 }
 
 #[derive(Args, Debug)]

@@ -37,6 +37,9 @@ pub(crate) async fn run(arguments: &Status) -> Result<(), Failure> {
     for core in status.cores.iter().filter(failed) {
         println!("  {}", style.red(&format!("the log of core {} failed", core.core)));
     }
+    for quarantined in status.quarantined() {
+        println!("shard {} is quarantined: {}", quarantined.shard, quarantined.reason);
+    }
     if status.shards().next().is_none() {
         println!("no shards");
         return Ok(());

@@ -9,6 +9,7 @@
 
 mod check;
 mod collection;
+mod durability;
 mod error;
 mod hello;
 mod node;
@@ -40,6 +41,11 @@ pub use collection::{
     CollectionCreateReply, CollectionCreateRequest, CollectionDropReply, CollectionDropRequest,
     CollectionEntry, CollectionListReply, CollectionListRequest, CollectionShowReply,
     CollectionShowRequest,
+};
+pub use durability::{
+    ArchivedDeleteWithReply, ArchivedDeleteWithRequest, ArchivedPutWithReply,
+    ArchivedPutWithRequest, DeleteWithReply, DeleteWithRequest, Durability, PutWithReply,
+    PutWithRequest,
 };
 pub use error::{ArchivedErrorReply, ErrorReply};
 pub use hello::{ArchivedHelloReply, ArchivedHelloRequest, FEATURES, HelloReply, HelloRequest};
@@ -213,6 +219,8 @@ messages! {
     Put: PutRequest => PutReply,
     Get: GetRequest => GetReply,
     Delete: DeleteRequest => DeleteReply,
+    PutWith: PutWithRequest => PutWithReply,
+    DeleteWith: DeleteWithRequest => DeleteWithReply,
     Search: SearchRequest => SearchReply,
     Scan: ScanRequest => ScanReply,
     Count: CountRequest => CountReply,

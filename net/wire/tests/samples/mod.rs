@@ -4,10 +4,11 @@ use heddle_types::{ApiError, ErrorCode, Hlc, ObjectId};
 use heddle_wire::message::{
     CollectionCreateReply, CollectionCreateRequest, CollectionDropReply, CollectionDropRequest,
     CollectionEntry, CollectionListReply, CollectionListRequest, CollectionShowReply,
-    CollectionShowRequest, CountReply, CountRequest, DeleteReply, DeleteRequest, GetReply,
-    GetRequest, HelloReply, HelloRequest, NodeStatusReply, NodeStatusRequest, ObjectColumns,
-    PutMode, PutReply, PutRequest, ScanReply, ScanRequest, SearchReply, SearchRequest,
-    TopologyCollection, TopologyNode, TopologyReply, TopologyRequest, Want,
+    CollectionShowRequest, CountReply, CountRequest, DeleteReply, DeleteRequest, DeleteWithReply,
+    DeleteWithRequest, Durability, GetReply, GetRequest, HelloReply, HelloRequest, NodeStatusReply,
+    NodeStatusRequest, ObjectColumns, PutMode, PutReply, PutRequest, PutWithReply, PutWithRequest,
+    ScanReply, ScanRequest, SearchReply, SearchRequest, TopologyCollection, TopologyNode,
+    TopologyReply, TopologyRequest, Want,
 };
 use heddle_wire::{Body, Frame, Request, encode_error, encode_reply, encode_request};
 
@@ -184,7 +185,15 @@ fn data() -> Vec<(&'static str, Frame)> {
     delete_reply.push(Err(&error));
     let get_reply = GetReply { found: vec![1, 0, 1], objects: objects() };
     let scan_reply = ScanReply { objects: objects(), next: ids(&[3]) };
+    let put_with = PutWithRequest::new(Durability::Batched, put_request());
+    let put_with_reply = PutWithReply::new(Durability::Batched, put_reply.clone());
+    let delete_with = DeleteWithRequest::new(Durability::Batched, delete.clone());
+    let delete_with_reply = DeleteWithReply::new(Durability::Sync, delete_reply.clone());
     vec![
+        ("put_with.request", request(16, 160, &put_with)),
+        ("put_with.reply", reply(16, &put_with_reply)),
+        ("delete_with.request", request(17, 170, &delete_with)),
+        ("delete_with.reply", reply(17, &delete_with_reply)),
         ("put.request", request(9, 90, &put_request())),
         ("put.reply", reply(9, &put_reply)),
         ("get.request", request(10, 100, &get)),

@@ -114,6 +114,13 @@ impl SimDisk {
         other
     }
 
+    /// Changes of names and bytes that no sync has made durable yet: what [`Crash::Without`] and
+    /// [`Crash::Torn`] choose from.
+    #[must_use]
+    pub fn unsynced(&self) -> usize {
+        self.state.borrow().image.unsynced()
+    }
+
     /// Lets each operation wait a random number of turns, at most this many; 0 for none.
     pub fn set_latency_turns_max(&self, turns: u64) {
         self.state.borrow_mut().latency_turns_max = turns;
