@@ -19,6 +19,7 @@ impl EngineConfig {
             checkpoint_log_bytes: CHECKPOINT_LOG_BYTES_DEFAULT,
             log_bytes_max: LOG_BYTES_MAX_DEFAULT,
             memtable_bytes: MEMTABLE_BYTES_DEFAULT as usize,
+            compaction_bytes_per_s: u64::MAX,
         }
     }
 }
@@ -50,6 +51,8 @@ pub struct EngineConfig {
     pub log_bytes_max: u64,
     /// Row bytes that a shard keeps in memory before they are written to a segment.
     pub memtable_bytes: usize,
+    /// Bytes that rewriting rows reads and writes a second, on average, while there is space.
+    pub compaction_bytes_per_s: u64,
 }
 
 /// How far opening has come.
