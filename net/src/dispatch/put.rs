@@ -11,6 +11,7 @@ use heddle_wire::message::{ArchivedPutRequest, PutMode as WireMode, PutReply, Pu
 use heddle_wire::{Frame, access};
 
 use super::delete::all_refused;
+use crate::admission;
 use crate::core::Core;
 use crate::message::{CoreReply, CoreRequest, expect_reply, unexpected};
 use crate::registry::CollectionRoute;
@@ -27,10 +28,7 @@ struct Group {
 }
 
 pub(super) async fn answer(core: &Rc<Core>, request: &RequestFrame) -> Result<Frame, ApiError> {
-    if core.node.is_memory_full() {
-        let message = format!("the node holds more than its {} bytes", core.node.memory_bytes);
-        return Err(ApiError::transient(ErrorCode::MemoryFull, message));
-    }
+    admission::of_node(core, request.kind, 0)?;
     let message = access::<PutRequest>(&request.body)?;
     let route = super::route(core, &message.collection, &message.tenant)?;
     let columns = message

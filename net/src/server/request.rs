@@ -115,10 +115,13 @@ pub(super) fn queue_of(kind: MessageType) -> Queue {
         | MessageType::Scan
         | MessageType::Count => Queue::Search,
         MessageType::Put | MessageType::Delete => Queue::Insert,
+        MessageType::BackupRead => Queue::Background,
         MessageType::CollectionCreate
         | MessageType::CollectionList
         | MessageType::CollectionShow
         | MessageType::CollectionDrop
-        | MessageType::NodeStatus => Queue::Control,
+        | MessageType::NodeStatus
+        | MessageType::BackupBegin
+        | MessageType::BackupEnd => Queue::Control,
     }
 }
