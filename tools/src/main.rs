@@ -7,6 +7,7 @@
     reason = "the command measures time and waits for child processes; no core of a node runs here"
 )]
 
+mod backup;
 mod bench;
 mod cli;
 mod commands;
@@ -57,6 +58,8 @@ fn dispatch(action: &Action) -> Result<(), Failure> {
         Action::Count(arguments) => block_on(commands::read::count(arguments)),
         Action::Bench(Bench::Search(arguments)) => block_on(commands::bench::search(arguments)),
         Action::Status(arguments) => block_on(commands::status::run(arguments)),
+        Action::Backup(arguments) => block_on(commands::backup::run(arguments)),
+        Action::Restore(arguments) => commands::restore::run(arguments),
         Action::Completions { shell } => {
             commands::completions::run(*shell);
             Ok(())
