@@ -73,7 +73,7 @@ fn shard_rows(engine: &SimEngine, shard: u64) -> ObjectStats {
 /// Puts objects until the memtable of a shard is full, and not so full that the writer flushes it.
 async fn fill_memtable(engine: &SimEngine, shard: u64, memtable_bytes: usize) {
     let mut n = 0;
-    while shard_rows(engine, shard).memory_bytes < memtable_bytes as u64 {
+    while shard_rows(engine, shard).unwritten_bytes < memtable_bytes as u64 {
         let put = engine.put(ShardId(shard), PutMode::Replace, vec![item(n, 1)]);
         assert!(put.await.unwrap()[0].is_ok());
         n += 1;

@@ -12,13 +12,14 @@ use heddle_runtime::net::Listener;
 use heddle_runtime::{GlommioDevice, Queue, SignalEvent, Signals, fatal, spawn};
 use heddle_types::{ApiError, Clock, CoreIndex, Device, DeviceError, FatalReason, ShardId};
 
+use crate::backup::BACKUPS;
 use crate::core::Core;
 use crate::identity::replace_file;
 use crate::message::{CoreReply, CoreRequest, ListenOrder, OpenOrder, Publication, unexpected};
 use crate::meta::{Meta, shard_directory, specs_by_home};
 use crate::registry::CollectionRoute;
 use crate::shared::{Phase, ReadyReport};
-use crate::{http, memory};
+use crate::{disk, http, memory};
 
 const LOGS: &str = "logs";
 const SHARDS: &str = "shards";
@@ -40,6 +41,10 @@ pub(crate) async fn start(core: &Rc<Core>) {
     };
     if let Some(damage) = &opened.damage {
         tracing::warn!(%damage, "one copy of the catalog is damaged; the other is used");
+    }
+    // What a backup that nobody ended keeps from being removed.
+    if let Err(error) = device.remove_tree(BACKUPS).await {
+        tracing::warn!(%error, "files of an earlier backup are left");
     }
     let logs: Vec<u32> = numbers_in(&device, LOGS).await;
     let shards: Vec<u64> = numbers_in(&device, SHARDS).await;
@@ -249,6 +254,7 @@ async fn open_listeners(core: &Rc<Core>) -> Result<ReadyReport, ApiError> {
         .unwrap_or_else(|error| fatal(FatalReason::Listen, format_args!("{address}: {error}")));
     let http_port = listener.local_address().port();
     spawn(Queue::Control, memory::watch(Rc::clone(core)));
+    spawn(Queue::Control, disk::watch(Rc::clone(core)));
     spawn(Queue::Control, http::accept(Rc::clone(core), listener));
     Ok(ReadyReport {
         pid: std::process::id(),

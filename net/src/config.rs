@@ -72,6 +72,18 @@ pub struct NodeConfig {
     pub checkpoint_log_bytes: u64,
     /// Seconds after which a shard that has changed is checkpointed anyway.
     pub checkpoint_interval_s: u64,
+    /// Bytes a second that each core reads to look for damage at rest; 0 never looks.
+    pub scrub_bytes_per_s: u64,
+    /// Seconds from the start of one look at everything to the next.
+    pub scrub_interval_s: u64,
+    /// Share of the file system in use, per cent, from which on space is saved and warned of.
+    pub disk_warn_percent: u64,
+    /// Share from which on no new objects are taken.
+    pub disk_no_insert_percent: u64,
+    /// Share from which on only deletions are taken, and the reserve is given up for them.
+    pub disk_delete_only_percent: u64,
+    /// Bytes of a file that keeps space for deletions on a full disk; 0 for none.
+    pub disk_reserve_bytes: u64,
     /// Seconds that a stop may take to answer what is in flight, before it goes on without.
     pub drain_timeout_s: u64,
     /// Microseconds an idle core looks for work before it sleeps.
@@ -106,6 +118,12 @@ impl Default for NodeConfig {
             wal_segment_bytes: WAL_SEGMENT_BYTES,
             checkpoint_log_bytes: 512 << 20,
             checkpoint_interval_s: 600,
+            scrub_bytes_per_s: 5 << 20,
+            scrub_interval_s: 86_400,
+            disk_warn_percent: 85,
+            disk_no_insert_percent: 90,
+            disk_delete_only_percent: 95,
+            disk_reserve_bytes: 256 << 20,
             drain_timeout_s: 10,
             spin_us: 0,
             kernels: KERNELS_AUTO.to_owned(),
@@ -151,6 +169,21 @@ impl NodeConfig {
         at_least("checkpoint_log_bytes", self.checkpoint_log_bytes, 1 << 20)?;
         at_least("checkpoint_interval_s", self.checkpoint_interval_s, 1)?;
         at_least("drain_timeout_s", self.drain_timeout_s, 1)?;
+        at_least("scrub_interval_s", self.scrub_interval_s, 1)?;
+        let levels = [
+            ("disk_warn_percent", self.disk_warn_percent, 1),
+            ("disk_no_insert_percent", self.disk_no_insert_percent, self.disk_warn_percent),
+            (
+                "disk_delete_only_percent",
+                self.disk_delete_only_percent,
+                self.disk_no_insert_percent,
+            ),
+        ];
+        for (key, percent, low) in levels {
+            if !(low..=100).contains(&percent) {
+                return refuse(key, &percent, format!("{low} to 100, level by level"));
+            }
+        }
         for role in [Role::Data, Role::Meta] {
             if !self.roles.contains(&role) {
                 // As the file writes them.
@@ -218,6 +251,10 @@ mod tests {
         assert_eq!(key(|config| config.wal_segment_bytes = 4096), "wal_segment_bytes");
         assert_eq!(key(|config| config.kernels = "sse9".to_owned()), "kernels");
         assert_eq!(key(|config| config.roles = vec![Role::Data]), "roles");
+        assert_eq!(key(|config| config.scrub_interval_s = 0), "scrub_interval_s");
+        assert_eq!(key(|config| config.disk_warn_percent = 0), "disk_warn_percent");
+        assert_eq!(key(|config| config.disk_no_insert_percent = 84), "disk_no_insert_percent");
+        assert_eq!(key(|config| config.disk_delete_only_percent = 101), "disk_delete_only_percent");
         assert_eq!(key(|config| config.http_port = config.native_port), "http_port");
         assert_eq!(key(|config| config.http_port = config.core_port_base), "http_port");
         let inside = |config: &mut NodeConfig| {

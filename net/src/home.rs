@@ -14,7 +14,7 @@ use crate::core::{Core, HomeEngine};
 use crate::message::{
     CoreAnswer, CoreReply, CoreRequest, ListenOrder, Publication, ViewSet, unexpected,
 };
-use crate::{lifecycle, report, server};
+use crate::{backup, lifecycle, report, server};
 
 /// Works on a request of another core (or of this one).
 pub(crate) fn handle(
@@ -40,6 +40,7 @@ async fn handle_data(core: Rc<Core>, request: CoreRequest) -> CoreAnswer {
     match request {
         CoreRequest::Put { shard, mode, durability, items } => {
             core.registry.check_writable(shard)?;
+            engine.set_space(core.node.space());
             let written = engine.put_with(shard, mode, durability, items).await?;
             publish_views(&core).await?;
             Ok(CoreReply::Written(written))
@@ -87,6 +88,7 @@ async fn handle_node(core: Rc<Core>, request: CoreRequest) -> CoreAnswer {
             Ok(CoreReply::Done)
         }
         CoreRequest::Report => Ok(CoreReply::Report(Box::new(report::of_core(&core)))),
+        CoreRequest::BackUp { folder, shards } => backup::of_core(&core, &folder, &shards).await,
         CoreRequest::CreateShards(specs) => create_shards(&core, specs).await,
         CoreRequest::DropShards(shards) => drop_shards(&core, shards).await,
         CoreRequest::FixShardDims { shards, config } => {

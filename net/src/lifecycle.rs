@@ -19,6 +19,8 @@ use crate::server::watch_connections;
 
 /// Row bytes that a shard keeps in memory before they go to a segment file (16 MiB).
 const MEMTABLE_BYTES: usize = 16 << 20;
+/// Bytes that rewriting rows reads and writes a second on a core, on average (64 MiB).
+const COMPACTION_BYTES_PER_S: u64 = 64 << 20;
 /// A log may hold this many times the bytes that make a single shard due for a checkpoint.
 const LOG_BYTES_FACTOR: u64 = 4;
 /// How often a draining core looks whether its connections are gone.
@@ -49,6 +51,7 @@ pub(crate) async fn open(core: &Rc<Core>, order: OpenOrder) -> CoreAnswer {
         } else {
             OnDataLoss::Quarantine
         },
+        compaction_bytes_per_s: COMPACTION_BYTES_PER_S,
     };
     let index = core.index;
     let progress = |step| log_progress(index, step);

@@ -1,6 +1,7 @@
 //! The command line: every command, flag and example.
 
 mod bench;
+mod node;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use heddle_types::{Distance, Quantization, RawVectors};
 use crate::config::keys::{self, KEYS, Key};
 
 pub(crate) use bench::{Bench, BenchIngest, BenchSearch, Spread};
+pub(crate) use node::{Backup, CrashTest, Restore, Status};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed or refused, 2 wrong usage or an input file that is missing or
@@ -94,6 +96,25 @@ Examples:
   heddle status
   heddle status --json | jq '.cores[].engine.shards[]?'")]
     Status(Status),
+    /// Copy all that a node holds into a directory, while it serves
+    #[command(after_help = "\
+Everything that was acknowledged before the command began is in the copy. The directory is new or
+empty; without its MANIFEST, which is written last, it is no backup.
+
+Examples:
+  heddle backup /backups/monday
+  heddle backup /backups/monday --json | jq .bytes")]
+    Backup(Backup),
+    /// Make the data directory of a new node from a backup
+    #[command(after_help = "\
+The data directory is new or empty. Every file is checked against the manifest first. The node that
+is started on it has an identity of its own; it may have another number of cores.
+
+Examples:
+  heddle restore /backups/monday --data-dir /var/lib/heddle
+  heddle restore /backups/monday --data-dir /var/lib/heddle --shards 4
+  heddle restore /backups/monday --check        only look whether it is whole")]
+    Restore(Restore),
     /// Print a completion script for a shell
     #[command(after_help = "\
 Example:
@@ -367,8 +388,8 @@ pub(crate) struct Import {
     /// Rows of one request
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) batch: usize,
-    /// Connections that put, update, delete and search at the same time
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    /// Connections that write at the same time
+    #[arg(long, value_name = "N", default_value_t = 4)]
     pub(crate) connections: usize,
     /// Rows to import [default: all]
     #[arg(long, value_name = "N")]
@@ -454,52 +475,6 @@ pub(crate) struct Count {
     #[command(flatten)]
     pub(crate) connection: Connection,
     /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Status {
-    #[command(flatten)]
-    pub(crate) connection: Connection,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct CrashTest {
-    /// Rounds of import, kill and check
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    pub(crate) rounds: u32,
-    /// Vectors to import [default: the demo data]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) vectors: Option<PathBuf>,
-    /// Their properties
-    #[arg(long, value_name = "FILE", requires = "vectors")]
-    pub(crate) properties: Option<PathBuf>,
-    /// Seed of the moments and rows [default: from the clock, printed]
-    #[arg(long)]
-    pub(crate) seed: Option<u64>,
-    /// Connections that write at the same time
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    pub(crate) connections: usize,
-    /// Data cores; 0 takes every CPU
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) cores: usize,
-    /// Quantization of the collection [default: none]
-    #[arg(long, value_name = "CODES", value_parser = quantization)]
-    pub(crate) quantization: Option<Quantization>,
-    /// Where its vectors rest as given, memory or disk [default: follows from the quantization]
-    #[arg(long, value_name = "PLACE", value_parser = raw_vectors)]
-    pub(crate) raw: Option<RawVectors>,
-    /// Longest life of a node in one round
-    #[arg(long, value_name = "MS", default_value_t = 1500)]
-    pub(crate) life_ms: u64,
-    /// Folder for the node's data [default: a temporary one]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data_dir: Option<PathBuf>,
-    /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -7,6 +7,7 @@
     reason = "the command measures time and waits for child processes; no core of a node runs here"
 )]
 
+mod backup;
 mod bench;
 mod cli;
 mod commands;
@@ -59,6 +60,8 @@ fn dispatch(action: &Action) -> Result<(), Failure> {
         Action::Bench(Bench::Ingest(arguments)) => block_on(commands::bench::ingest(arguments)),
         Action::Bench(Bench::Writes(arguments)) => bench::writes::run(arguments),
         Action::Status(arguments) => block_on(commands::status::run(arguments)),
+        Action::Backup(arguments) => block_on(commands::backup::run(arguments)),
+        Action::Restore(arguments) => commands::restore::run(arguments),
         Action::Completions { shell } => {
             commands::completions::run(*shell);
             Ok(())

@@ -16,6 +16,7 @@ use heddle_types::Device;
 
 pub use error::CheckpointError;
 pub use reader::ImageReader;
+pub(crate) use reader::{image_file_bytes, verify_superblocks};
 pub use writer::{ImageWriter, next_generation, repair_superblocks};
 
 /// Number of a section inside an image; what it means is the caller's.
@@ -31,6 +32,16 @@ const TEMPORARY_SUFFIX: &str = ".tmp";
 
 fn image_name(generation: u64) -> String {
     format!("{IMAGE_PREFIX}{generation}")
+}
+
+/// Path of an image.
+pub(crate) fn image_path(directory: &str, generation: u64) -> String {
+    format!("{directory}/{}", image_name(generation))
+}
+
+/// Paths of the two superblocks.
+pub(crate) fn superblock_paths(directory: &str) -> [String; 2] {
+    SUPERBLOCK_NAMES.map(|name| format!("{directory}/{name}"))
 }
 
 /// The generation of an image's name; `None` for any other name.

@@ -131,6 +131,31 @@ impl<D: Device> ImageReader<D> {
         Ok(chunk)
     }
 
+    /// Path of the image.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Reads and checks one chunk, for scrubbing: sections in order, chunks in order. The bytes
+    /// that were read; `None` when there is no such chunk in the section, or no such section.
+    pub(crate) async fn verify_chunk(
+        &self,
+        section: usize,
+        chunk: usize,
+    ) -> Option<Result<u64, CheckpointError>> {
+        let section = self.table.sections.get(section)?;
+        let crc = section.chunk_crcs.get(chunk)?;
+        let start = chunk as u64 * CHECKPOINT_CHUNK_BYTES as u64;
+        let length = (section.length - start).min(CHECKPOINT_CHUNK_BYTES as u64);
+        let read = self.read_chunk(section.offset + start, length, *crc).await;
+        Some(read.map(|_whole| length))
+    }
+
+    /// Sections of the image.
+    pub(crate) fn section_count(&self) -> usize {
+        self.table.sections.len()
+    }
+
     /// Reads a whole section into memory.
     ///
     /// Errors: as [`ImageReader::read_section`].
@@ -148,6 +173,44 @@ fn corrupt(path: &str, offset: u64, fault: Fault) -> CheckpointError {
         FAULT_VERSION => CheckpointError::Version { file, expected, found },
         _ => CheckpointError::Corrupt { file, offset, what, expected, found },
     }
+}
+
+/// What is wrong with the superblocks of a shard that has a checkpoint: after a commit both are
+/// whole and name the same image. For scrubbing; reads two pages.
+pub(crate) async fn verify_superblocks<D: Device>(
+    device: &D,
+    directory: &str,
+    shard: ShardId,
+) -> Vec<CheckpointError> {
+    let mut wrong = Vec::new();
+    for name in SUPERBLOCK_NAMES {
+        let path = format!("{directory}/{name}");
+        match read_superblock(device, &path).await {
+            Ok(Read::Whole(found)) if found.key.shard == shard => {}
+            Ok(Read::Whole(found)) => {
+                wrong.push(corrupt(&path, 0, fault("shard", shard.0, found.key.shard.0)));
+            }
+            Ok(Read::Damaged(fault)) => wrong.push(corrupt(&path, 0, fault)),
+            Ok(Read::Missing) => {
+                wrong.push(corrupt(&path, 0, fault("file length", PAGE_SIZE_BYTES as u64, 0_u64)));
+            }
+            Err(error) => wrong.push(error),
+        }
+    }
+    wrong
+}
+
+/// Bytes of the files that make a committed image: the image and both superblocks.
+pub(crate) async fn image_file_bytes<D: Device>(
+    device: &D,
+    directory: &str,
+    generation: u64,
+) -> Result<u64, DeviceError> {
+    let path = format!("{directory}/{}", image_name(generation));
+    let file = device.open(&path, OpenMode::Read).await?;
+    let length = file.length().await?;
+    file.close().await?;
+    Ok(length + SUPERBLOCK_NAMES.len() as u64 * PAGE_SIZE_BYTES as u64)
 }
 
 /// What the superblocks of a shard say.

@@ -20,6 +20,7 @@ impl EngineConfig {
             log_bytes_max: LOG_BYTES_MAX_DEFAULT,
             memtable_bytes: MEMTABLE_BYTES_DEFAULT as usize,
             on_data_loss: OnDataLoss::Quarantine,
+            compaction_bytes_per_s: u64::MAX,
         }
     }
 }
@@ -53,6 +54,8 @@ pub struct EngineConfig {
     pub memtable_bytes: usize,
     /// What becomes of a shard that lost durable records.
     pub on_data_loss: OnDataLoss,
+    /// Bytes that rewriting rows reads and writes a second, on average, while there is space.
+    pub compaction_bytes_per_s: u64,
 }
 
 /// What becomes of a shard whose log lost durable records.

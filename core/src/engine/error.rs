@@ -71,6 +71,12 @@ pub enum EngineError {
         /// What does not fit.
         problem: String,
     },
+    /// A durable write of the shard could not be applied; it is in the log alone.
+    #[error("shard {shard} holds less than its log; restart the node")]
+    Poisoned {
+        /// The shard.
+        shard: ShardId,
+    },
     /// No such shard here, or it was dropped meanwhile.
     #[error("shard {shard} is not served by this core")]
     NoShard {
@@ -83,7 +89,7 @@ impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         let code = match &error {
             EngineError::Device(DeviceError::NoSpace { .. }) => ErrorCode::DiskFull,
-            EngineError::NoShard { .. } => ErrorCode::Unavailable,
+            EngineError::NoShard { .. } | EngineError::Poisoned { .. } => ErrorCode::Unavailable,
             EngineError::Index { source: IndexError::Memory { .. }, .. } => ErrorCode::MemoryFull,
             EngineError::Device(_) => ErrorCode::Internal,
             _ => ErrorCode::Corrupt,

@@ -14,6 +14,7 @@
 
 mod apply;
 mod background;
+mod backup;
 mod checkpoint;
 mod config;
 mod error;
@@ -22,8 +23,11 @@ mod pending;
 mod quarantine;
 mod read;
 mod recover;
+mod scrub;
 mod shards;
+mod space;
 mod status;
+mod transfer;
 mod types;
 mod write;
 mod yielding;
@@ -33,14 +37,18 @@ mod tests;
 
 pub(crate) use background::Lease;
 pub use background::{IndexBatch, IndexedBatch, LinkProgress, RowBatch};
+pub use backup::BackupFile;
 pub use config::{
     CHECKPOINT_LOG_BYTES_DEFAULT, EngineConfig, LOG_BYTES_MAX_DEFAULT, OnDataLoss, OpenReport,
     Progress,
 };
 pub use error::EngineError;
 pub use quarantine::refusal as quarantine_refusal;
+pub use scrub::{FINDINGS_MAX, Finding, ScrubStats, ScrubStep};
+pub use space::{SpaceLevel, refused_for_space};
 pub use status::{EngineStatus, ShardStatus};
 pub use types::{Durability, ItemVector, Object, PutItem, PutMode, Want, Written};
+pub(crate) use yielding::yield_now;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -74,6 +82,11 @@ struct Inner<D: Device, C: Clock> {
     quiescence: Arc<Quiescence>,
     wal: Wal<D>,
     state: RefCell<State<D>>,
+    scrub: RefCell<scrub::ScrubState<D>>,
+    space: Cell<SpaceLevel>,
+    pace: Cell<space::Pace>,
+    /// Backups that copy the log; while there are any it is not given up.
+    log_holds: Cell<usize>,
     /// Records were queued; the applier waits here.
     queued: Signal,
     /// Records were applied, merges ended, rows were flushed; writers wait here.
@@ -140,6 +153,8 @@ struct Book {
     image_failed: bool,
     /// Position that the last image covers.
     covers: Lsn,
+    /// Bytes of the files of the last image, superblocks included; 0 before the first.
+    image_bytes: u64,
     /// When the last image was committed, microseconds since the Unix epoch; 0 before the first.
     imaged_us: u64,
     /// An image is being written.

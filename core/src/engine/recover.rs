@@ -1,6 +1,6 @@
 //! Opening: images, then the log behind them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -180,6 +180,10 @@ impl<D: Device, C: Clock> Engine<D, C> {
             quiescence,
             wal,
             state: RefCell::new(state),
+            scrub: RefCell::default(),
+            space: Cell::default(),
+            pace: Cell::default(),
+            log_holds: Cell::new(0),
             queued: Signal::default(),
             settled: Signal::default(),
             published: Signal::default(),

@@ -139,6 +139,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         answer: &Answer<'_>,
     ) -> Result<(), ApiError> {
         self.check_item(cell, &item, mode)?;
+        self.check_space(cell, item.id)?;
         self.rows_fit(cell).await?;
         if mode == PutMode::Merge {
             return self.merge_one(cell, item, answer).await;

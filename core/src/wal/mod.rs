@@ -22,6 +22,7 @@ mod found;
 pub mod fuzz;
 mod recovery;
 mod reopen;
+mod scrub;
 mod segments;
 mod signal;
 
@@ -41,6 +42,7 @@ pub use damage::{Damage, Loss};
 pub use error::WalError;
 pub use format::{Record, RecordKind};
 pub use recovery::{RecoveredBatch, Recovery, RecoveryReport};
+pub(crate) use scrub::LogScrub;
 pub(crate) use signal::Signal;
 
 use append::Batch;
@@ -84,6 +86,8 @@ pub struct WalStats {
     pub segments: usize,
     /// Bytes of those files.
     pub segment_bytes: u64,
+    /// Bytes of a released file that is kept for its blocks.
+    pub spare_bytes: u64,
     /// Appends refused because the disk is full.
     pub refused_full: u64,
     /// Last durable record; 0 before the first.
@@ -238,6 +242,11 @@ impl<D: Device> Wal<D> {
             backlog_bytes: state.backlog_bytes,
             segments: state.extents.len() + usize::from(state.spare.is_some()),
             segment_bytes: sizes.sum(),
+            spare_bytes: [&state.recyclable, &state.recyclable_unsynced]
+                .into_iter()
+                .flatten()
+                .map(|_kept| self.inner.config.segment_bytes)
+                .sum(),
             durable_lsn: state.durable,
             next_lsn: state.next_lsn,
             ..state.stats

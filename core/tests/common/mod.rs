@@ -1,6 +1,8 @@
 //! An engine on a simulated disk, and a model of what it should hold.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+pub mod fixture;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;

@@ -23,7 +23,7 @@ use heddle_wire::{Body, Frame, MessageType, encode_error, encode_reply_into};
 use crate::core::Core;
 use crate::registry::CollectionRoute;
 use crate::server::request::{Answered, RequestFrame};
-use crate::status;
+use crate::{backup, status};
 
 pub(crate) use chunks::ObjectSize;
 pub(crate) use search::SearchRoom;
@@ -110,6 +110,9 @@ async fn work(
         MessageType::Scan => Box::pin(scan::answer(core, request, deadline)).await,
         MessageType::Count => scan::count(core, request, deadline).await,
         MessageType::NodeStatus => status::answer(core, request).await,
+        MessageType::BackupBegin => backup::begin(core, request).await,
+        MessageType::BackupRead => backup::read(core, request).await,
+        MessageType::BackupEnd => backup::end(core, request).await,
     }
 }
 

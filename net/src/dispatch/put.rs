@@ -14,6 +14,7 @@ use heddle_wire::message::{
 use heddle_wire::{Frame, access};
 
 use super::delete::all_refused;
+use crate::admission;
 use crate::core::Core;
 use crate::message::{CoreReply, CoreRequest, expect_reply, unexpected};
 use crate::registry::CollectionRoute;
@@ -30,6 +31,7 @@ struct Group {
 }
 
 pub(super) async fn answer(core: &Rc<Core>, request: &RequestFrame) -> Result<Frame, ApiError> {
+    admission::of_node(core, request.kind, 0)?;
     let message = access::<PutRequest>(&request.body)?;
     super::reply(request, &put(core, message, Durability::Sync).await?)
 }
@@ -38,6 +40,7 @@ pub(super) async fn answer_with(
     core: &Rc<Core>,
     request: &RequestFrame,
 ) -> Result<Frame, ApiError> {
+    admission::of_node(core, request.kind, 0)?;
     let message = access::<PutWithRequest>(&request.body)?;
     let durability = message.durability();
     let put = put(core, &message.put, super::durability(durability)).await?;
@@ -49,10 +52,6 @@ async fn put(
     message: &ArchivedPutRequest,
     durability: Durability,
 ) -> Result<PutReply, ApiError> {
-    if core.node.is_memory_full() {
-        let message = format!("the node holds more than its {} bytes", core.node.memory_bytes);
-        return Err(ApiError::transient(ErrorCode::MemoryFull, message));
-    }
     let route = super::route(core, &message.collection, &message.tenant)?;
     let columns = message
         .vectors

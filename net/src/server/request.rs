@@ -117,10 +117,13 @@ pub(super) fn queue_of(kind: MessageType) -> Queue {
         MessageType::Put | MessageType::Delete | MessageType::PutWith | MessageType::DeleteWith => {
             Queue::Insert
         }
+        MessageType::BackupRead => Queue::Background,
         MessageType::CollectionCreate
         | MessageType::CollectionList
         | MessageType::CollectionShow
         | MessageType::CollectionDrop
-        | MessageType::NodeStatus => Queue::Control,
+        | MessageType::NodeStatus
+        | MessageType::BackupBegin
+        | MessageType::BackupEnd => Queue::Control,
     }
 }

@@ -39,11 +39,17 @@ pub enum MessageType {
     Count = 0x0032,
     /// What the node is doing.
     NodeStatus = 0x0040,
+    /// Take a consistent copy of what the node holds.
+    BackupBegin = 0x0050,
+    /// Read a part of a file of that copy.
+    BackupRead = 0x0051,
+    /// Give the copy up.
+    BackupEnd = 0x0052,
 }
 
 impl MessageType {
     /// Every type, by number.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::Hello,
         Self::Topology,
         Self::CollectionCreate,
@@ -59,6 +65,9 @@ impl MessageType {
         Self::Scan,
         Self::Count,
         Self::NodeStatus,
+        Self::BackupBegin,
+        Self::BackupRead,
+        Self::BackupEnd,
     ];
 
     /// Number of a request frame.
@@ -98,6 +107,9 @@ impl MessageType {
             Self::Scan => "scan",
             Self::Count => "count",
             Self::NodeStatus => "node_status",
+            Self::BackupBegin => "backup_begin",
+            Self::BackupRead => "backup_read",
+            Self::BackupEnd => "backup_end",
         }
     }
 }

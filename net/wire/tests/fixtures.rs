@@ -68,6 +68,9 @@ fn again(frame: &[u8]) -> Vec<u8> {
         Scan: ScanRequest => ScanReply,
         Count: CountRequest => CountReply,
         NodeStatus: NodeStatusRequest => NodeStatusReply,
+        BackupBegin: BackupBeginRequest => BackupBeginReply,
+        BackupRead: BackupReadRequest => BackupReadReply,
+        BackupEnd: BackupEndRequest => BackupEndReply,
     }
     .to_vec()
 }

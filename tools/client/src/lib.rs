@@ -46,4 +46,6 @@ pub use error::ClientError;
 pub use heddle_wire::message::{Durability, PutMode, Want};
 pub use object::{Object, StoredObject};
 pub use search::{Hit, Search, SearchResult};
+pub use uuid::Uuid;
+
 pub use topology::{CollectionRoute, CoreAddress, NodeInfo, Topology};

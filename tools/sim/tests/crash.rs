@@ -14,7 +14,7 @@ use std::pin::pin;
 use futures::executor::block_on;
 use futures::future::{Either, select};
 use heddle_core::checkpoint::{ImageReader, ImageWriter, SectionId, remove_other_images};
-use heddle_core::objects::{Location, NewObject, ObjectConfig, ObjectStore};
+use heddle_core::objects::{Location, NewObject, ObjectConfig, ObjectStore, SpacePressure};
 use heddle_core::wal::{RecordKind, Wal, WalConfig, WalError};
 use heddle_sim::{Crash, Fault, Random, SimDisk};
 use heddle_types::{Device, DeviceError, Lsn, ObjectId, ShardId, Stamp};
@@ -209,7 +209,7 @@ impl Store {
     }
 
     async fn compact(&mut self) -> Option<()> {
-        let Some(job) = self.objects.begin_compaction() else { return Some(()) };
+        let Some(job) = self.objects.begin_compaction(SpacePressure::None) else { return Some(()) };
         let places = self.places.clone();
         let outcome = job.run(&|key, place| places.get(&key) == Some(&place)).await;
         for moved in attempt!(self.objects.finish_compaction(outcome)) {

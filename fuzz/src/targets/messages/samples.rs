@@ -2,13 +2,15 @@
 
 use heddle_types::{ApiError, ErrorCode, Filter, Hlc, ObjectId, Operator, Value};
 use heddle_wire::message::{
-    CollectionCreateReply, CollectionCreateRequest, CollectionDropReply, CollectionDropRequest,
-    CollectionEntry, CollectionListReply, CollectionListRequest, CollectionShowReply,
-    CollectionShowRequest, CountReply, CountRequest, DeleteReply, DeleteRequest, DeleteWithReply,
-    DeleteWithRequest, Durability, ErrorReply, GetReply, GetRequest, HelloReply, HelloRequest,
-    NodeStatusReply, NodeStatusRequest, ObjectColumns, PutMode, PutReply, PutRequest, PutWithReply,
-    PutWithRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, TopologyCollection,
-    TopologyNode, TopologyReply, TopologyRequest, Want,
+    BackupBeginReply, BackupBeginRequest, BackupEndReply, BackupEndRequest, BackupReadReply,
+    BackupReadRequest, CollectionCreateReply, CollectionCreateRequest, CollectionDropReply,
+    CollectionDropRequest, CollectionEntry, CollectionListReply, CollectionListRequest,
+    CollectionShowReply, CollectionShowRequest, CountReply, CountRequest, DeleteReply,
+    DeleteRequest, DeleteWithReply, DeleteWithRequest, Durability, ErrorReply, GetReply,
+    GetRequest, HelloReply, HelloRequest, NodeStatusReply, NodeStatusRequest, ObjectColumns,
+    PutMode, PutReply, PutRequest, PutWithReply, PutWithRequest, ScanReply, ScanRequest,
+    SearchReply, SearchRequest, TopologyCollection, TopologyNode, TopologyReply, TopologyRequest,
+    Want,
 };
 use heddle_wire::{Body, encode_reply};
 
@@ -208,9 +210,16 @@ fn queries() -> Vec<Vec<u8>> {
 }
 
 fn status() -> Vec<Vec<u8>> {
+    let (backup, name) = (vec![7; 16], "shards/0000000001/image-3".to_owned());
     vec![
         body(&NodeStatusRequest::default()),
         body(&NodeStatusReply { json: "{\"cores\":2}".to_owned() }),
+        body(&BackupBeginRequest::default()),
+        body(&BackupBeginReply { backup: backup.clone(), json: "{\"files\":[]}".to_owned() }),
+        body(&BackupReadRequest { backup: backup.clone(), name, offset: 4_096, length: 1 << 20 }),
+        body(&BackupReadReply { bytes: vec![1, 2, 3] }),
+        body(&BackupEndRequest { backup }),
+        body(&BackupEndReply::default()),
         body(&ErrorReply::from(&error())),
     ]
 }

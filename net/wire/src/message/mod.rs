@@ -7,6 +7,7 @@
 //! The archived form of a struct is read in place; its slices of numbers are slices of the body
 //! (see [`floats`]). Property rows and filters are opaque here, heddle-types decodes them.
 
+mod backup;
 mod check;
 mod collection;
 mod durability;
@@ -34,6 +35,11 @@ use heddle_types::limits::{CLIENT_BODY_BYTES_MAX, NODE_BODY_BYTES_MAX};
 use crate::error::MessageError;
 use crate::kind::{ERROR_NUMBER, FrameKind, MessageType};
 
+pub use backup::{
+    ArchivedBackupBeginReply, ArchivedBackupBeginRequest, ArchivedBackupEndReply,
+    ArchivedBackupEndRequest, ArchivedBackupReadReply, ArchivedBackupReadRequest, BackupBeginReply,
+    BackupBeginRequest, BackupEndReply, BackupEndRequest, BackupReadReply, BackupReadRequest,
+};
 pub use collection::{
     ArchivedCollectionCreateReply, ArchivedCollectionCreateRequest, ArchivedCollectionDropReply,
     ArchivedCollectionDropRequest, ArchivedCollectionEntry, ArchivedCollectionListReply,
@@ -225,6 +231,9 @@ messages! {
     Scan: ScanRequest => ScanReply,
     Count: CountRequest => CountReply,
     NodeStatus: NodeStatusRequest => NodeStatusReply,
+    BackupBegin: BackupBeginRequest => BackupBeginReply,
+    BackupRead: BackupReadRequest => BackupReadReply,
+    BackupEnd: BackupEndRequest => BackupEndReply,
 }
 
 impl Body for ErrorReply {

@@ -269,6 +269,10 @@ impl Image {
         names.cloned().collect()
     }
 
+    pub(super) fn link(&mut self, id: InodeId, target: &str) {
+        self.change(NameChange::Add { path: target.to_owned(), entry: Entry::File(id) });
+    }
+
     pub(super) fn rename(&mut self, source: &str, target: &str, entry: Entry) {
         let (source, target) = (source.to_owned(), target.to_owned());
         self.change(NameChange::Rename { source, target, entry });

@@ -338,6 +338,14 @@ impl Device for SimDisk {
         Ok(())
     }
 
+    async fn link(&self, source: &str, target: &str) -> Result<(), DeviceError> {
+        self.begin_whole(source, "link", Effect::Change).await?;
+        let mut state = self.state.borrow_mut();
+        let id = state.image.file(source).ok_or_else(|| not_found(source))?;
+        state.image.link(id, target);
+        Ok(())
+    }
+
     async fn remove(&self, path: &str) -> Result<(), DeviceError> {
         self.begin_whole(path, "remove", Effect::Change).await?;
         let mut state = self.state.borrow_mut();
