@@ -36,8 +36,17 @@ enum Benchmark {
     Memory(memory::Arguments),
 }
 
+/// Most that the kernels may use, as for a node.
+const KERNELS_VARIABLE: &str = "HEDDLE_KERNELS";
+
 fn main() -> ExitCode {
-    let done = match Arguments::parse().benchmark {
+    let arguments = Arguments::parse();
+    let kernels = std::env::var(KERNELS_VARIABLE);
+    if let Err(error) = kernels.as_deref().map_or(Ok(()), heddle_index::limit_kernels) {
+        eprintln!("heddle-bench: {KERNELS_VARIABLE}: {error}");
+        return ExitCode::FAILURE;
+    }
+    let done = match arguments.benchmark {
         Benchmark::Index(arguments) => index::run(&arguments),
         Benchmark::Checksum(arguments) => index::checksum::run(&arguments),
         Benchmark::Filters(arguments) => filters::run(&arguments),

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use common::*;
 use futures::future::join;
-use heddle_core::engine::{EngineError, Object, PutItem, PutMode, Want};
+use heddle_core::engine::{Object, PutItem, PutMode, Want};
 use heddle_sim::{Crash, Fault, Random};
 use heddle_types::{ObjectId, ShardId};
 

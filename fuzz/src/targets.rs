@@ -1,11 +1,13 @@
 //! The decoders that are attacked, one file each.
 
+pub mod backup;
 pub mod checkpoint;
 pub mod filter;
 pub mod header;
 pub mod json;
 pub mod ledger;
 pub mod messages;
+pub mod objects;
 pub mod row;
 pub mod wal;
 
@@ -32,6 +34,9 @@ const DISK: usize = 64;
 /// 1.4 KiB. What such a row may hold in all is bounded by `ROW_FIELDS_MAX`.
 const MAPS: usize = 600;
 
+/// For compressed blocks: a byte of LZ4 stands for 255, and a run opens each block four times.
+const BLOCKS: usize = 1_200;
+
 const fn target(
     name: &'static str,
     run: fn(&[u8]),
@@ -42,12 +47,14 @@ const fn target(
 }
 
 /// Every target.
-pub const ALL: [Target; 8] = [
+pub const ALL: [Target; 10] = [
     target("header", header::run, header::seeds, PLAIN),
     target("messages", messages::run, messages::seeds, MAPS),
     target("wal", wal::run, wal::seeds, DISK),
     target("checkpoint", checkpoint::run, checkpoint::seeds, DISK),
     target("ledger", ledger::run, ledger::seeds, DISK),
+    target("objects", objects::run, objects::seeds, BLOCKS),
+    target("backup", backup::run, backup::seeds, MAPS),
     target("row", row::run, row::seeds, MAPS),
     target("filter", filter::run, filter::seeds, MAPS),
     target("json", json::run, json::seeds, MAPS),

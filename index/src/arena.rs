@@ -18,6 +18,7 @@ use rustix::mm::{
     Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap,
 };
 
+use crate::distance::prefetch;
 use crate::error::IndexError;
 use crate::limits::{
     ARENA_COMMIT_BYTES, ARENA_COMMIT_DIVISOR, ARENA_HUGE_BYTES, ARENA_SMALL_BYTES, HUGE_PAGE_BYTES,
@@ -175,15 +176,7 @@ impl Arena {
     /// Asks for the line that holds word `start`; a hint that never faults.
     #[inline(always)]
     pub(crate) fn prefetch_word(&self, start: usize) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let address = self.base.cast::<u32>().wrapping_add(start).cast::<i8>().cast_const();
-            // SAFETY: a prefetch does not access memory in the sense of the language.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = start;
+        prefetch(self.base.cast::<u32>().wrapping_add(start).cast::<u8>().cast_const());
     }
 
     /// Floats `start..start + count`; the caller got the position from a published place.

@@ -305,7 +305,7 @@ impl VectorView {
                 .planes
                 .codec
                 .as_ref()
-                .map_or(self.kernels.name, |codec| codec.kernel_name()),
+                .map_or(self.kernels.set.name(), |codec| codec.kernel_name()),
         }
     }
 

@@ -177,6 +177,44 @@ impl Catalog {
         self.collections().flat_map(|entry| entry.shards.iter().map(move |shard| (entry, shard)))
     }
 
+    /// The same catalog with every shard on another node: for a restored copy, which is a node of
+    /// its own.
+    #[must_use]
+    pub fn on_node(mut self, node: NodeId) -> Self {
+        let shards = self.collections.values_mut().flat_map(|entry| &mut entry.shards);
+        shards.for_each(|shard| shard.node = node);
+        self
+    }
+
+    /// The same collections cut into `count` new shards each, dealt to `homes` cores of their node.
+    /// The routes say where each object goes now.
+    ///
+    /// Errors: [`CatalogError::Invalid`] for a count that a definition may not have,
+    /// [`CatalogError::NoPlacement`] for none.
+    pub fn resharded(mut self, count: u32, homes: u32) -> Result<Self, CatalogError> {
+        if count == 0 {
+            return Err(CatalogError::NoPlacement);
+        }
+        let mut home = 0;
+        for entry in self.collections.values_mut() {
+            let mut config = CollectionConfig::clone(&entry.config);
+            config.sharding.count = count;
+            config.validate()?;
+            let node = entry.shards.first().map(|shard| shard.node).unwrap_or_default();
+            let shards = (0..count).map(|_| {
+                self.shards_made += 1;
+                home += 1;
+                ShardEntry { id: ShardId(self.shards_made), node, home: (home - 1) % homes.max(1) }
+            });
+            entry.shards = shards.collect();
+            let ids: Vec<ShardId> = entry.shards.iter().map(|shard| shard.id).collect();
+            entry.routing = RoutingTable::deal(&ids, config.sharding.virtual_per_physical);
+            entry.config = Arc::new(config);
+        }
+        self.epoch = Epoch(self.epoch.0 + 1);
+        Ok(self)
+    }
+
     /// Applies a command and moves to the next epoch, or refuses it and changes nothing.
     pub fn apply(&mut self, command: &Command) -> Result<(), CatalogError> {
         match command {

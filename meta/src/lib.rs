@@ -8,9 +8,11 @@
 #![forbid(unsafe_code)]
 
 pub mod catalog;
+pub mod manifest;
 pub mod placement;
 pub mod store;
 
 pub use catalog::{Catalog, CatalogError, CollectionEntry, Command, ShardEntry};
+pub use manifest::{FileEntry, Manifest, ManifestError};
 pub use placement::{CoreLoad, Placement, place_shards};
 pub use store::{CatalogStore, Opened, StoreError};

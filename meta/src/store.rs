@@ -13,6 +13,7 @@
 //! checksums hold is the catalog. A save goes to the other slot and is durable before it is
 //! reported, so a crash at any point leaves the old catalog or the new one.
 
+use heddle_types::limits::PAGE_SIZE_BYTES;
 use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, OpenMode};
 
 use crate::catalog::Catalog;
@@ -144,6 +145,19 @@ impl<D: Device> CatalogStore<D> {
         self.generation = generation;
         Ok(())
     }
+}
+
+/// The files of a catalog that is saved for the first time, by name: for a data directory that is
+/// made as a whole.
+///
+/// Errors: [`StoreError::TooLarge`].
+pub fn first_files(catalog: &Catalog) -> Result<[(&'static str, Vec<u8>); 2], StoreError> {
+    let file = |generation: u64| -> Result<(&'static str, Vec<u8>), StoreError> {
+        let mut bytes = encode(generation, catalog)?;
+        bytes.resize(bytes.len().next_multiple_of(PAGE_SIZE_BYTES), 0);
+        Ok((SLOTS[(generation % 2) as usize], bytes))
+    };
+    Ok([file(1)?, file(2)?])
 }
 
 fn encode(generation: u64, catalog: &Catalog) -> Result<Vec<u8>, StoreError> {

@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use heddle_core::engine::{IndexedBatch, LinkProgress, RowBatch};
+use heddle_core::engine::{IndexedBatch, LinkProgress, RowBatch, ScrubStep};
 use heddle_runtime::stats::thread_cpu_ns;
 use heddle_runtime::{Queue, sleep, spawn, yield_if_needed, yield_now};
 use heddle_types::{Clock, ShardId};
@@ -31,6 +31,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 const TURN_PAUSE: Duration = Duration::from_micros(100);
 /// How often checkpoints and maintenance are looked at.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(200);
+/// Shortest pause between two steps of a scrub.
+const SCRUB_PAUSE_MIN: Duration = Duration::from_millis(1);
 /// Pause after a checkpoint failed, so that a full disk is not filled further at full speed.
 const FAILURE_PAUSE: Duration = Duration::from_secs(5);
 
@@ -39,6 +41,7 @@ pub(crate) fn start(core: &Rc<Core>, engine: &HomeEngine) {
     spawn(Queue::Insert, index(Rc::clone(core), engine.clone()));
     spawn(Queue::Background, rebuild(Rc::clone(core), engine.clone()));
     spawn(Queue::Background, maintain(Rc::clone(core), engine.clone()));
+    spawn(Queue::Background, scrub(Rc::clone(core), engine.clone()));
 }
 
 /// Builds the shards whose image was unusable, one after the other.
@@ -127,6 +130,7 @@ async fn link(core: &Core, engine: &HomeEngine, mut batch: RowBatch) {
 /// Writes checkpoints when they are due, and what else keeps files small.
 async fn maintain(core: Rc<Core>, engine: HomeEngine) {
     loop {
+        engine.set_space(core.node.space());
         match engine.maintain().await {
             Ok(true) => continue,
             Ok(false) => {}
@@ -165,6 +169,32 @@ async fn stepped<T>(core: &Core, work: impl Future<Output = T>) -> T {
     .await
 }
 
+/// Reads what rests on disk, at the set rate, from the start of the node on.
+async fn scrub(core: Rc<Core>, engine: HomeEngine) {
+    let config = &core.node.config;
+    if config.scrub_bytes_per_s == 0 {
+        return;
+    }
+    let interval_ns = config.scrub_interval_s.saturating_mul(1_000_000_000);
+    loop {
+        let began_ns = core.clock.monotonic_ns();
+        while let ScrubStep::Read(bytes) = engine.scrub_step().await {
+            let pause_ns = u128::from(bytes) * 1_000_000_000 / u128::from(config.scrub_bytes_per_s);
+            let pause = Duration::from_nanos(u64::try_from(pause_ns).unwrap_or(u64::MAX));
+            sleep(pause.max(SCRUB_PAUSE_MIN)).await;
+        }
+        let stats = engine.scrub_stats();
+        tracing::info!(
+            core = core.index,
+            bytes = stats.bytes,
+            damaged = stats.damaged,
+            "everything on disk was read"
+        );
+        let passed_ns = core.clock.monotonic_ns().saturating_sub(began_ns);
+        sleep(Duration::from_nanos(interval_ns.saturating_sub(passed_ns)).max(FAILURE_PAUSE)).await;
+    }
+}
+
 /// Shards whose log has grown too long, and those whose image has grown too old.
 fn due(core: &Core, engine: &HomeEngine) -> BTreeSet<ShardId> {
     let interval_us = core.node.config.checkpoint_interval_s * 1_000_000;
@@ -172,7 +202,8 @@ fn due(core: &Core, engine: &HomeEngine) -> BTreeSet<ShardId> {
         // A shard without an image is as old as the node's start.
         let uptime_us = (core.clock.monotonic_ns() - core.node.started_ns) / 1_000;
         let age_us = shard.image_age_us.unwrap_or(uptime_us).min(uptime_us);
-        shard.log_bytes > 0 && age_us >= interval_us
+        // Segments that only the last image refers to go with the next one.
+        (shard.log_bytes > 0 || shard.rows.retired > 0) && age_us >= interval_us
     });
     old.map(|shard| shard.id).chain(engine.checkpoint_due()).collect()
 }

@@ -5,19 +5,21 @@ use std::rc::Rc;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use heddle_core::engine::OpenReport;
 use heddle_core::shard::ShardSpec;
 use heddle_meta::{Catalog, CatalogStore, Command, StoreError};
 use heddle_runtime::net::Listener;
 use heddle_runtime::{GlommioDevice, Queue, SignalEvent, Signals, fatal, spawn};
 use heddle_types::{ApiError, Clock, CoreIndex, Device, DeviceError, FatalReason, ShardId};
 
+use crate::backup::BACKUPS;
 use crate::core::Core;
 use crate::identity::replace_file;
 use crate::message::{CoreReply, CoreRequest, ListenOrder, OpenOrder, Publication, unexpected};
 use crate::meta::{Meta, shard_directory, specs_by_home};
 use crate::registry::CollectionRoute;
 use crate::shared::{Phase, ReadyReport};
-use crate::{http, memory};
+use crate::{disk, http, memory};
 
 const LOGS: &str = "logs";
 const SHARDS: &str = "shards";
@@ -39,6 +41,10 @@ pub(crate) async fn start(core: &Rc<Core>) {
     };
     if let Some(damage) = &opened.damage {
         tracing::warn!(%damage, "one copy of the catalog is damaged; the other is used");
+    }
+    // What a backup that nobody ended keeps from being removed.
+    if let Err(error) = device.remove_tree(BACKUPS).await {
+        tracing::warn!(%error, "files of an earlier backup are left");
     }
     let logs: Vec<u32> = numbers_in(&device, LOGS).await;
     let shards: Vec<u64> = numbers_in(&device, SHARDS).await;
@@ -192,10 +198,35 @@ async fn open_engines(core: &Rc<Core>, catalog: &Catalog, logs: &[u32]) -> Resul
         for file in &report.foreign_files {
             tracing::warn!(file, "unknown file in the data directory is ignored");
         }
+        tell_of_damage(home, &report);
+        if !report.quarantined.is_empty() {
+            publish(core, Publication::Quarantined(report.quarantined.clone())).await?;
+        }
         let request = |_| CoreRequest::Publish(Publication::Views(views.clone()));
         core.call_all(0..core.data_cores, request).await?;
     }
     Ok(())
+}
+
+/// Says what a damaged log cost, once for each damage and each shard.
+fn tell_of_damage(home: CoreIndex, report: &OpenReport) {
+    for file in &report.flawed_segments {
+        tracing::warn!(
+            core = home,
+            file,
+            "the header of a log segment is damaged, nothing else is"
+        );
+    }
+    for damage in &report.damage {
+        let (error, records) = (damage.error(), damage.lost_records());
+        tracing::error!(core = home, %error, records, "the log lost at most so many records");
+    }
+    for (shard, reason) in &report.quarantined {
+        tracing::error!(core = home, %shard, reason, "shard quarantined: it is not served");
+    }
+    for (shard, reason) in &report.accepted_losses {
+        tracing::error!(core = home, %shard, reason, "data loss accepted: shard served without it");
+    }
 }
 
 /// The logs that a home core recovers, its own first.
@@ -236,6 +267,7 @@ async fn open_listeners(core: &Rc<Core>, http_port: u16) -> Result<ReadyReport, 
         }
     }
     spawn(Queue::Control, memory::watch(Rc::clone(core)));
+    spawn(Queue::Control, disk::watch(Rc::clone(core)));
     Ok(ReadyReport {
         pid: std::process::id(),
         node: core.node.identity.node,

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use heddle_index::{KERNELS_AUTO, check_kernels, kernel_names};
 use heddle_types::limits::{CORES_MAX, NAME_LENGTH_BYTES_MAX, WAL_SEGMENT_BYTES};
 use serde::{Deserialize, Serialize};
 
@@ -71,10 +72,24 @@ pub struct NodeConfig {
     pub checkpoint_log_bytes: u64,
     /// Seconds after which a shard that has changed is checkpointed anyway.
     pub checkpoint_interval_s: u64,
+    /// Bytes a second that each core reads to look for damage at rest; 0 never looks.
+    pub scrub_bytes_per_s: u64,
+    /// Seconds from the start of one look at everything to the next.
+    pub scrub_interval_s: u64,
+    /// Share of the file system in use, per cent, from which on space is saved and warned of.
+    pub disk_warn_percent: u64,
+    /// Share from which on no new objects are taken.
+    pub disk_no_insert_percent: u64,
+    /// Share from which on only deletions are taken, and the reserve is given up for them.
+    pub disk_delete_only_percent: u64,
+    /// Bytes of a file that keeps space for deletions on a full disk; 0 for none.
+    pub disk_reserve_bytes: u64,
     /// Seconds that a stop may take to answer what is in flight, before it goes on without.
     pub drain_timeout_s: u64,
     /// Microseconds an idle core looks for work before it sleeps.
     pub spin_us: u64,
+    /// Most that the distance kernels may use: `auto`, or the name of an instruction set.
+    pub kernels: String,
     /// How much is logged.
     pub log_level: LogLevel,
     /// What the node does.
@@ -82,6 +97,10 @@ pub struct NodeConfig {
     /// File that is written, whole, once the node serves: the ready report as JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready_file: Option<PathBuf>,
+    /// Serve shards whose log lost durable records, without these. No setting: it is meant for one
+    /// start, not for every one.
+    #[serde(skip)]
+    pub accept_data_loss: bool,
 }
 
 impl Default for NodeConfig {
@@ -99,11 +118,19 @@ impl Default for NodeConfig {
             wal_segment_bytes: WAL_SEGMENT_BYTES,
             checkpoint_log_bytes: 512 << 20,
             checkpoint_interval_s: 600,
+            scrub_bytes_per_s: 5 << 20,
+            scrub_interval_s: 86_400,
+            disk_warn_percent: 85,
+            disk_no_insert_percent: 90,
+            disk_delete_only_percent: 95,
+            disk_reserve_bytes: 256 << 20,
             drain_timeout_s: 10,
             spin_us: 0,
+            kernels: KERNELS_AUTO.to_owned(),
             log_level: LogLevel::Info,
             roles: vec![Role::Data, Role::Meta],
             ready_file: None,
+            accept_data_loss: false,
         }
     }
 }
@@ -121,7 +148,7 @@ pub struct ConfigError {
 }
 
 impl NodeConfig {
-    /// Checks every rule that needs no look at the machine.
+    /// Checks every rule that needs no look at the machine but at its instruction sets.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let refuse = |key, found: &dyn std::fmt::Debug, expected: String| {
             Err(ConfigError { key, found: format!("{found:?}"), expected })
@@ -142,6 +169,21 @@ impl NodeConfig {
         at_least("checkpoint_log_bytes", self.checkpoint_log_bytes, 1 << 20)?;
         at_least("checkpoint_interval_s", self.checkpoint_interval_s, 1)?;
         at_least("drain_timeout_s", self.drain_timeout_s, 1)?;
+        at_least("scrub_interval_s", self.scrub_interval_s, 1)?;
+        let levels = [
+            ("disk_warn_percent", self.disk_warn_percent, 1),
+            ("disk_no_insert_percent", self.disk_no_insert_percent, self.disk_warn_percent),
+            (
+                "disk_delete_only_percent",
+                self.disk_delete_only_percent,
+                self.disk_no_insert_percent,
+            ),
+        ];
+        for (key, percent, low) in levels {
+            if !(low..=100).contains(&percent) {
+                return refuse(key, &percent, format!("{low} to 100, level by level"));
+            }
+        }
         for role in [Role::Data, Role::Meta] {
             if !self.roles.contains(&role) {
                 // As the file writes them.
@@ -149,6 +191,11 @@ impl NodeConfig {
                 let expected = "both data and meta".to_owned();
                 return refuse("roles", &format_args!("{roles}"), expected);
             }
+        }
+        if check_kernels(&self.kernels).is_err() {
+            let names = kernel_names().join(", ");
+            let expected = format!("{KERNELS_AUTO}, or what this machine can run: {names}");
+            return refuse("kernels", &self.kernels, expected);
         }
         self.validate_ports(self.cores.max(1))
     }
@@ -202,7 +249,12 @@ mod tests {
         assert_eq!(key(|config| config.cores = CORES_MAX + 1), "cores");
         assert_eq!(key(|config| config.memory_bytes = 1), "memory_bytes");
         assert_eq!(key(|config| config.wal_segment_bytes = 4096), "wal_segment_bytes");
+        assert_eq!(key(|config| config.kernels = "sse9".to_owned()), "kernels");
         assert_eq!(key(|config| config.roles = vec![Role::Data]), "roles");
+        assert_eq!(key(|config| config.scrub_interval_s = 0), "scrub_interval_s");
+        assert_eq!(key(|config| config.disk_warn_percent = 0), "disk_warn_percent");
+        assert_eq!(key(|config| config.disk_no_insert_percent = 84), "disk_no_insert_percent");
+        assert_eq!(key(|config| config.disk_delete_only_percent = 101), "disk_delete_only_percent");
         assert_eq!(key(|config| config.http_port = config.native_port), "http_port");
         assert_eq!(key(|config| config.http_port = config.core_port_base), "http_port");
         let inside = |config: &mut NodeConfig| {

@@ -14,7 +14,7 @@ use crate::core::{Core, HomeEngine};
 use crate::message::{
     CoreAnswer, CoreReply, CoreRequest, ListenOrder, Publication, ViewSet, unexpected,
 };
-use crate::{lifecycle, report, server};
+use crate::{backup, lifecycle, report, server};
 
 /// Works on a request of another core (or of this one).
 pub(crate) fn handle(
@@ -38,15 +38,16 @@ pub(crate) fn handle(
 async fn handle_data(core: Rc<Core>, request: CoreRequest) -> CoreAnswer {
     let engine = core.engine()?;
     match request {
-        CoreRequest::Put { shard, mode, items } => {
+        CoreRequest::Put { shard, mode, durability, items } => {
             core.registry.check_writable(shard)?;
-            let written = engine.put(shard, mode, items).await?;
+            engine.set_space(core.node.space());
+            let written = engine.put_with(shard, mode, durability, items).await?;
             publish_views(&core).await?;
             Ok(CoreReply::Written(written))
         }
-        CoreRequest::Delete { shard, ids } => {
+        CoreRequest::Delete { shard, durability, ids } => {
             core.registry.check_writable(shard)?;
-            let deleted = engine.delete(shard, ids).await?;
+            let deleted = engine.delete_with(shard, durability, ids).await?;
             publish_views(&core).await?;
             Ok(CoreReply::Deleted(deleted))
         }
@@ -87,6 +88,7 @@ async fn handle_node(core: Rc<Core>, request: CoreRequest) -> CoreAnswer {
             Ok(CoreReply::Done)
         }
         CoreRequest::Report => Ok(CoreReply::Report(Box::new(report::of_core(&core)))),
+        CoreRequest::BackUp { folder, shards } => backup::of_core(&core, &folder, &shards).await,
         CoreRequest::CreateShards(specs) => create_shards(&core, specs).await,
         CoreRequest::DropShards(shards) => drop_shards(&core, shards).await,
         CoreRequest::FixShardDims { shards, config } => {
@@ -116,7 +118,10 @@ async fn drop_shards(core: &Rc<Core>, shards: Vec<ShardId>) -> CoreAnswer {
     let engine = core.engine()?;
     let mut first = None;
     for shard in shards {
-        // One that was never made, or whose drop has come this far before, is fine.
+        if !engine.has_shard(shard) {
+            // It was never made, or a drop before has come this far.
+            continue;
+        }
         if let Err(error) = engine.drop_shard(shard).await {
             // The others are still to go.
             first.get_or_insert(error);

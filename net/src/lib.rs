@@ -10,10 +10,13 @@
 
 #![forbid(unsafe_code)]
 
+mod admission;
 mod background;
+mod backup;
 mod boot;
 pub mod config;
 mod core;
+mod disk;
 mod dispatch;
 mod home;
 mod http;

@@ -3,21 +3,23 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use heddle_core::engine::{Engine, EngineConfig, EngineError, Progress};
+use heddle_core::engine::{Engine, EngineConfig, EngineError, OnDataLoss, Progress};
 use heddle_core::wal::{WalConfig, WalError};
 use heddle_runtime::{GlommioDevice, Queue, fatal, sleep, spawn};
 use heddle_types::limits::WAL_BACKLOG_BYTES_MAX;
 use heddle_types::{ApiError, Clock, ErrorCode, FatalReason};
 
 use crate::background;
-use crate::core::Core;
-use crate::home::views_of;
+use crate::core::{Core, HomeEngine};
+use crate::home::{publish_views, views_of};
 use crate::message::{CoreAnswer, CoreReply, OpenOrder};
 use crate::metrics::StartReport;
 use crate::server::watch_connections;
 
 /// Row bytes that a shard keeps in memory before they go to a segment file (16 MiB).
 const MEMTABLE_BYTES: usize = 16 << 20;
+/// Bytes that rewriting rows reads and writes a second on a core, on average (64 MiB).
+const COMPACTION_BYTES_PER_S: u64 = 64 << 20;
 /// A log may hold this many times the bytes that make a single shard due for a checkpoint.
 const LOG_BYTES_FACTOR: u64 = 4;
 /// How often a draining core looks whether its connections are gone.
@@ -43,6 +45,12 @@ pub(crate) async fn open(core: &Rc<Core>, order: OpenOrder) -> CoreAnswer {
         checkpoint_log_bytes: node.config.checkpoint_log_bytes,
         log_bytes_max: node.config.checkpoint_log_bytes * LOG_BYTES_FACTOR,
         memtable_bytes: MEMTABLE_BYTES,
+        on_data_loss: if node.config.accept_data_loss {
+            OnDataLoss::Accept
+        } else {
+            OnDataLoss::Quarantine
+        },
+        compaction_bytes_per_s: COMPACTION_BYTES_PER_S,
     };
     let index = core.index;
     for spec in &order.shards {
@@ -64,9 +72,23 @@ pub(crate) async fn open(core: &Rc<Core>, order: OpenOrder) -> CoreAnswer {
         let error = log.run_wal().await;
         fatal(FatalReason::WalWrite, error)
     });
+    spawn(Queue::Insert, publish_changes(Rc::clone(core), engine.clone()));
     background::start(core, &engine);
     spawn(Queue::Control, watch_connections(Rc::clone(core)));
     Ok(CoreReply::Opened(Box::new(report), views))
+}
+
+/// Tells every core of arenas that moved without a writer waiting for it: a batched write takes
+/// effect after its answer.
+async fn publish_changes(core: Rc<Core>, engine: HomeEngine) {
+    let mut seen = engine.view_version();
+    loop {
+        seen = engine.view_changed(seen).await;
+        if let Err(error) = publish_views(&core).await {
+            // A core has stopped, and with it the node.
+            tracing::debug!(core = core.index, %error, "views are not published");
+        }
+    }
 }
 
 /// Keeps for status and `/ready` how far the start has come, and logs the larger steps.
@@ -111,7 +133,8 @@ fn reason_of(error: &EngineError) -> FatalReason {
 /// Checkpoints every shard that has changed, so that the next start replays nothing. One that fails
 /// does not keep the others from being written.
 ///
-/// Errors: the first one; or a shard that still has changes, which only the log holds then.
+/// Errors: the first one; or a shard that is not served (quarantined, lost, or still being built
+/// again) or still has changes, which only the log holds then.
 pub(crate) async fn checkpoint_all(core: &Rc<Core>) -> Result<(), ApiError> {
     let engine = core.engine()?;
     let mut first: Option<ApiError> = None;
@@ -127,6 +150,10 @@ pub(crate) async fn checkpoint_all(core: &Rc<Core>) -> Result<(), ApiError> {
     }
     if let Some(error) = first {
         return Err(error);
+    }
+    if let Some(refusal) = engine.unserved() {
+        // Its log must stay where it is looked for.
+        return Err(refusal);
     }
     match engine.changed_shards().first() {
         None => Ok(()),

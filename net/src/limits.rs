@@ -32,8 +32,8 @@ pub(crate) const POOLED_BUFFER_BYTES_MAX: usize = 16 << 10;
 pub(crate) const IDLE_WORKERS_MAX: usize = 32;
 /// Reply bytes that one connection holds back so that more go out in one write (64 KiB).
 pub(crate) const HELD_REPLY_BYTES_MAX: usize = 64 << 10;
-/// Longest time that a reply is held back, nanoseconds: one step of work.
-pub(crate) const REPLIES_HELD_NS_MAX: u64 = heddle_types::limits::STEP_US_MAX * 1_000;
+/// Longest time that a reply is held back, nanoseconds: half a step of work.
+pub(crate) const REPLIES_HELD_NS_MAX: u64 = heddle_types::limits::STEP_US_MAX * 1_000 / 2;
 /// Input thrown away after an error before the connection is cut (1 MiB): closing with unread input
 /// would reset the connection and lose the error frame.
 pub(crate) const LINGER_BYTES_MAX: usize = 1 << 20;

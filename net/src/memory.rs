@@ -42,9 +42,10 @@ pub(crate) async fn watch(core: Rc<Core>) {
     let node = &core.node;
     loop {
         let resident_bytes = resident_bytes();
-        let full = resident_bytes > node.memory_bytes;
-        if full != node.is_memory_full() {
-            node.set_memory_full(full);
+        let was_full = node.is_memory_full(0);
+        node.set_resident_bytes(resident_bytes);
+        let full = node.is_memory_full(0);
+        if full != was_full {
             let budget_bytes = node.memory_bytes;
             if full {
                 tracing::warn!(resident_bytes, budget_bytes, "memory is used up: puts are refused");

@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use heddle_core::engine::{
-    IndexBatch, IndexedBatch, Object, OpenReport, PutItem, PutMode, Want, Written,
+    BackupFile, Durability, IndexBatch, IndexedBatch, Object, OpenReport, PutItem, PutMode, Want,
+    Written,
 };
 use heddle_core::shard::{ShardSpec, ShardView};
 use heddle_index::SlotBitmap;
+use heddle_meta::Manifest;
 use heddle_runtime::{Queue, Routed};
 use heddle_types::{
     ApiError, CollectionConfig, CollectionId, Epoch, Filter, ObjectId, ShardId, Slot,
 };
+
+use uuid::Uuid;
 
 use crate::metrics::CoreReport;
 use crate::registry::CollectionRoute;
@@ -47,20 +51,31 @@ pub(crate) enum CoreRequest {
     // To the meta core.
     CreateCollection(Box<CollectionConfig>),
     DropCollection(String),
+    /// Take a backup of everything.
+    BeginBackup,
     /// Fix dimensions that were not declared, by vector name.
     FixDims {
         collection: CollectionId,
         dims: Vec<(String, u32)>,
     },
 
+    // From the meta core, for a backup.
+    /// Put these shards into a folder.
+    BackUp {
+        folder: String,
+        shards: Vec<ShardId>,
+    },
+
     // To the home core of a shard.
     Put {
         shard: ShardId,
         mode: PutMode,
+        durability: Durability,
         items: Vec<PutItem>,
     },
     Delete {
         shard: ShardId,
+        durability: Durability,
         ids: Vec<ObjectId>,
     },
     Get {
@@ -132,6 +147,8 @@ pub(crate) enum Publication {
     Lost(Vec<(ShardId, ApiError)>),
     /// Views of the shards of one home core.
     Views(ViewSet),
+    /// These shards are not served, for these reasons.
+    Quarantined(Vec<(ShardId, String)>),
 }
 
 /// The views of one home core at one of its versions.
@@ -153,6 +170,8 @@ pub(crate) enum CoreReply {
     Report(Box<CoreReport>),
     Collection(Epoch, Arc<CollectionRoute>),
     Removed(Epoch),
+    BackedUp(Vec<BackupFile>),
+    Backup(Box<(Uuid, Manifest)>),
     Written(Vec<Result<Written, ApiError>>),
     Deleted(Vec<Result<bool, ApiError>>),
     Found(Vec<Option<Object>>),
@@ -182,6 +201,7 @@ pub(crate) fn unexpected(reply: &CoreReply) -> ApiError {
         CoreReply::Listening { .. } => "listening",
         CoreReply::Report(_) => "report",
         CoreReply::Collection(..) | CoreReply::Removed(_) => "collection",
+        CoreReply::BackedUp(_) | CoreReply::Backup(_) => "a backup",
         CoreReply::Written(_) | CoreReply::Deleted(_) => "written",
         CoreReply::Found(_) | CoreReply::Page(_) => "objects",
         CoreReply::Count(_) => "count",
@@ -200,7 +220,7 @@ impl Routed for CoreRequest {
             | Self::Count { .. }
             | Self::FilterBitmap { .. } => Queue::Search,
             Self::Put { .. } | Self::Delete { .. } | Self::SearchBatch(_) => Queue::Insert,
-            Self::CheckpointAll | Self::Seal => Queue::Background,
+            Self::CheckpointAll | Self::Seal | Self::BackUp { .. } => Queue::Background,
             Self::Open(_)
             | Self::Listen(_)
             | Self::Drain
@@ -211,6 +231,7 @@ impl Routed for CoreRequest {
             | Self::Publish(_)
             | Self::CreateCollection(_)
             | Self::DropCollection(_)
+            | Self::BeginBackup
             | Self::FixDims { .. } => Queue::Control,
         }
     }

@@ -20,6 +20,7 @@ use heddle_types::{
     ShardId, VectorConfig,
 };
 
+use crate::backup;
 use crate::core::Core;
 use crate::home;
 use crate::message::{CoreAnswer, CoreReply, CoreRequest, Publication};
@@ -66,6 +67,7 @@ impl Meta {
                 CoreRequest::CreateCollection(config) => self.create_collection(*config).await,
                 CoreRequest::DropCollection(name) => self.drop_collection(name).await,
                 CoreRequest::FixDims { collection, dims } => self.fix_dims(collection, dims).await,
+                CoreRequest::BeginBackup => self.back_up().await,
                 other => home::handle(Rc::clone(&self.core), source, other).await,
             }
         })
@@ -197,6 +199,22 @@ impl Meta {
         let request = |_| CoreRequest::Publish(publication.clone());
         self.core.call_all(self.data_cores(), request).await?;
         Ok(CoreReply::Collection(epoch, route))
+    }
+
+    /// Takes a backup while the catalog stands still: changes of it wait.
+    async fn back_up(&self) -> CoreAnswer {
+        let _still = self.store.lock().await;
+        if !self.moves.borrow().is_empty() {
+            let message = "shards moved at the start and could not be written: make room first";
+            return Err(ApiError::transient(ErrorCode::Unavailable, message));
+        }
+        let catalog = self.catalog();
+        let mut homes = BTreeMap::<CoreIndex, Vec<ShardId>>::new();
+        for (_, shard) in catalog.shards() {
+            homes.entry(shard.home as usize).or_default().push(shard.id);
+        }
+        let taken = backup::take(&self.core, catalog, homes.into_iter().collect()).await?;
+        Ok(CoreReply::Backup(Box::new(taken)))
     }
 
     async fn drop_collection(&self, name: String) -> CoreAnswer {

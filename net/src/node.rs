@@ -7,6 +7,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use futures::future::{Either, select};
+use heddle_index::limit_kernels;
 use heddle_runtime::cores::PlanError;
 use heddle_runtime::guard::GuardError;
 use heddle_runtime::lock::LockError;
@@ -101,6 +102,12 @@ impl StartError {
 pub fn run(config: NodeConfig, ready: Option<Sender<ReadyReport>>) -> Result<(), StartError> {
     let started_ns = RealClock.monotonic_ns();
     config.validate()?;
+    // Before any core makes an index.
+    limit_kernels(&config.kernels).map_err(|error| ConfigError {
+        key: "kernels",
+        found: config.kernels.clone(),
+        expected: error.to_string(),
+    })?;
     let wanted = (config.cores > 0).then_some(config.cores);
     let plan = CorePlan::of_this_process(wanted)?;
     config.validate_ports(plan.data_cores.len())?;
@@ -118,6 +125,7 @@ pub fn run(config: NodeConfig, ready: Option<Sender<ReadyReport>>) -> Result<(),
         data_dir = %config.data_dir.display(),
         %plan,
         memory_bytes,
+        kernels = %config.kernels,
         "starting"
     );
     let mut runtime = heddle_runtime::NodeConfig::new(plan.clone());

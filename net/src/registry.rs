@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use heddle_core::engine::quarantine_refusal;
 use heddle_core::shard::ShardView;
 use heddle_meta::CollectionEntry;
 use heddle_types::{
@@ -62,6 +63,8 @@ pub(crate) struct Registry {
     lost: RefCell<FxHashMap<ShardId, ApiError>>,
     // Shards that take no writes until the next start.
     read_only: RefCell<FxHashSet<ShardId>>,
+    // Shards that are not served, and why.
+    quarantined: RefCell<FxHashMap<ShardId, String>>,
 }
 
 impl Registry {
@@ -86,13 +89,20 @@ impl Registry {
     }
 
     /// The view of a shard. Errors: `Unavailable` when its home core has not published it,
-    /// `Corrupt` when it never will.
+    /// `Corrupt` when it never will, because the shard is lost or quarantined.
     pub(crate) fn view(&self, shard: ShardId) -> Result<Arc<ShardView>, ApiError> {
-        let views = self.views.borrow();
-        views.get(&shard).map(|(_, view)| Arc::clone(view)).ok_or_else(|| {
-            let lost = self.lost.borrow().get(&shard).cloned();
-            let waits = format!("shard {shard} is not served yet");
-            lost.unwrap_or_else(|| ApiError::transient(ErrorCode::Unavailable, waits))
+        if let Some((_, view)) = self.views.borrow().get(&shard) {
+            return Ok(Arc::clone(view));
+        }
+        if let Some(lost) = self.lost.borrow().get(&shard) {
+            return Err(lost.clone());
+        }
+        Err(match self.quarantined.borrow().get(&shard) {
+            Some(reason) => quarantine_refusal(shard, reason),
+            None => {
+                let message = format!("shard {shard} is not served yet");
+                ApiError::transient(ErrorCode::Unavailable, message)
+            }
         })
     }
 
@@ -122,6 +132,7 @@ impl Registry {
                 for shard in &shards {
                     views.remove(shard);
                     self.lost.borrow_mut().remove(shard);
+                    self.quarantined.borrow_mut().remove(shard);
                 }
                 self.dropped.borrow_mut().extend(shards);
             }
@@ -129,6 +140,7 @@ impl Registry {
             Publication::ReadOnly(shards) => self.read_only.borrow_mut().extend(shards),
             Publication::Version(epoch) => self.epoch.set(self.epoch.get().max(epoch)),
             Publication::Views(set) => self.install_views(set),
+            Publication::Quarantined(shards) => self.quarantined.borrow_mut().extend(shards),
         }
     }
 
@@ -186,6 +198,17 @@ mod tests {
         registry.install(Publication::ReadOnly(vec![ShardId(1)]));
         assert_eq!(registry.check_writable(ShardId(1)).unwrap_err().code, ErrorCode::DiskFull);
         assert_eq!(registry.check_writable(ShardId(2)), Ok(()));
+    }
+
+    #[test]
+    fn a_quarantined_shard_is_refused_with_the_reason() {
+        let registry = Registry::default();
+        let reason = "logs/0000/0000000001.wal: corrupt at offset 4096".to_owned();
+        registry.install(Publication::Quarantined(vec![(ShardId(1), reason.clone())]));
+        let refused = registry.view(ShardId(1)).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::Corrupt);
+        assert!(refused.message.contains(&reason), "{refused}");
+        assert_eq!(registry.view(ShardId(2)).unwrap_err().code, ErrorCode::Unavailable);
     }
 
     #[test]

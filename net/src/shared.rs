@@ -1,9 +1,10 @@
 //! What all cores of a node see: fixed facts, and three counters that only grow or step.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 
+use heddle_core::engine::SpaceLevel;
 use heddle_index::Quiescence;
 use serde::{Deserialize, Serialize};
 
@@ -64,8 +65,10 @@ pub(crate) struct NodeShared {
     /// Open client connections: compared with a limit of the node, so no core can count it alone.
     pub(crate) connections: AtomicUsize,
     phase: AtomicU8,
-    // Does the process hold more than its budget? Looked at once a second.
-    memory_full: AtomicBool,
+    // What the process held when it was looked at last, once a second.
+    resident_bytes: AtomicU64,
+    // Level of the disk, looked at once a second.
+    space: AtomicU8,
     ready: OnceLock<ReadyReport>,
     ready_sender: Option<Sender<ReadyReport>>,
 }
@@ -87,7 +90,8 @@ impl NodeShared {
             quiescence: Quiescence::new(cores),
             connections: AtomicUsize::new(0),
             phase: AtomicU8::new(Phase::Starting as u8),
-            memory_full: AtomicBool::new(false),
+            resident_bytes: AtomicU64::new(0),
+            space: AtomicU8::new(0),
             ready: OnceLock::new(),
             ready_sender,
         }
@@ -106,13 +110,23 @@ impl NodeShared {
         self.phase.fetch_max(phase as u8, Ordering::AcqRel);
     }
 
-    /// Is the memory budget used up? Then nothing is accepted that needs more.
-    pub(crate) fn is_memory_full(&self) -> bool {
-        self.memory_full.load(Ordering::Relaxed)
+    /// Would so many bytes more be above the memory budget?
+    pub(crate) fn is_memory_full(&self, more: u64) -> bool {
+        self.resident_bytes.load(Ordering::Relaxed).saturating_add(more) > self.memory_bytes
     }
 
-    pub(crate) fn set_memory_full(&self, full: bool) {
-        self.memory_full.store(full, Ordering::Relaxed);
+    pub(crate) fn set_resident_bytes(&self, bytes: u64) {
+        self.resident_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// How full the disk is.
+    pub(crate) fn space(&self) -> SpaceLevel {
+        let number = usize::from(self.space.load(Ordering::Relaxed));
+        SpaceLevel::ALL.get(number).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn set_space(&self, level: SpaceLevel) {
+        self.space.store(level as u8, Ordering::Relaxed);
     }
 
     /// Where the node is reached; none before it listens.

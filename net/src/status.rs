@@ -8,6 +8,7 @@ use heddle_wire::{Frame, access};
 use serde::Serialize;
 
 use crate::core::Core;
+use crate::disk::{Space, reserved_bytes};
 use crate::dispatch;
 use crate::memory;
 use crate::message::{CoreRequest, expect_reply};
@@ -45,6 +46,10 @@ pub(crate) struct DiskReport {
     pub(crate) data_dir: String,
     pub(crate) total_bytes: u64,
     pub(crate) free_bytes: u64,
+    /// What is still taken: `plenty`, `saving`, `no_inserts` or `deletes_only`.
+    pub(crate) level: &'static str,
+    /// Bytes that are kept for deletions.
+    pub(crate) reserved_bytes: u64,
 }
 
 /// Asks every core what it did.
@@ -89,22 +94,27 @@ pub(crate) fn waiting(report: &NodeReport) -> String {
             start.records_replayed
         )
     });
-    let shards = report.cores.iter().filter_map(|core| core.engine.as_ref());
-    let shards = shards.flat_map(|engine| &engine.shards);
-    let absent = shards.filter_map(|shard| {
+    let engines = || report.cores.iter().filter_map(|core| core.engine.as_ref());
+    let absent = engines().flat_map(|engine| &engine.shards).filter_map(|shard| {
         let problem = shard.problem.as_ref()?;
         Some(format!("shard {}: {}, {problem}\n", shard.id, shard.state))
     });
-    starting.chain(absent).collect()
+    let quarantined = engines().flat_map(|engine| &engine.quarantined);
+    let quarantined =
+        quarantined.map(|shard| format!("shard {}: quarantined, {}\n", shard.shard, shard.reason));
+    starting.chain(absent).chain(quarantined).collect()
 }
 
 fn disk(core: &Core) -> DiskReport {
-    let data_dir = &core.node.config.data_dir;
-    let (total_bytes, free_bytes) = match rustix::fs::statvfs(data_dir) {
-        Ok(space) => (space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize),
-        Err(_gone) => (0, 0),
-    };
-    DiskReport { data_dir: data_dir.display().to_string(), total_bytes, free_bytes }
+    let config = &core.node.config;
+    let Space { total_bytes, free_bytes, .. } = Space::of(&config.data_dir);
+    DiskReport {
+        data_dir: config.data_dir.display().to_string(),
+        total_bytes,
+        free_bytes,
+        level: core.node.space().name(),
+        reserved_bytes: reserved_bytes(config),
+    }
 }
 
 /// Answers a status request.

@@ -1,12 +1,18 @@
 //! The command line: every command, flag and example.
 
+mod bench;
+mod node;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
 use heddle_types::{Distance, Quantization, RawVectors};
 
 use crate::config::keys::{self, KEYS, Key};
+
+pub(crate) use bench::{Bench, BenchChurn, BenchIngest, BenchSearch, Spread};
+pub(crate) use node::{Backup, CrashTest, Restore, Status};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed or refused, 2 wrong usage or an input file that is missing or
@@ -90,6 +96,25 @@ Examples:
   heddle status
   heddle status --json | jq '.cores[].engine.shards[]?'")]
     Status(Status),
+    /// Copy all that a node holds into a directory, while it serves
+    #[command(after_help = "\
+Everything that was acknowledged before the command began is in the copy. The directory is new or
+empty; without its MANIFEST, which is written last, it is no backup.
+
+Examples:
+  heddle backup /backups/monday
+  heddle backup /backups/monday --json | jq .bytes")]
+    Backup(Backup),
+    /// Make the data directory of a new node from a backup
+    #[command(after_help = "\
+The data directory is new or empty. Every file is checked against the manifest first. The node that
+is started on it has an identity of its own; it may have another number of cores.
+
+Examples:
+  heddle restore /backups/monday --data-dir /var/lib/heddle
+  heddle restore /backups/monday --data-dir /var/lib/heddle --shards 4
+  heddle restore /backups/monday --check        only look whether it is whole")]
+    Restore(Restore),
     /// Print a completion script for a shell
     #[command(after_help = "\
 Example:
@@ -108,6 +133,14 @@ Examples:
   heddle crash-test --quantization 4bit --raw disk
   heddle crash-test --rounds 500 --seed 7 --json")]
     CrashTest(CrashTest),
+    /// For developers: fill and break the disk under a node and check all that it acknowledged
+    #[command(after_help = "\
+Puts a file system of its own on a loop device in memory, fills it, and makes its writes fail. Needs
+root; names what it skips where something is missing, and ends with 1 then.
+
+Example:
+  unshare --mount heddle disk-test")]
+    DiskTest(CrashTest),
 }
 
 /// How to reach a node.
@@ -144,6 +177,9 @@ pub(crate) struct Serve {
     /// With --print-config: as JSON
     #[arg(long, requires = "print_config")]
     pub(crate) json: bool,
+    /// Serve shards whose log lost durable records, without these; meant for one start
+    #[arg(long)]
+    pub(crate) accept_data_loss: bool,
     #[command(flatten)]
     pub(crate) settings: SettingFlags,
 }
@@ -439,152 +475,6 @@ pub(crate) struct Count {
     #[command(flatten)]
     pub(crate) connection: Connection,
     /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Subcommand, Debug)]
-pub(crate) enum Bench {
-    /// Searches: recall, throughput and latency for each ef
-    #[command(after_help = "\
-Without --rate each connection sends its next query when the last one is answered (closed loop).
-With --rate queries are due at fixed times and latency counts from then, so that a stall is charged
-to every query it delayed.
-
-Examples:
-  heddle bench search Docs --queries query.npy --truth gt.npy --ef 10,20,40,80 --connections 8
-  heddle bench search Docs --queries query.npy --truth gt.npy --ef 64 --rate 2000 --json out.json")]
-    Search(BenchSearch),
-    /// Updates and deletions of random rows at a steady rate
-    #[command(after_help = "\
-Batches are due at fixed times. The rows are those of the file, under the ids of an import of it.
-
-Example:
-  heddle bench churn Docs --vectors base.npy --rate 2000 --seconds 60 --json -")]
-    Churn(BenchChurn),
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct BenchChurn {
-    /// Name of the collection
-    pub(crate) name: String,
-    /// Vectors: .npy, .fvecs or .bvecs
-    #[arg(long, value_name = "FILE")]
-    pub(crate) vectors: PathBuf,
-    /// Operations a second
-    #[arg(long, value_name = "RATE")]
-    pub(crate) rate: f64,
-    /// Share of the operations that delete
-    #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
-    pub(crate) delete_share: f64,
-    /// How long
-    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
-    pub(crate) seconds: f64,
-    /// Operations of one request
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    pub(crate) batch: usize,
-    /// Decides which rows are written and deleted
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) seed: u64,
-    #[command(flatten)]
-    pub(crate) connection: Connection,
-    /// Write the report as JSON to this file; `-` is standard output
-    #[arg(long, value_name = "OUT")]
-    pub(crate) json: Option<PathBuf>,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct BenchSearch {
-    /// Name of the collection
-    pub(crate) name: String,
-    /// Queries: .npy, .fvecs or .bvecs
-    #[arg(long, value_name = "FILE")]
-    pub(crate) queries: PathBuf,
-    /// Row numbers of the true neighbours, nearest first: i32 .npy or .ivecs
-    #[arg(long, value_name = "FILE")]
-    pub(crate) truth: PathBuf,
-    /// Neighbours to find and to compare
-    #[arg(short, long, value_name = "N", default_value_t = 10, value_parser = at_least_one())]
-    pub(crate) k: u32,
-    /// Candidates to keep, one measurement each; values below k count as k
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "10,20,40,80,160")]
-    pub(crate) ef: Vec<u32>,
-    /// Connections
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    pub(crate) connections: usize,
-    /// Queries on their way on each connection
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) in_flight: usize,
-    /// Queries a second, over all connections [default: as fast as they are answered]
-    #[arg(long, value_name = "QPS")]
-    pub(crate) rate: Option<f64>,
-    /// Shortest time of each measurement; every query runs at least once
-    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
-    pub(crate) seconds: f64,
-    /// Connect to: any = the shared port, core = each data core's own port in turn
-    #[arg(long, value_enum, default_value_t = Spread::Core)]
-    pub(crate) spread: Spread,
-    /// Only objects that pass; the truth must be under the same filter
-    #[arg(long, value_name = "EXPRESSION")]
-    pub(crate) filter: Option<String>,
-    #[command(flatten)]
-    pub(crate) connection: Connection,
-    /// Write the rows as JSON to this file; `-` is standard output
-    #[arg(long, value_name = "OUT")]
-    pub(crate) json: Option<PathBuf>,
-}
-
-/// Where benchmark connections go.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(crate) enum Spread {
-    /// The shared port; the kernel picks the core.
-    Any,
-    /// The ports of the data cores in turn.
-    Core,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Status {
-    #[command(flatten)]
-    pub(crate) connection: Connection,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct CrashTest {
-    /// Rounds of import, kill and check
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    pub(crate) rounds: u32,
-    /// Vectors to import [default: the demo data]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) vectors: Option<PathBuf>,
-    /// Their properties
-    #[arg(long, value_name = "FILE", requires = "vectors")]
-    pub(crate) properties: Option<PathBuf>,
-    /// Seed of the moments and rows [default: from the clock, printed]
-    #[arg(long)]
-    pub(crate) seed: Option<u64>,
-    /// Connections that write at the same time
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    pub(crate) connections: usize,
-    /// Data cores; 0 takes every CPU
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) cores: usize,
-    /// Quantization of the collection [default: none]
-    #[arg(long, value_name = "CODES", value_parser = quantization)]
-    pub(crate) quantization: Option<Quantization>,
-    /// Where its vectors rest as given, memory or disk [default: follows from the quantization]
-    #[arg(long, value_name = "PLACE", value_parser = raw_vectors)]
-    pub(crate) raw: Option<RawVectors>,
-    /// Longest life of a node in one round
-    #[arg(long, value_name = "MS", default_value_t = 1500)]
-    pub(crate) life_ms: u64,
-    /// Folder for the node's data [default: a temporary one]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data_dir: Option<PathBuf>,
-    /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -7,6 +7,7 @@
     reason = "the command measures time and waits for child processes; no core of a node runs here"
 )]
 
+mod backup;
 mod bench;
 mod cli;
 mod commands;
@@ -57,11 +58,16 @@ fn dispatch(action: &Action) -> Result<(), Failure> {
         Action::Count(arguments) => block_on(commands::read::count(arguments)),
         Action::Bench(Bench::Search(arguments)) => block_on(commands::bench::search(arguments)),
         Action::Bench(Bench::Churn(arguments)) => block_on(commands::churn::run(arguments)),
+        Action::Bench(Bench::Ingest(arguments)) => block_on(commands::bench::ingest(arguments)),
+        Action::Bench(Bench::Writes(arguments)) => bench::writes::run(arguments),
         Action::Status(arguments) => block_on(commands::status::run(arguments)),
+        Action::Backup(arguments) => block_on(commands::backup::run(arguments)),
+        Action::Restore(arguments) => commands::restore::run(arguments),
         Action::Completions { shell } => {
             commands::completions::run(*shell);
             Ok(())
         }
         Action::CrashTest(arguments) => crash::run(arguments),
+        Action::DiskTest(arguments) => crash::run_on_bad_disks(arguments),
     }
 }

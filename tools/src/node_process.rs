@@ -112,6 +112,18 @@ impl NodeProcess {
         Some(self.failure(&format!("the node ended by itself ({status})")))
     }
 
+    /// Has the node ended by itself?
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
+    }
+
+    /// Waits for a node that ends by itself.
+    pub(crate) fn end_status(&mut self) -> Result<ExitStatus, Failure> {
+        let status = self.child.wait()?;
+        self.leftovers.node_gone();
+        Ok(status)
+    }
+
     /// Ends the node as a power cut would: no signal handler runs.
     pub(crate) fn kill(&mut self) -> Result<(), Failure> {
         self.child.kill()?;

@@ -33,6 +33,9 @@ pub(crate) struct Disk {
     pub(crate) data_dir: String,
     pub(crate) total_bytes: u64,
     pub(crate) free_bytes: u64,
+    /// What is still taken: `plenty`, `saving`, `no_inserts` or `deletes_only`.
+    pub(crate) level: String,
+    pub(crate) reserved_bytes: u64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -47,7 +50,46 @@ pub(crate) struct Core {
 #[serde(default)]
 pub(crate) struct Engine {
     pub(crate) failed: bool,
+    pub(crate) wal: Wal,
+    pub(crate) scrub: Scrub,
     pub(crate) shards: Vec<Shard>,
+    pub(crate) quarantined: Vec<Quarantined>,
+}
+
+/// A shard that is not served.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Quarantined {
+    pub(crate) shard: u64,
+    pub(crate) reason: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Wal {
+    pub(crate) segment_bytes: u64,
+    pub(crate) spare_bytes: u64,
+}
+
+/// The search for damage at rest.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Scrub {
+    pub(crate) bytes: u64,
+    pub(crate) passes: u64,
+    pub(crate) damaged: u64,
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// A damaged place.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Finding {
+    pub(crate) file: String,
+    pub(crate) offset: u64,
+    pub(crate) what: String,
+    pub(crate) expected: u64,
+    pub(crate) found: u64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -62,6 +104,18 @@ pub(crate) struct Shard {
     /// Vectors in the indexes, and the bytes that they and their links occupy.
     pub(crate) vectors: u64,
     pub(crate) index_bytes: u64,
+    /// Memory by use.
+    pub(crate) vector_bytes: u64,
+    pub(crate) link_bytes: u64,
+    pub(crate) directory_bytes: u64,
+    pub(crate) property_bytes: u64,
+    pub(crate) id_bytes: u64,
+    pub(crate) row_memory_bytes: u64,
+    pub(crate) row_table_bytes: u64,
+    /// Disk by use.
+    pub(crate) image_bytes: u64,
+    pub(crate) row_disk_bytes: u64,
+    pub(crate) row_retired_bytes: u64,
     pub(crate) log_bytes: u64,
     pub(crate) image_age_us: Option<u64>,
     pub(crate) poisoned: bool,
@@ -81,6 +135,12 @@ impl NodeStatus {
             let shards = core.engine.iter().flat_map(|engine| &engine.shards);
             shards.map(move |shard| (core.core, shard))
         })
+    }
+
+    /// Every shard that is not served.
+    pub(crate) fn quarantined(&self) -> impl Iterator<Item = &Quarantined> {
+        let engines = self.cores.iter().filter_map(|core| core.engine.as_ref());
+        engines.flat_map(|engine| &engine.quarantined)
     }
 
     /// Vectors of a collection that wait for their place in a graph.

@@ -139,6 +139,43 @@ fn imported_rows_are_found_before_and_after_a_kill() {
 }
 
 #[test]
+fn a_damaged_log_takes_one_collection_away_until_the_loss_is_accepted() {
+    let folder = Folder::new("damage");
+    let data = folder.join("data");
+    let one_core = ["--cores", "1"];
+    let node = Node::start_with(&data, &one_core);
+    import(&node, &["--limit", "50"]);
+    let vectors = format!("{DEMO}/base.npy");
+    node.json(&["import", "Other", "--vectors", &vectors, "--limit", "50"]);
+    node.kill();
+    // One bit in the payload of the first record, behind the headers of its batch and its own.
+    let log = folder.0.join("data/logs/0000/0000000001.wal");
+    let mut bytes = std::fs::read(&log).unwrap();
+    bytes[4096 + 128 + 40] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    for _ in 0..2 {
+        let node = Node::start_with(&data, &one_core);
+        let place = "logs/0000/0000000001.wal: corrupt at offset 4096";
+        let query = format!("{vectors}:0");
+        for command in [&["count", "Docs"][..], &["search", "Docs", "--row", &query]] {
+            let (code, _, error) = node.run(command);
+            assert!(code == 1 && error.contains(place), "{command:?}: {code}, {error}");
+        }
+        assert_eq!(node.json(&["count", "Other"])["count"], 50);
+        let (_, status, _) = node.run(&["status"]);
+        assert!(status.contains("is quarantined") && status.contains(place), "{status}");
+        node.kill();
+    }
+    let node = Node::start_with(&data, &[&one_core[..], &["--accept-data-loss"]].concat());
+    assert_eq!(node.json(&["count", "Docs"])["count"], 49);
+    assert_eq!(node.json(&["count", "Other"])["count"], 50);
+    assert_eq!(node.stop(), Some(0));
+    let node = Node::start_with(&data, &one_core);
+    assert_eq!(node.json(&["count", "Docs"])["count"], 49, "the loss is settled");
+    assert_eq!(node.stop(), Some(0));
+}
+
+#[test]
 fn kills_at_random_moments_lose_nothing() {
     // The first run of this test found a node that ended when a row was updated while its first
     // vector waited to be linked.
@@ -146,7 +183,9 @@ fn kills_at_random_moments_lose_nothing() {
     let test = ["crash-test", "--rounds", "4", "--life-ms", "900", "--data-dir", &folder.join("x")];
     let (code, output, error) = outcome(&heddle(&test).output().unwrap());
     assert_eq!(code, 0, "{output}{error}");
-    assert!(output.contains("lost 0, wrong 0, failed starts 0, ended by itself 0"), "{output}");
+    let verdict = "lost 0, resurrected 0, wrong 0, failed starts 0, ended by itself 0";
+    assert!(output.contains(verdict), "{output}");
+    assert!(!output.contains(" 0 of them updates") && !output.contains("\n0 searches"), "{output}");
 }
 
 #[test]
@@ -368,6 +407,29 @@ fn a_benchmark_reports_exactly_the_agreed_keys() {
 }
 
 #[test]
+fn an_ingest_benchmark_writes_beside_searches_and_deletes_what_it_wrote() {
+    let folder = Folder::new("ingest");
+    let node = Node::start(&folder.join("data"));
+    import(&node, &["--limit", "100", "--state", &folder.join("state.json")]);
+    let vectors = format!("{DEMO}/base.npy");
+    let ingest = ["bench", "ingest", "Docs", "--vectors", &vectors, "--first", "100"];
+    let rest = ["--rate", "2000", "--batch", "5", "--seconds", "0.3", "--json", "-"];
+    let objects = || node.json(&["count", "Docs"])["count"].as_u64();
+    for (more, kept) in [(&[][..], false), (&["--keep"][..], true)] {
+        let (code, output, error) = node.run(&[&ingest, &rest[..], more].concat());
+        assert_eq!(code, 0, "{error}");
+        let report: serde_json::Value = serde_json::from_str(&output).unwrap();
+        let rows = report["rows"].as_u64().unwrap();
+        assert!((5..=600).contains(&rows), "{report}");
+        assert_eq!(report["errors"], 0);
+        assert_eq!(report["deleted"].as_u64(), Some(if kept { 0 } else { rows }));
+        assert_eq!(objects(), Some(if kept { 100 + rows } else { 100 }));
+    }
+    let (code, _, error) = node.run(&[&ingest[..5], &["--first", "1000000"]].concat());
+    assert!(code == 2 && error.contains("--first 1000000"), "{error}");
+}
+
+#[test]
 fn every_metric_is_documented() {
     let folder = Folder::new("metrics");
     let node = Node::start(&folder.join("data"));
@@ -399,4 +461,128 @@ fn completions_know_every_command() {
             assert!(script.contains(command), "{shell}: {command}");
         }
     }
+}
+
+/// Objects of a collection.
+fn count_of(node: &Node, collection: &str) -> u64 {
+    node.json(&["count", collection])["count"].as_u64().unwrap()
+}
+
+#[test]
+fn a_backup_of_a_busy_node_is_restored_onto_another_number_of_cores() {
+    let folder = Folder::new("backup");
+    let (copy, restored) = (folder.join("copy"), folder.join("restored"));
+    let node = Node::start(&folder.join("data"));
+    import(&node, &["--limit", ROWS, "--state", &folder.join("state.json")]);
+    let definition = node.json(&["collection", "show", "Docs"]);
+    let first = node.json(&["get", "Docs", "17", "--vector"]);
+    // Writes go on while the backup is taken.
+    let (vectors, properties) = (format!("{DEMO}/base.npy"), format!("{DEMO}/base.jsonl.gz"));
+    let mut busy = heddle(&["import", "Docs", "--vectors", &vectors, "--properties", &properties])
+        .args(["--state", &folder.join("busy.json"), "--json"])
+        .env("HEDDLE_ADDRESS", &node.address)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let report = node.json(&["backup", &copy]);
+    assert_eq!(report["collections"], 1);
+    assert!(report["bytes"].as_u64().unwrap() > 0);
+    busy.kill().unwrap();
+    busy.wait().unwrap();
+    // A second one is refused where the first one lies; the first one stays whole.
+    let (code, _, error) = node.run(&["backup", &copy]);
+    assert!(code == 2 && error.contains("expected to be empty"), "{code}: {error}");
+    drop(node);
+    let (code, output, error) = outcome(&heddle(&["restore", &copy, "--check"]).output().unwrap());
+    assert_eq!(code, 0, "{error}");
+    assert!(output.contains("is whole"), "{output}");
+    let made = heddle(&["restore", &copy, "--data-dir", &restored]).output().unwrap();
+    assert_eq!(outcome(&made).0, 0, "{made:?}");
+    let (code, _, error) =
+        outcome(&heddle(&["restore", &copy, "--data-dir", &restored]).output().unwrap());
+    assert!(code == 2 && error.contains("expected to be empty"), "{code}: {error}");
+    let dealt = folder.join("dealt");
+    let made = heddle(&["restore", &copy, "--data-dir", &dealt, "--shards", "3"]).output().unwrap();
+    assert_eq!(outcome(&made).0, 0, "{made:?}");
+    let mut counts = Vec::new();
+    for (data, cores) in [(&restored, "1"), (&restored, "2"), (&dealt, "2"), (&dealt, "1")] {
+        let node = Node::start_with(data, &["--cores", cores]);
+        counts.push(count_of(&node, "Docs"));
+        let status = node.json(&["status"]);
+        let shards = status["cores"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|core| core["engine"]["shards"].as_array().map(Vec::len));
+        assert_eq!(shards.sum::<usize>(), if data == &dealt { 3 } else { 1 });
+        assert!(count_of(&node, "Docs") >= ROWS.parse().unwrap());
+        if data == &restored {
+            assert_eq!(node.json(&["collection", "show", "Docs"]), definition);
+        }
+        // The busy import wrote it again: the times may be others, the rest is not.
+        let found = node.json(&["get", "Docs", "17", "--vector"]);
+        for part in ["id", "properties", "vectors"] {
+            assert_eq!(found[part], first[part], "{part}");
+        }
+        assert_eq!(node.stop(), Some(0));
+    }
+    assert!(counts.iter().all(|count| *count == counts[0]), "{counts:?}");
+}
+
+#[test]
+fn a_damaged_partial_or_hostile_backup_is_refused_by_name_and_nothing_is_made_of_it() {
+    let folder = Folder::new("hostile");
+    let copy = folder.join("copy");
+    let node = Node::start(&folder.join("data"));
+    import(&node, &["--limit", "50", "--state", &folder.join("state.json")]);
+    node.json(&["backup", &copy]);
+    drop(node);
+    let refused = |named: &str| {
+        let target = folder.join("restored");
+        let made = heddle(&["restore", &copy, "--data-dir", &target]).output().unwrap();
+        let (code, _, error) = outcome(&made);
+        assert_eq!(code, 2, "{named}: {error}");
+        assert!(error.contains(named), "{named}: {error}");
+        assert!(!std::path::Path::new(&target).exists(), "{named}");
+    };
+    let path = |name: &str| std::path::Path::new(&copy).join(name);
+    let shard = std::fs::read_dir(path("shards")).unwrap().next().unwrap().unwrap().path();
+    let image = std::fs::read_dir(&shard).unwrap().map(|entry| entry.unwrap().path());
+    let image = image.filter(|path| path.to_str().unwrap().contains("image-")).next().unwrap();
+    let name = image.strip_prefix(&copy).unwrap().to_str().unwrap();
+    let bytes = std::fs::read(&image).unwrap();
+    // One bit, one byte less, one byte more, no file.
+    let mut wrong = bytes.clone();
+    wrong[5_000] ^= 4;
+    for wrong in [&wrong, &bytes[..bytes.len() - 1].to_vec(), &[&bytes[..], b"x"].concat()] {
+        std::fs::write(&image, wrong).unwrap();
+        refused(name);
+    }
+    std::fs::remove_file(&image).unwrap();
+    refused(name);
+    // A link to a file with just the right bytes, and a folder that is a link.
+    let outside = folder.join("outside");
+    std::fs::write(&outside, &bytes).unwrap();
+    std::os::unix::fs::symlink(&outside, &image).unwrap();
+    refused(name);
+    std::fs::remove_file(&image).unwrap();
+    std::fs::write(&image, &bytes).unwrap();
+    let moved = folder.join("moved");
+    std::fs::rename(path("shards"), &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, path("shards")).unwrap();
+    refused("shards/");
+    std::fs::remove_file(path("shards")).unwrap();
+    std::fs::rename(&moved, path("shards")).unwrap();
+    // The manifest: a changed byte, and none, as after an interruption.
+    let manifest = std::fs::read(path("MANIFEST")).unwrap();
+    let mut wrong = manifest.clone();
+    wrong[20] ^= 1;
+    std::fs::write(path("MANIFEST"), wrong).unwrap();
+    refused("MANIFEST");
+    std::fs::rename(path("MANIFEST"), path("MANIFEST.tmp")).unwrap();
+    refused("no whole backup");
+    std::fs::write(path("MANIFEST"), manifest).unwrap();
+    let made = heddle(&["restore", &copy, "--check"]).output().unwrap();
+    assert_eq!(outcome(&made).0, 0, "{made:?}");
 }

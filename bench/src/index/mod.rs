@@ -80,10 +80,11 @@ pub(crate) struct IndexChoice {
     /// Candidate pool of an insert.
     #[arg(long, default_value_t = 200)]
     ef_construction: u16,
-    /// What a walk reads.
+    /// What a walk reads. Without it, what the node would choose for the dimension and the metric,
+    /// vectors left out where codes stand for them.
     #[arg(long, value_enum)]
     codes: Option<CodesName>,
-    /// Whether full vectors stay in memory beside codes.
+    /// Whether full vectors stay in memory beside codes that were named.
     #[arg(long, value_enum)]
     raw: Option<RawName>,
 }
@@ -94,10 +95,10 @@ impl IndexChoice {
         let mut params = IndexParams::new(u32::try_from(dims)?, self.metric.into());
         params.m = self.m;
         params.ef_construction = self.ef_construction;
-        if let Some(codes) = self.codes {
-            params.codes = codes.into();
-            params.raw = RawVectors::Memory;
-        }
+        (params.codes, params.raw) = match self.codes {
+            Some(codes) => (codes.into(), RawVectors::Memory),
+            None => IndexParams::default_profile(params.dims, params.metric),
+        };
         match self.raw {
             Some(RawName::Memory) => params.raw = RawVectors::Memory,
             Some(RawName::Absent) => params.raw = RawVectors::Absent,

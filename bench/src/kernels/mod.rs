@@ -21,7 +21,7 @@ pub(crate) struct Arguments {
     /// MiB of rows that no cache holds.
     #[arg(long, default_value_t = 768)]
     far_mib: usize,
-    /// Only the best instruction set of the machine.
+    /// Only the best instruction set of the machine, or of what HEDDLE_KERNELS allows.
     #[arg(long)]
     best: bool,
     /// Where to write the figures as JSON.

@@ -142,6 +142,12 @@ impl Device for GlommioDevice {
         self.change_names(source, "rename", move || std::fs::rename(from, to)).await
     }
 
+    async fn link(&self, source: &str, target: &str) -> Result<(), DeviceError> {
+        let from = self.resolve(source)?;
+        let to = self.resolve(target)?;
+        self.change_names(source, "link", move || std::fs::hard_link(from, to)).await
+    }
+
     async fn remove(&self, path: &str) -> Result<(), DeviceError> {
         let full = self.resolve(path)?;
         self.change_names(path, "remove", move || std::fs::remove_file(full)).await

@@ -13,7 +13,10 @@ use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, OpenMode, ShardI
 
 use super::format::{ImageKey, LEDGER_BYTES_MAX, LedgerHeader, fault};
 use super::reader::corrupt;
-use super::{CheckpointError, TEMPORARY_SUFFIX, image_generation, ledger_generation, ledger_name};
+use super::{
+    CheckpointError, TEMPORARY_SUFFIX, image_generation, ledger_generation, ledger_name,
+    ledger_path,
+};
 
 /// Bytes written at once (1 MiB).
 const PIECE_BYTES: usize = 1 << 20;
@@ -70,26 +73,67 @@ pub async fn read_ledger<D: Device>(
     if image > generation {
         return Err(corrupt(&path, 0, fault("generation", image, generation)));
     }
-    let file = device.open(&path, OpenMode::Read).await?;
-    let length = file.length().await?;
-    if length < PAGE_SIZE_BYTES as u64 {
-        return Err(corrupt(&path, 0, fault("file length", PAGE_SIZE_BYTES as u64, length)));
-    }
-    let key = ImageKey { shard, generation };
-    let page = file.read_at(0, PAGE_SIZE_BYTES).await?;
-    let header = LedgerHeader::decode(&page, key).map_err(|fault| corrupt(&path, 0, fault))?;
-    let end = header.body_bytes.checked_add(PAGE_SIZE_BYTES as u64);
-    if end.is_none_or(|end| end > length) || header.body_bytes > LEDGER_BYTES_MAX {
-        let short = fault("file length", end.unwrap_or(u64::MAX), length);
-        return Err(corrupt(&path, 0, short));
-    }
+    let (file, header) = open(device, &path, shard, generation).await?;
     let bytes = usize::try_from(header.body_bytes).expect("it was compared with the file");
     let start = PAGE_SIZE_BYTES as u64;
     let mut body = file.read_at(start, bytes.next_multiple_of(PAGE_SIZE_BYTES)).await?;
     body.truncate(bytes);
-    let found = key.chunk_crc(start, &body);
+    let found = header.key.chunk_crc(start, &body);
     if found != header.body_crc {
         return Err(corrupt(&path, start, fault("ledger checksum", header.body_crc, found)));
     }
     Ok(Some((generation, body.to_vec())))
+}
+
+/// Reads and checks the ledger of a generation, for scrubbing. Bytes that were read.
+///
+/// Errors: as [`read_ledger`]; a ledger that is not there is [`DeviceError::NotFound`].
+pub(crate) async fn verify_ledger<D: Device>(
+    device: &D,
+    directory: &str,
+    shard: ShardId,
+    generation: u64,
+) -> Result<u64, CheckpointError> {
+    let path = ledger_path(directory, generation);
+    let (file, header) = open(device, &path, shard, generation).await?;
+    let start = PAGE_SIZE_BYTES as u64;
+    let mut found = header.key.chunk_crc(start, &[]);
+    let mut read = 0;
+    while read < header.body_bytes {
+        // Other tasks run while the device reads the next piece.
+        let left = header.body_bytes - read;
+        let length = usize::try_from(left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+        let pages = length.next_multiple_of(PAGE_SIZE_BYTES);
+        let piece = file.read_at(start + read, pages).await?;
+        found = crc32c::crc32c_append(found, &piece[..length]);
+        read += length as u64;
+    }
+    file.close().await?;
+    if found != header.body_crc {
+        return Err(corrupt(&path, start, fault("ledger checksum", header.body_crc, found)));
+    }
+    Ok(start + read)
+}
+
+/// Opens a ledger and reads its header; the body is as long as the header says.
+async fn open<D: Device>(
+    device: &D,
+    path: &str,
+    shard: ShardId,
+    generation: u64,
+) -> Result<(D::File, LedgerHeader), CheckpointError> {
+    let file = device.open(path, OpenMode::Read).await?;
+    let length = file.length().await?;
+    if length < PAGE_SIZE_BYTES as u64 {
+        return Err(corrupt(path, 0, fault("file length", PAGE_SIZE_BYTES as u64, length)));
+    }
+    let key = ImageKey { shard, generation };
+    let page = file.read_at(0, PAGE_SIZE_BYTES).await?;
+    let header = LedgerHeader::decode(&page, key).map_err(|fault| corrupt(path, 0, fault))?;
+    let end = header.body_bytes.checked_add(PAGE_SIZE_BYTES as u64);
+    if end.is_none_or(|end| end > length) || header.body_bytes > LEDGER_BYTES_MAX {
+        let short = fault("file length", end.unwrap_or(u64::MAX), length);
+        return Err(corrupt(path, 0, short));
+    }
+    Ok((file, header))
 }

@@ -19,7 +19,9 @@ use heddle_types::Device;
 
 pub use error::CheckpointError;
 pub use ledger::read_ledger;
+pub(crate) use ledger::verify_ledger;
 pub use reader::ImageReader;
+pub(crate) use reader::{image_file_bytes, verify_superblocks};
 pub use writer::{ImageWriter, Previous, next_generation, repair_superblocks};
 
 /// Number of a section inside an image; what it means is the caller's.
@@ -39,6 +41,16 @@ fn image_name(generation: u64) -> String {
     format!("{IMAGE_PREFIX}{generation}")
 }
 
+/// Path of an image.
+pub(crate) fn image_path(directory: &str, generation: u64) -> String {
+    format!("{directory}/{}", image_name(generation))
+}
+
+/// Paths of the two superblocks.
+pub(crate) fn superblock_paths(directory: &str) -> [String; 2] {
+    SUPERBLOCK_NAMES.map(|name| format!("{directory}/{name}"))
+}
+
 /// The generation of an image's name; `None` for any other name.
 fn image_generation(name: &str) -> Option<u64> {
     let generation = name.strip_prefix(IMAGE_PREFIX)?.parse().ok()?;
@@ -53,6 +65,11 @@ fn ledger_name(generation: u64) -> String {
 fn ledger_generation(name: &str) -> Option<u64> {
     let generation = name.strip_prefix(LEDGER_PREFIX)?.parse().ok()?;
     (ledger_name(generation) == name).then_some(generation)
+}
+
+/// Path of a ledger.
+pub(crate) fn ledger_path(directory: &str, generation: u64) -> String {
+    format!("{directory}/{}", ledger_name(generation))
 }
 
 fn generation_of(name: &str) -> Option<u64> {

@@ -8,10 +8,10 @@ use heddle_types::limits::{CHECKPOINT_CHUNK_BYTES, PAGE_SIZE_BYTES};
 use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, Lsn, OpenMode, ShardId};
 
 use super::format::{
-    Chunk, FAULT_VERSION, FIRST_SECTION_OFFSET, Fault, ImageKey, Section, Superblock, Table,
-    check_image_header, fault,
+    Chunk, FAULT_VERSION, FIRST_SECTION_OFFSET, FORMAT_VERSION, Fault, ImageKey, Section,
+    Superblock, Table, check_image_header, fault,
 };
-use super::{CheckpointError, SUPERBLOCK_NAMES, SectionId, image_name};
+use super::{CheckpointError, SUPERBLOCK_NAMES, SectionId, image_name, image_path, ledger_path};
 
 /// Chunks of an image that are read at the same time (4 MiB).
 const CHUNKS_IN_FLIGHT: usize = 16;
@@ -210,6 +210,33 @@ impl<D: Device> ImageReader<D> {
         Ok(out)
     }
 
+    /// Path of the image.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Reads and checks one chunk, for scrubbing: sections in order, chunks in order, in whichever
+    /// file they are. The bytes that were read; `None` when there is no such chunk in the section,
+    /// or no such section.
+    pub(crate) async fn verify_chunk(
+        &self,
+        section: usize,
+        chunk: usize,
+    ) -> Option<Result<u64, CheckpointError>> {
+        let part = chunks_of(self.table.sections.get(section)?).nth(chunk)?;
+        Some(self.with_chunk(part, |bytes| bytes.len() as u64).await)
+    }
+
+    /// Must a ledger stand beside the image? Versions before had none.
+    pub(crate) fn has_ledger(&self) -> bool {
+        self.superblock.version >= FORMAT_VERSION
+    }
+
+    /// Sections of the image.
+    pub(crate) fn section_count(&self) -> usize {
+        self.table.sections.len()
+    }
+
     /// Reads a whole section into memory.
     ///
     /// Errors: as [`ImageReader::read_section`].
@@ -279,6 +306,58 @@ pub(super) fn corrupt(path: &str, offset: u64, fault: Fault) -> CheckpointError 
         FAULT_VERSION => CheckpointError::Version { file, expected, found },
         _ => CheckpointError::Corrupt { file, offset, what, expected, found },
     }
+}
+
+/// What is wrong with the superblocks of a shard that has a checkpoint: after a commit both are
+/// whole and name the same image. For scrubbing; reads two pages.
+pub(crate) async fn verify_superblocks<D: Device>(
+    device: &D,
+    directory: &str,
+    shard: ShardId,
+) -> Vec<CheckpointError> {
+    let mut wrong = Vec::new();
+    for name in SUPERBLOCK_NAMES {
+        let path = format!("{directory}/{name}");
+        match read_superblock(device, &path).await {
+            Ok(Read::Whole(found)) if found.key.shard == shard => {}
+            Ok(Read::Whole(found)) => {
+                wrong.push(corrupt(&path, 0, fault("shard", shard.0, found.key.shard.0)));
+            }
+            Ok(Read::Damaged(fault)) => wrong.push(corrupt(&path, 0, fault)),
+            Ok(Read::Missing) => {
+                wrong.push(corrupt(&path, 0, fault("file length", PAGE_SIZE_BYTES as u64, 0_u64)));
+            }
+            Err(error) => wrong.push(error),
+        }
+    }
+    wrong
+}
+
+/// Bytes of the files that make a committed image: those of its chunks ([`ImageReader::files`]), its
+/// ledger, if it has one, and both superblocks.
+pub(crate) async fn image_file_bytes<D: Device>(
+    device: &D,
+    directory: &str,
+    files: &[u64],
+) -> Result<u64, DeviceError> {
+    let mut bytes = SUPERBLOCK_NAMES.len() as u64 * PAGE_SIZE_BYTES as u64;
+    for generation in files {
+        bytes += file_bytes(device, &image_path(directory, *generation)).await?;
+    }
+    if let Some(own) = files.last() {
+        bytes += match file_bytes(device, &ledger_path(directory, *own)).await {
+            Err(DeviceError::NotFound { .. }) => 0,
+            length => length?,
+        };
+    }
+    Ok(bytes)
+}
+
+async fn file_bytes<D: Device>(device: &D, path: &str) -> Result<u64, DeviceError> {
+    let file = device.open(path, OpenMode::Read).await?;
+    let length = file.length().await?;
+    file.close().await?;
+    Ok(length)
 }
 
 /// What the superblocks of a shard say.

@@ -40,12 +40,19 @@ pub struct ImageWriter<D: Device> {
 #[derive(Clone, Debug, Default)]
 pub struct Previous {
     sections: BTreeMap<u32, (Section, Vec<u64>)>,
+    /// Generations of the files that the image consists of.
+    files: Vec<u64>,
 }
 
 /// The digest of a chunk that has to be written anew.
 const FORGOTTEN: u64 = 0;
 
 impl Previous {
+    /// Generations of the files that the image consists of, ascending.
+    pub(crate) fn files(&self) -> &[u64] {
+        &self.files
+    }
+
     /// The chunk that holds these bytes already.
     fn find(&self, section: u32, position: usize, bytes: usize, digest: u64) -> Option<Chunk> {
         let (section, digests) = self.sections.get(&section)?;
@@ -292,7 +299,7 @@ impl<D: Device> ImageWriter<D> {
             let digests = digests.remove(&section.id).unwrap_or_default();
             (section.id, (section, digests))
         });
-        Ok(Previous { sections: sections.collect() })
+        Ok(Previous { sections: sections.collect(), files })
     }
 
     /// Gives the image up and removes its file.

@@ -58,8 +58,9 @@ impl<D: Device, C: Clock> Engine<D, C> {
 
     fn take_durable(&self, durable: Lsn) -> Option<Pending> {
         let mut state = self.inner.state.borrow_mut();
-        let is_durable = state.pending.front().is_some_and(|first| first.lsn <= durable);
-        if is_durable { state.pending.pop_front() } else { None }
+        let first = state.pending.pop_front_if(|first| first.lsn <= durable)?;
+        state.pending_bytes -= first.log_bytes;
+        Some(first)
     }
 
     fn apply(&self, pending: Pending) {
@@ -133,6 +134,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
                 busy.in_flight = 0;
                 busy.merging
             });
+            state.pending_bytes = 0;
             std::mem::take(&mut state.pending)
         };
         for Pending { batch, position, .. } in pending {

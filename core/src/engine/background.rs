@@ -288,19 +288,23 @@ impl<D: Device, C: Clock> Engine<D, C> {
     }
 
     async fn compact(&self, cell: &ShardCell<D>) -> Result<bool, EngineError> {
+        let Some(pressure) = self.compaction_pressure() else { return Ok(false) };
         let job = {
             let mut shard = cell.shard.borrow_mut();
             // An image that is being written refers to the segments as they are.
             if cell.book.borrow().imaging {
                 return Ok(false);
             }
-            shard.objects.begin_compaction()
+            shard.objects.begin_compaction(pressure)
         };
         let Some(job) = job else { return Ok(false) };
         let mut upkeep = Upkeep::begin(self, cell, UpkeepKind::Compaction);
         let rests_there = |slot, location| cell.shard.borrow().rests_at(slot, location);
         let compacted = job.run(&rests_there).await;
         upkeep.came_back = true;
+        if let Ok(compacted) = &compacted {
+            self.charge_compaction(compacted.io_bytes());
+        }
         let finished = cell.shard.borrow_mut().finish_compaction(compacted);
         drop(upkeep);
         finished.map_err(|source| EngineError::Objects { shard: cell.id, source })?;

@@ -7,8 +7,10 @@ use heddle_types::{Clock, Device, DeviceError, Lsn, ShardId};
 
 use super::recover::{LOGS, REMOVED_SUFFIX, log_directory};
 use super::yielding::yield_now;
-use super::{Engine, EngineError, ShardCell};
-use crate::checkpoint::{CheckpointError, ImageWriter, SectionId, next_generation};
+use super::{Engine, EngineError, ShardCell, SpaceLevel};
+use crate::checkpoint::{
+    CheckpointError, ImageWriter, SectionId, image_file_bytes, next_generation,
+};
 use crate::property::PropertyCursor;
 use crate::shard::image::{
     DIRECTORY, FACTS_BYTES, ImageMeta, ImagePlan, PROPERTIES, SLOTS, TOMBSTONES, vector_section,
@@ -25,13 +27,17 @@ const PROPERTY_STEP_BYTES: usize = 64 << 10;
 const TOMBSTONES_PER_STEP: usize = 4_096;
 /// Slots that died during an image and are taken out of the graphs before other tasks may run.
 const KILLS_PER_STEP: usize = 512;
+/// Bytes of given up segments that wait for an image before one is written for their sake, beside
+/// a quarter of the segments in use (64 MiB).
+const RETIRED_BYTES_MAX: u64 = 64 << 20;
 /// Log files beside the records: the segment in use and the spare one are never given up.
 const LOG_SEGMENTS_MIN: u64 = 4;
 
 impl<D: Device, C: Clock> Engine<D, C> {
     /// The shards whose image is due: by log bytes of their own, or all with changes when the log
-    /// is too long; the one that holds back most of the log first. While a shard's image fails, the
-    /// log is long for its sake, and images of shards that changed later would not shorten it.
+    /// is too long; the one that holds back most of the log first. While a shard's image fails or a
+    /// shard is quarantined, the log is long for its sake, and images of shards that changed later
+    /// would not shorten it.
     #[must_use]
     pub fn checkpoint_due(&self) -> Vec<ShardId> {
         let config = &self.inner.config;
@@ -40,14 +46,17 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let is_log_long = log_bytes >= log_limit;
         let cells = self.cells();
         let failing = cells.iter().map(|cell| cell.book.borrow()).filter(|book| book.image_failed);
-        let held_at = failing.filter_map(|book| book.first_unimaged).min();
+        let held_at = failing.filter_map(|book| book.first_unimaged);
+        let held_at = held_at.chain(self.unserved_need_from()).min();
         let mut due: Vec<(Option<Lsn>, ShardId)> = Vec::new();
         for cell in &cells {
             let book = cell.book.borrow();
-            let has_changes = book.first_unimaged.is_some() || book.needs_image;
+            let gives_back = self.gives_space_back(cell);
+            let has_changes = book.first_unimaged.is_some() || book.needs_image || gives_back;
             let holds_log =
                 book.first_unimaged.is_some_and(|own| held_at.is_none_or(|at| own <= at));
             let is_due = book.needs_image
+                || gives_back
                 || book.log_bytes >= config.checkpoint_log_bytes
                 || (is_log_long && holds_log);
             if has_changes && is_due && !book.imaging && !book.poisoned {
@@ -56,6 +65,17 @@ impl<D: Device, C: Clock> Engine<D, C> {
         }
         due.sort_unstable();
         due.into_iter().map(|(_, shard)| shard).collect()
+    }
+
+    /// Is there enough in segments that only the last image refers to that the next one is worth
+    /// writing for their sake? Once space is short, anything is.
+    fn gives_space_back(&self, cell: &ShardCell<D>) -> bool {
+        let rows = cell.shard.borrow().objects.stats();
+        let worthwhile = RETIRED_BYTES_MAX.max(rows.disk_bytes / 4);
+        match self.space() {
+            SpaceLevel::Plenty => rows.retired_bytes > worthwhile,
+            _ => rows.retired_bytes > 0,
+        }
     }
 
     /// The shards that changed since their last image; for a clean stop.
@@ -118,7 +138,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         (plan, covers)
     }
 
-    fn log_index(&self) -> u32 {
+    pub(super) fn log_index(&self) -> u32 {
         self.inner.config.log_indexes.first().copied().unwrap_or_default()
     }
 
@@ -145,8 +165,11 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let generation = next.map_err(failed)?;
         cell.book.borrow_mut().tried_generation = generation;
         self.write_sections(cell, &mut plan, generation, covers).await.map_err(failed)?;
+        let files = cell.previous.borrow().files().to_vec();
+        let image_bytes = image_file_bytes(&self.inner.device, &directory, &files).await?;
         let mut book = cell.book.borrow_mut();
         book.generation = generation;
+        book.image_bytes = image_bytes;
         book.covers = covers;
         book.imaged_us = plan.meta.taken_us;
         book.first_unimaged = book.first_since_begin.take();
@@ -204,6 +227,10 @@ impl<D: Device, C: Clock> Engine<D, C> {
 
     /// Gives up log records that every shard's image covers, and logs of earlier runs.
     pub(super) async fn release_log(&self) -> Result<(), EngineError> {
+        if self.inner.log_holds.get() > 0 {
+            // A backup copies it; the next image or step of upkeep gives it up.
+            return Ok(());
+        }
         self.inner.wal.release(self.log_needed_from()).await?;
         while self.may_remove_old_logs() {
             let Some(log_index) = self.inner.state.borrow_mut().old_logs.pop() else { break };
@@ -216,7 +243,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
     }
 
     fn may_remove_old_logs(&self) -> bool {
-        let needs_old = self.cells().iter().any(|cell| cell.book.borrow().needs_image);
+        let needs_old = self.cells().iter().any(|cell| cell.book.borrow().needs_image)
+            || self.quarantine_needs_from().is_some();
         let state = self.inner.state.borrow();
         !needs_old && state.absent.is_empty() && !state.old_logs.is_empty()
     }
@@ -238,6 +266,10 @@ impl<D: Device, C: Clock> Engine<D, C> {
 
     /// Is there log that no shard needs any more?
     pub(super) fn has_log_to_release(&self) -> bool {
+        self.inner.log_holds.get() == 0 && self.is_log_releasable()
+    }
+
+    fn is_log_releasable(&self) -> bool {
         self.may_remove_old_logs() || self.inner.wal.has_releasable(self.log_needed_from())
     }
 
@@ -247,7 +279,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             let book = cell.book.borrow();
             book.first_unimaged
         });
-        let unimaged = unimaged.chain(self.absent_need_from()).min();
+        let unimaged = unimaged.chain(self.unserved_need_from()).min();
         let state = self.inner.state.borrow();
         let unapplied = state.pending.front().map(|first| first.lsn);
         let all = Lsn(state.applied_lsn.0 + 1);
@@ -376,13 +408,13 @@ fn encode_step<D: Device>(
 }
 
 /// An image in the making; ends the pause of the shard when dropped, also in an await.
-struct Imaging<D: Device, C: Clock> {
+pub(super) struct Imaging<D: Device, C: Clock> {
     engine: Engine<D, C>,
     cell: Rc<ShardCell<D>>,
 }
 
 impl<D: Device, C: Clock> Imaging<D, C> {
-    fn begin(engine: &Engine<D, C>, cell: &Rc<ShardCell<D>>) -> Self {
+    pub(super) fn begin(engine: &Engine<D, C>, cell: &Rc<ShardCell<D>>) -> Self {
         let mut book = cell.book.borrow_mut();
         assert!(!book.imaging, "one image of a shard at a time");
         book.imaging = true;

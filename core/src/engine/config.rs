@@ -3,7 +3,7 @@
 use heddle_types::{ApiError, NodeId, ShardId};
 
 use crate::objects::MEMTABLE_BYTES_DEFAULT;
-use crate::wal::WalConfig;
+use crate::wal::{Damage, WalConfig};
 
 impl EngineConfig {
     /// A configuration with the usual thresholds for one core of a node.
@@ -19,6 +19,8 @@ impl EngineConfig {
             checkpoint_log_bytes: CHECKPOINT_LOG_BYTES_DEFAULT,
             log_bytes_max: LOG_BYTES_MAX_DEFAULT,
             memtable_bytes: MEMTABLE_BYTES_DEFAULT as usize,
+            on_data_loss: OnDataLoss::Quarantine,
+            compaction_bytes_per_s: u64::MAX,
         }
     }
 }
@@ -50,6 +52,19 @@ pub struct EngineConfig {
     pub log_bytes_max: u64,
     /// Row bytes that a shard keeps in memory before they are written to a segment.
     pub memtable_bytes: usize,
+    /// What becomes of a shard that lost durable records.
+    pub on_data_loss: OnDataLoss,
+    /// Bytes that rewriting rows reads and writes a second, on average, while there is space.
+    pub compaction_bytes_per_s: u64,
+}
+
+/// What becomes of a shard whose log lost durable records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnDataLoss {
+    /// It is not served, its files and the log stay as they are, and the other shards go on.
+    Quarantine,
+    /// It is served with what is left. The operator said so.
+    Accept,
 }
 
 /// How far opening has come.
@@ -108,6 +123,15 @@ pub struct OpenReport {
     pub shards_to_rebuild: Vec<ShardId>,
     /// Shards that are damaged beyond that, with the reason: they answer `Corrupt`.
     pub shards_lost: Vec<(ShardId, ApiError)>,
+    /// Damage to the logs: durable records that are gone. It need not concern a shard: an image may
+    /// hold them.
+    pub damage: Vec<Damage>,
+    /// Shards that are not served because of it, each with the reason.
+    pub quarantined: Vec<(ShardId, String)>,
+    /// Shards that are served without what they may have lost, each with the reason.
+    pub accepted_losses: Vec<(ShardId, String)>,
+    /// Log segments whose header is damaged and that lost nothing by it.
+    pub flawed_segments: Vec<String>,
     /// Files that nobody here wrote; they are left alone.
     pub foreign_files: Vec<String>,
 }

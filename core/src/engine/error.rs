@@ -71,7 +71,21 @@ pub enum EngineError {
         /// What does not fit.
         problem: String,
     },
-    /// No such shard here, or it was dropped meanwhile.
+    /// A durable write of the shard could not be applied; it is in the log alone.
+    #[error("shard {shard} holds less than its log; restart the node")]
+    Poisoned {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// The shard is here and damaged, so that it is not served.
+    #[error("{}", refusal.message)]
+    Unserved {
+        /// The shard.
+        shard: ShardId,
+        /// What a request to it is told.
+        refusal: ApiError,
+    },
+    /// No such shard here, or it was dropped meanwhile, or it is not served yet.
     #[error("shard {shard} is not served by this core")]
     NoShard {
         /// The shard.
@@ -81,9 +95,12 @@ pub enum EngineError {
 
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
+        if let EngineError::Unserved { refusal, .. } = error {
+            return refusal;
+        }
         let code = match &error {
             EngineError::Device(DeviceError::NoSpace { .. }) => ErrorCode::DiskFull,
-            EngineError::NoShard { .. } => ErrorCode::Unavailable,
+            EngineError::NoShard { .. } | EngineError::Poisoned { .. } => ErrorCode::Unavailable,
             EngineError::Index { source: IndexError::Memory { .. }, .. } => ErrorCode::MemoryFull,
             EngineError::Device(_) => ErrorCode::Internal,
             _ => ErrorCode::Corrupt,

@@ -12,7 +12,7 @@ use super::arrivals::{Arrivals, VectorArrival};
 use super::config::{EngineConfig, OpenReport, Progress};
 use super::recover::{Covered, Opened, object_config, parent};
 use super::{Book, EngineError, ShardCell};
-use crate::checkpoint::{CheckpointError, ImageReader, SectionId};
+use crate::checkpoint::{CheckpointError, ImageReader, SectionId, image_file_bytes};
 use crate::objects::{ObjectStore, Parts};
 use crate::property::PropertyIndex;
 use crate::shard::image::{
@@ -56,8 +56,10 @@ impl<D: Device> Loader<'_, D> {
             return Ok(Opened { cell, covered: None, images: Vec::new(), unreferenced });
         };
         let meta = ImageMeta::decode(reader.meta(), &spec).map_err(|error| unfit(id, error))?;
+        let image_bytes = image_file_bytes(self.device, &directory, &reader.files()).await?;
         let book = Book {
             generation: reader.generation(),
+            image_bytes,
             covers: reader.covers(),
             imaged_us: meta.taken_us,
             ..Book::default()

@@ -15,16 +15,21 @@
 mod apply;
 mod arrivals;
 mod background;
+mod backup;
 mod checkpoint;
 mod config;
 mod error;
 mod load;
 mod pending;
+mod quarantine;
 mod read;
 mod rebuild;
 mod recover;
+mod scrub;
 mod shards;
+mod space;
 mod status;
+mod transfer;
 mod types;
 mod write;
 mod yielding;
@@ -34,12 +39,18 @@ mod tests;
 
 pub(crate) use background::Lease;
 pub use background::{IndexBatch, IndexedBatch, LinkProgress, RowBatch};
+pub use backup::BackupFile;
 pub use config::{
-    CHECKPOINT_LOG_BYTES_DEFAULT, EngineConfig, LOG_BYTES_MAX_DEFAULT, OpenReport, Progress,
+    CHECKPOINT_LOG_BYTES_DEFAULT, EngineConfig, LOG_BYTES_MAX_DEFAULT, OnDataLoss, OpenReport,
+    Progress,
 };
 pub use error::EngineError;
+pub use quarantine::refusal as quarantine_refusal;
+pub use scrub::{FINDINGS_MAX, Finding, ScrubStats, ScrubStep};
+pub use space::{SpaceLevel, refused_for_space};
 pub use status::{EngineStatus, ShardState, ShardStatus};
-pub use types::{ItemVector, Object, PutItem, PutMode, Want, Written};
+pub use types::{Durability, ItemVector, Object, PutItem, PutMode, Want, Written};
+pub(crate) use yielding::yield_now;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -54,8 +65,8 @@ use crate::checkpoint::Previous;
 use crate::shard::{Shard, ShardView};
 use crate::wal::{Signal, Wal};
 use pending::{Busy, Pending};
+use quarantine::Quarantined;
 use rebuild::Absent;
-pub(crate) use yielding::yield_now;
 
 /// The engine of one home core. Clones share it; it stays on its core.
 pub struct Engine<D: Device, C: Clock> {
@@ -75,6 +86,11 @@ struct Inner<D: Device, C: Clock> {
     quiescence: Arc<Quiescence>,
     wal: Wal<D>,
     state: RefCell<State<D>>,
+    scrub: RefCell<scrub::ScrubState<D>>,
+    space: Cell<SpaceLevel>,
+    pace: Cell<space::Pace>,
+    /// Backups that copy the log; while there are any it is not given up.
+    log_holds: Cell<usize>,
     /// Records were queued; the applier waits here.
     queued: Signal,
     /// Records were applied, merges ended, rows were flushed; writers wait here.
@@ -89,8 +105,12 @@ struct State<D: Device> {
     shards: BTreeMap<ShardId, Rc<ShardCell<D>>>,
     /// Shards that are not served, because their image was unusable.
     absent: BTreeMap<ShardId, Absent<D>>,
+    /// Shards that are not served because records of theirs are damaged.
+    quarantined: BTreeMap<ShardId, Quarantined>,
     stamps: StampSource,
     pending: VecDeque<Pending>,
+    /// Log bytes of those: what writers may leave behind them is bounded.
+    pending_bytes: u64,
     busy: FxHashMap<(ShardId, ObjectId), Busy>,
     applied_lsn: Lsn,
     view_version: u64,
@@ -143,6 +163,8 @@ struct Book {
     image_failed: bool,
     /// Position that the last image covers.
     covers: Lsn,
+    /// Bytes of the files of the last image, superblocks included; 0 before the first.
+    image_bytes: u64,
     /// When the last image was committed, microseconds since the Unix epoch; 0 before the first.
     imaged_us: u64,
     /// An image is being written.
@@ -171,8 +193,14 @@ impl Book {
 impl<D: Device, C: Clock> Engine<D, C> {
     fn cell(&self, shard: ShardId) -> Result<Rc<ShardCell<D>>, ApiError> {
         let state = self.inner.state.borrow();
-        state.shards.get(&shard).cloned().ok_or_else(|| match state.absent.get(&shard) {
-            Some(absent) => absent.error(shard),
+        if let Some(cell) = state.shards.get(&shard) {
+            return Ok(Rc::clone(cell));
+        }
+        if let Some(absent) = state.absent.get(&shard) {
+            return Err(absent.error(shard));
+        }
+        Err(match state.quarantined.get(&shard) {
+            Some(quarantined) => quarantine::refusal(shard, &quarantined.reason),
             None => error::no_shard(shard),
         })
     }

@@ -54,8 +54,10 @@ impl Batch {
     /// Sets a result; the first one counts.
     pub(super) fn resolve(&self, position: usize, result: Result<Outcome, ApiError>) {
         let mut results = self.results.borrow_mut();
-        if results[position].is_none() {
-            results[position] = Some(result);
+        // A write that was acknowledged before its sync has nobody left to tell.
+        let Some(open) = results.get_mut(position) else { return };
+        if open.is_none() {
+            *open = Some(result);
             self.remaining.set(self.remaining.get() - 1);
         }
         if self.remaining.get() == 0 {

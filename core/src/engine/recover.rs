@@ -1,6 +1,6 @@
 //! Opening: images, then the log behind them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -15,6 +15,7 @@ use rustc_hash::FxHashMap;
 
 use super::config::{EngineConfig, OpenReport, Progress};
 use super::load::Loader;
+use super::quarantine::{concerned, set_apart};
 use super::rebuild::{Absent, Loaded, Rebuild};
 use super::{Engine, EngineError, Inner, MemoryGauge, ShardCell, State};
 use crate::checkpoint::{remove_unused_images, repair_superblocks};
@@ -92,9 +93,10 @@ impl<D: Device> Opened<D> {
 impl<D: Device, C: Clock> Engine<D, C> {
     /// Loads the images of all shards and replays the logs.
     ///
-    /// Errors: damage to a log is named and nothing is changed; a shard without a directory is
-    /// made new. A shard whose image is damaged is no error: it waits for
-    /// [`Engine::rebuild_next`], or is lost, and the report says so.
+    /// Errors: the device's, a log that is another one, or no memory; a shard without a directory
+    /// is made new. Damage to an image is no error: its shard waits for [`Engine::rebuild_next`],
+    /// or is lost. Nor is a log that lost durable records: its shards are quarantined, or served
+    /// without them when the configuration says so. The report names all of them.
     /// Memory: what the shards need, and one log window; rows are flushed on the way. Afterwards
     /// run [`Engine::run_wal`].
     pub async fn open(
@@ -112,21 +114,33 @@ impl<D: Device, C: Clock> Engine<D, C> {
             quiescence: &quiescence,
             progress: &progress,
         };
-        let Found { opened, rebuilds, lost } = loader.load_all(shards, &mut report).await?;
+        let Found { mut opened, mut rebuilds, lost: absent } =
+            loader.load_all(shards, &mut report).await?;
         let newest = opened.values().map(|opened| opened.cell.shard.borrow().newest_hlc()).max();
         let mut newest = newest.unwrap_or_default();
+        let mut lost = Vec::new();
         let replay = Replay { shards: &opened, progress: &progress };
         let (own, old) = config.log_indexes.split_first().unwrap_or((&0, &[]));
         for log_index in old {
             let directory = log_directory(*log_index);
             let recovery = Recovery::open(device.clone(), &directory, config.wal).await?;
-            replay.read(recovery, *log_index, IsOwn::No, &mut newest, &mut report).await?;
+            let read = replay.read(recovery, *log_index, IsOwn::No, &mut newest, &mut report);
+            let damage = read.await?.damage().to_vec();
+            lost.extend(concerned(&opened, *log_index, IsOwn::No, &damage));
+            report.damage.extend(damage);
         }
         let directory = log_directory(*own);
         let recovery = Recovery::open(device.clone(), &directory, config.wal).await?;
         let recovery = replay.read(recovery, *own, IsOwn::Yes, &mut newest, &mut report).await?;
         let (wal, found) = recovery.finish().await?;
         check_covers(&opened, *own, found.first_lsn, found.next_lsn)?;
+        lost.extend(concerned(&opened, *own, IsOwn::Yes, &found.damage));
+        report.damage.extend(found.damage);
+        report.flawed_segments = found.flawed;
+        let quarantined = set_apart(&mut opened, lost, &config, &mut report);
+        // What rows and log make of a shard is not to be served when its log lost records.
+        rebuilds.retain(|shard, _| !quarantined.contains_key(shard));
+        report.shards_to_rebuild.retain(|shard| !quarantined.contains_key(shard));
         report.foreign_files.extend(found.foreign);
         report.torn_at = found.cut;
         remove_leftover_logs(&device).await;
@@ -139,8 +153,9 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let old_logs = old.to_vec();
         let engine = Self::assemble(device, clock, config, quiescence, wal, opened, newest);
         engine.inner.state.borrow_mut().old_logs = old_logs;
+        engine.inner.state.borrow_mut().quarantined = quarantined;
         engine.note_old_logs();
-        engine.set_absent(rebuilds, lost);
+        engine.set_absent(rebuilds, absent);
         report.objects = engine.cells().iter().map(|c| c.shard.borrow().live_count()).sum();
         Ok((engine, report))
     }
@@ -159,8 +174,10 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let state = State {
             shards,
             absent: BTreeMap::new(),
+            quarantined: BTreeMap::new(),
             stamps,
             pending: VecDeque::new(),
+            pending_bytes: 0,
             busy: FxHashMap::default(),
             applied_lsn: Lsn(wal.next_lsn().0 - 1),
             view_version: 1,
@@ -177,6 +194,10 @@ impl<D: Device, C: Clock> Engine<D, C> {
             quiescence,
             wal,
             state: RefCell::new(state),
+            scrub: RefCell::default(),
+            space: Cell::default(),
+            pace: Cell::default(),
+            log_holds: Cell::new(0),
             queued: Signal::default(),
             settled: Signal::default(),
             published: Signal::default(),
@@ -276,7 +297,7 @@ fn check_covers<D: Device>(
 
 /// Is this the log that the engine will append to?
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum IsOwn {
+pub(super) enum IsOwn {
     Yes,
     No,
 }

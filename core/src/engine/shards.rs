@@ -19,7 +19,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// garbage, a shard without a directory is made again when the engine opens. Errors: nothing
     /// is served; the device's words, or no memory.
     pub async fn create_shard(&self, spec: ShardSpec) -> Result<(), ApiError> {
-        if self.inner.state.borrow().shards.contains_key(&spec.id) {
+        if self.has_shard(spec.id) {
             return Err(ApiError::internal(format!("shard {} exists already", spec.id)));
         }
         let cell = self.make_shard(spec).await?;
@@ -82,7 +82,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             Some(Absent::Rebuilding { cell, .. }) => cell,
             None => match self.cell(id) {
                 Ok(cell) => cell,
-                Err(_unknown) => return Ok(()),
+                Err(_not_served) => return self.drop_quarantined(id).await,
             },
         };
         cell.dropped.set(true);
@@ -99,7 +99,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         self.remove_files(&directory).await
     }
 
-    async fn remove_files(&self, directory: &str) -> Result<(), ApiError> {
+    pub(super) async fn remove_files(&self, directory: &str) -> Result<(), ApiError> {
         let removed = async {
             self.inner.device.remove_tree(directory).await?;
             self.inner.device.sync_dir(parent(directory)).await

@@ -2,8 +2,8 @@
 
 use heddle_types::{Clock, Device, ShardId};
 
-use super::Engine;
 use super::rebuild::Absent;
+use super::{Engine, ScrubStats};
 use crate::objects::ObjectStats;
 use crate::shard::ShardMemory;
 use crate::wal::WalStats;
@@ -21,8 +21,12 @@ pub struct EngineStatus {
     pub writes_in_flight: u64,
     /// The log failed; no write is accepted.
     pub failed: bool,
+    /// The search for damage at rest.
+    pub scrub: ScrubStats,
     /// The shards, by id.
     pub shards: Vec<ShardStatus>,
+    /// Shards that are not served because durable records of theirs are damaged, and why.
+    pub quarantined: Vec<(ShardId, String)>,
 }
 
 /// State of one shard.
@@ -48,6 +52,8 @@ pub struct ShardStatus {
     pub memory: ShardMemory,
     /// Rows in memory and on disk.
     pub rows: ObjectStats,
+    /// Bytes of the files of the last image.
+    pub image_bytes: u64,
     /// Log bytes applied since the last image began.
     pub log_bytes: u64,
     /// Position that the last image covers; 0 before the first.
@@ -94,7 +100,9 @@ impl<D: Device, C: Clock> Engine<D, C> {
             applied_lsn: state.applied_lsn.0,
             writes_in_flight: state.pending.len() as u64,
             failed: state.failed,
+            scrub: self.scrub_stats(),
             shards,
+            quarantined: self.quarantined(),
         }
     }
 
@@ -120,6 +128,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             index_bytes,
             memory: shard.memory(),
             rows: shard.objects.stats(),
+            image_bytes: book.image_bytes,
             log_bytes: book.log_bytes,
             image_covers: book.covers.0,
             image_age_us: has_image.then(|| now_us.saturating_sub(book.imaged_us)),
@@ -153,6 +162,7 @@ impl<D: Device> Absent<D> {
             index_bytes: 0,
             memory: ShardMemory::default(),
             rows: ObjectStats::default(),
+            image_bytes: 0,
             log_bytes: 0,
             image_covers: 0,
             image_age_us: None,

@@ -14,6 +14,18 @@ pub enum PutMode {
     Merge,
 }
 
+/// When a write is acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Durability {
+    /// When it is on disk and visible.
+    #[default]
+    Sync,
+    /// When the log has taken it, before its sync: it becomes durable and visible with the next
+    /// one, in its place among all writes of the core, unless the process or the machine ends
+    /// before that.
+    Batched,
+}
+
 /// One object to put.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PutItem {

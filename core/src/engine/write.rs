@@ -9,7 +9,7 @@ use heddle_types::{
 
 use super::error::append_refused;
 use super::pending::{Batch, Change, Outcome, Pending};
-use super::types::{ItemVector, PutItem, PutMode, Want, Written};
+use super::types::{Durability, ItemVector, PutItem, PutMode, Want, Written};
 use super::yielding::yield_now;
 use super::{Engine, EngineError, ShardCell};
 use crate::objects::ObjectError;
@@ -34,6 +34,8 @@ struct Appended {
     lsn: Lsn,
     stamp: Stamp,
     created_us: i64,
+    /// Does the object exist before this record?
+    existed: bool,
     log_bytes: u64,
 }
 
@@ -41,6 +43,7 @@ struct Appended {
 struct Answer<'a> {
     batch: &'a Rc<Batch>,
     position: usize,
+    durability: Durability,
 }
 
 impl<D: Device, C: Clock> Engine<D, C> {
@@ -56,6 +59,17 @@ impl<D: Device, C: Clock> Engine<D, C> {
         mode: PutMode,
         items: Vec<PutItem>,
     ) -> Result<Vec<Result<Written, ApiError>>, ApiError> {
+        self.put_with(shard, mode, Durability::Sync, items).await
+    }
+
+    /// As [`Engine::put`], acknowledged when `durability` says.
+    pub async fn put_with(
+        &self,
+        shard: ShardId,
+        mode: PutMode,
+        durability: Durability,
+        items: Vec<PutItem>,
+    ) -> Result<Vec<Result<Written, ApiError>>, ApiError> {
         check_batch(items.len())?;
         let cell = self.cell(shard)?;
         self.check_writable(&cell)?;
@@ -65,7 +79,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             if position % APPENDS_PER_TURN == APPENDS_PER_TURN - 1 {
                 yield_now().await;
             }
-            let answer = Answer { batch: &batch, position };
+            let answer = Answer { batch: &batch, position, durability };
             if let Err(error) = self.put_one(&cell, mode, item, &answer).await {
                 batch.resolve(position, Err(error));
             }
@@ -90,6 +104,16 @@ impl<D: Device, C: Clock> Engine<D, C> {
         shard: ShardId,
         ids: Vec<ObjectId>,
     ) -> Result<Vec<Result<bool, ApiError>>, ApiError> {
+        self.delete_with(shard, Durability::Sync, ids).await
+    }
+
+    /// As [`Engine::delete`], acknowledged when `durability` says.
+    pub async fn delete_with(
+        &self,
+        shard: ShardId,
+        durability: Durability,
+        ids: Vec<ObjectId>,
+    ) -> Result<Vec<Result<bool, ApiError>>, ApiError> {
         check_batch(ids.len())?;
         let cell = self.cell(shard)?;
         self.check_writable(&cell)?;
@@ -98,7 +122,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             if position % APPENDS_PER_TURN == APPENDS_PER_TURN - 1 {
                 yield_now().await;
             }
-            let answer = Answer { batch: &batch, position };
+            let answer = Answer { batch: &batch, position, durability };
             if let Err(error) = self.delete_one(&cell, id, &answer).await {
                 batch.resolve(position, Err(error));
             }
@@ -115,6 +139,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         answer: &Answer<'_>,
     ) -> Result<(), ApiError> {
         self.check_item(cell, &item, mode)?;
+        self.check_space(cell, item.id)?;
         self.rows_fit(cell).await?;
         if mode == PutMode::Merge {
             return self.merge_one(cell, item, answer).await;
@@ -172,8 +197,13 @@ impl<D: Device, C: Clock> Engine<D, C> {
         answer: &Answer<'_>,
         may_append: impl Fn() -> bool,
     ) -> Result<(), ApiError> {
+        let limit = self.inner.config.wal.backlog_bytes_max as u64;
+        let has_room = || {
+            let state = self.inner.state.borrow();
+            state.pending_bytes < limit || state.failed
+        };
         loop {
-            self.inner.settled.wait_until(&may_append).await;
+            self.inner.settled.wait_until(|| has_room() && may_append()).await;
             self.check_writable(cell)?;
             match self.try_append(cell, id, &write) {
                 Ok(appended) => {
@@ -196,10 +226,11 @@ impl<D: Device, C: Clock> Engine<D, C> {
         id: ObjectId,
         write: &NewWrite,
     ) -> Result<Appended, WalError> {
+        let before_us = self.created_us(cell, id);
         let now_us = self.inner.clock.unix_us();
         let stamp = self.inner.state.borrow_mut().stamps.next(now_us);
         let created_us = match write {
-            NewWrite::Put { .. } => self.created_us(cell, id).unwrap_or(updated_us(&stamp)),
+            NewWrite::Put { .. } => before_us.unwrap_or(updated_us(&stamp)),
             NewWrite::Delete => 0,
         };
         let wal = &self.inner.wal;
@@ -214,7 +245,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
                 (wal.append(cell.id, RecordKind::Delete, &stamp, &[&id.0])?, id.0.len())
             }
         };
-        Ok(Appended { lsn, stamp, created_us, log_bytes: bytes as u64 })
+        let (existed, log_bytes) = (before_us.is_some(), bytes as u64);
+        Ok(Appended { lsn, stamp, created_us, existed, log_bytes })
     }
 
     /// When the object was created, as the next record will find it.
@@ -235,7 +267,10 @@ impl<D: Device, C: Clock> Engine<D, C> {
         write: NewWrite,
         answer: &Answer<'_>,
     ) {
-        let Appended { lsn, stamp, created_us, log_bytes } = appended;
+        let Appended { lsn, stamp, created_us, existed, log_bytes } = appended;
+        if answer.durability == Durability::Batched {
+            answer.batch.resolve(answer.position, Ok(Outcome { stamp, created_us, existed }));
+        }
         let change = match write {
             NewWrite::Put { vectors, row } => Change::Put { created_us, vectors, row },
             NewWrite::Delete => Change::Delete,
@@ -252,6 +287,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             "records are queued in the order of the log"
         );
         state.pending.push_back(pending);
+        state.pending_bytes += log_bytes;
         drop(state);
         self.inner.queued.notify();
     }

@@ -1,21 +1,42 @@
 //! Rewriting segments that are mostly dead, or small and many.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use heddle_types::{Device, ShardId, Slot};
 
-use super::entry::{
-    DATA_OFFSET, ENTRY_ALIGNMENT_BYTES, ENTRY_HEADER_BYTES, Fault, Location, NewObject, decode,
-    location_of,
-};
-use super::memtable::{CHUNK_BYTES, Memtable};
-use super::segment::{Segment, corrupt, write_segment};
-use super::vectors::{self, NewVector};
+use super::entry::{Location, NewObject};
+use super::memtable::Memtable;
+use super::segment::{Segment, write_segment};
+use super::vectors::NewVector;
+use super::walk::Walk;
 use super::{ObjectError, ObjectStore, Retired, Sealed};
 use crate::engine::ItemVector;
 
-/// So many segments of less than a quarter of a memtable are merged into one.
+/// So many small segments of one tier are merged into one.
 const SMALL_SEGMENTS_MERGED: usize = 8;
+/// Segments that hold less than this share of a memtable are small.
+const SMALL_SHARE: u64 = 4;
+
+/// How much space matters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SpacePressure {
+    /// Segments are rewritten when more than half of them is dead.
+    #[default]
+    None,
+    /// The disk fills up: an eighth is enough, for more copying.
+    High,
+}
+
+impl SpacePressure {
+    /// A segment is rewritten when its dead bytes times this exceed its bytes.
+    fn dead_share(self) -> u64 {
+        match self {
+            Self::None => 2,
+            Self::High => 8,
+        }
+    }
+}
 
 /// An entry that has a new place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +62,16 @@ pub struct CompactionJob<D: Device> {
 pub struct Compacted<D: Device> {
     segment: Option<Segment<D>>,
     moves: Vec<Move>,
+    read_bytes: u64,
+}
+
+impl<D: Device> Compacted<D> {
+    /// Bytes that were read and written.
+    #[must_use]
+    pub fn io_bytes(&self) -> u64 {
+        let written = self.segment.as_ref().map_or(0, |segment| segment.header.file_bytes());
+        self.read_bytes + written
+    }
 }
 
 impl<D: Device> CompactionJob<D> {
@@ -64,91 +95,48 @@ impl<D: Device> CompactionJob<D> {
             let table = Rc::new(table);
             Some(write_segment(&self.device, &self.directory, self.shard, &table).await?)
         };
-        Ok(Compacted { segment, moves })
+        let read_bytes = self.sources.iter().map(|source| source.header.file_bytes()).sum();
+        Ok(Compacted { segment, moves, read_bytes })
     }
 }
 
 async fn copy_living<D: Device>(
-    source: &Segment<D>,
+    source: &Rc<Segment<D>>,
     is_alive: &dyn Fn(Slot, Location) -> bool,
     table: &mut Memtable,
     moves: &mut Vec<Move>,
 ) -> Result<(), ObjectError> {
-    let (shard, end) = (source.header.shard, source.header.data_bytes);
-    let mut offset = 0;
-    // A chunk is read at once; an entry that reaches beyond it is read again by itself.
-    let mut chunk = (0, Vec::new());
-    while offset < end {
-        let wrong = |fault| corrupt(&source.path, DATA_OFFSET + offset, fault);
-        let head = part(source, &mut chunk, offset, ENTRY_HEADER_BYTES as u64).await?;
-        let place = u32::try_from(offset / ENTRY_ALIGNMENT_BYTES as u64).unwrap_or(u32::MAX);
-        let location = location_of(source.header.number, place, head).map_err(wrong)?;
-        let bytes = location.entry_bytes();
-        let entry = part(source, &mut chunk, offset, bytes).await?;
-        let object = decode(shard, location, entry).map_err(wrong)?;
-        if is_alive(object.slot, location) {
-            let skip = location.vectors_offset() - offset;
-            let kept = vectors_of(shard, location, entry, skip)
-                .map_err(|fault| corrupt(&source.path, DATA_OFFSET + offset + skip, fault))?;
-            let kept: Vec<NewVector<'_>> = kept.iter().map(ItemVector::as_new).collect();
-            let to = table.put(&NewObject {
-                slot: object.slot,
-                id: &object.id,
-                created_us: object.created_us,
-                stamp: &object.stamp,
-                row: &object.row,
-                vectors: &kept,
-            });
-            moves.push(Move { slot: object.slot, from: location, to });
+    let mut walk = Walk::new(Rc::clone(source));
+    while let Some((location, object)) = walk.next().await? {
+        if !is_alive(object.slot, location) {
+            continue;
         }
-        offset += bytes;
+        let vectors = walk.vectors(location).await?.map(|found| found.vectors).unwrap_or_default();
+        let vectors: Vec<NewVector<'_>> = vectors.iter().map(ItemVector::as_new).collect();
+        let to = table.put(&NewObject {
+            slot: object.slot,
+            id: &object.id,
+            created_us: object.created_us,
+            stamp: &object.stamp,
+            row: &object.row,
+            vectors: &vectors,
+        });
+        moves.push(Move { slot: object.slot, from: location, to });
     }
     Ok(())
 }
 
-/// The vectors of an entry; none when it holds none.
-pub(super) fn vectors_of(
-    shard: ShardId,
-    location: Location,
-    entry: &[u8],
-    skip: u64,
-) -> Result<Vec<ItemVector>, Fault> {
-    if !location.has_vectors() {
-        return Ok(Vec::new());
-    }
-    let rest = usize::try_from(skip).ok().and_then(|skip| entry.get(skip..));
-    Ok(vectors::decode(shard, location, rest.unwrap_or_default())?.vectors)
-}
-
-/// At most `length` bytes of the entries at `offset`, fewer at their end.
-pub(super) async fn part<'a, D: Device>(
-    source: &Segment<D>,
-    chunk: &'a mut (u64, Vec<u8>),
-    offset: u64,
-    length: u64,
-) -> Result<&'a [u8], ObjectError> {
-    let left = source.header.data_bytes - offset;
-    let wanted = length.min(left);
-    let (start, bytes) = &mut *chunk;
-    let there = offset >= *start && offset + wanted <= *start + bytes.len() as u64;
-    if !there {
-        let read = wanted.max(left.min(CHUNK_BYTES as u64));
-        *bytes = source.read_data(offset, read).await?;
-        *start = offset;
-    }
-    let skip = usize::try_from(offset - *start).expect("a chunk fits into memory");
-    let wanted = usize::try_from(wanted).expect("an entry fits into memory");
-    Ok(&bytes[skip..skip + wanted])
-}
-
 impl<D: Device> ObjectStore<D> {
-    /// Takes out segments worth rewriting: more than half dead, or small and many. `None` when
-    /// there are none or a compaction is running.
-    pub fn begin_compaction(&mut self) -> Option<CompactionJob<D>> {
+    /// Takes out segments worth rewriting: mostly dead ones (how much has to be dead depends on the
+    /// pressure), or small and many. `None` when there are none or a compaction is running.
+    ///
+    /// Write amplification: at rest a segment is rewritten when more than half of it is dead, so
+    /// a byte is copied for each byte that died at most; merging copies a row once a tier.
+    pub fn begin_compaction(&mut self, pressure: SpacePressure) -> Option<CompactionJob<D>> {
         if !self.compacting.is_empty() {
             return None;
         }
-        let numbers = self.worth_rewriting();
+        let numbers = self.worth_rewriting(pressure);
         if numbers.is_empty() {
             return None;
         }
@@ -165,24 +153,39 @@ impl<D: Device> ObjectStore<D> {
         })
     }
 
-    fn worth_rewriting(&self) -> Vec<u32> {
-        let small = self.config.memtable_bytes / 4;
-        let mostly_dead =
-            |sealed: &Sealed<D>| sealed.dead_bytes * 2 > sealed.segment.header.data_bytes;
-        let is_small = |sealed: &Sealed<D>| sealed.segment.header.data_bytes < small;
-        let merge_small = self.segments.values().filter(|sealed| is_small(sealed)).count()
-            >= SMALL_SEGMENTS_MERGED;
+    /// Segments of which more than the share of the pressure is dead; or else so many small ones
+    /// of about one size that merging them copies each row once for a size eight times as large.
+    fn worth_rewriting(&self, pressure: SpacePressure) -> Vec<u32> {
+        let is_dead = |sealed: &Sealed<D>| {
+            sealed.dead_bytes > 0
+                && sealed.dead_bytes * pressure.dead_share() > sealed.segment.header.data_bytes()
+        };
+        let mut tiers: BTreeMap<u32, usize> = BTreeMap::new();
+        for tier in self.segments.values().filter_map(|sealed| self.tier_of(sealed)) {
+            *tiers.entry(tier).or_default() += 1;
+        }
+        let crowded = tiers.into_iter().find(|(_, count)| *count >= SMALL_SEGMENTS_MERGED);
+        let crowded = crowded.map(|(tier, _)| tier);
         let mut room = self.config.memtable_bytes;
         let mut numbers = Vec::new();
         for (number, sealed) in &self.segments {
-            let living = sealed.segment.header.data_bytes.saturating_sub(sealed.dead_bytes);
-            let wanted = mostly_dead(sealed) || (merge_small && is_small(sealed));
+            let living = sealed.segment.header.data_bytes().saturating_sub(sealed.dead_bytes);
+            let is_crowded = crowded.is_some() && self.tier_of(sealed) == crowded;
+            let wanted = is_dead(sealed) || is_crowded;
             if wanted && (living <= room || numbers.is_empty()) {
                 room = room.saturating_sub(living);
                 numbers.push(*number);
             }
         }
         numbers
+    }
+
+    /// Small segments are told apart by powers of eight below a quarter of a memtable: merging
+    /// only those of one tier, a row is copied once a tier, four times for segments of 1 KiB.
+    fn tier_of(&self, sealed: &Sealed<D>) -> Option<u32> {
+        let living = sealed.segment.header.data_bytes().saturating_sub(sealed.dead_bytes);
+        let small = self.config.memtable_bytes / SMALL_SHARE;
+        (living < small).then(|| small.checked_div(living.max(1)).unwrap_or(1).ilog2() / 3)
     }
 
     /// Puts the new segment in place of its sources and returns what moved.
@@ -196,7 +199,7 @@ impl<D: Device> ObjectStore<D> {
     ) -> Result<Vec<Move>, ObjectError> {
         assert!(!self.compacting.is_empty(), "a compaction is finished once, after it was begun");
         let sources = std::mem::take(&mut self.compacting);
-        let Compacted { segment, moves } = outcome?;
+        let Compacted { segment, moves, .. } = outcome?;
         for number in sources {
             if let Some(sealed) = self.segments.remove(&number) {
                 let retired = Retired { segment: sealed.segment, outlived: false };
@@ -205,6 +208,7 @@ impl<D: Device> ObjectStore<D> {
         }
         if let Some(segment) = segment {
             let number = segment.header.number;
+            self.compacted_bytes += segment.header.data_bytes();
             self.segments.insert(number, Sealed { segment: Rc::new(segment), dead_bytes: 0 });
         }
         Ok(moves)

@@ -1,10 +1,11 @@
-//! Bytes of an object segment: header and entries. Pure functions, no IO.
+//! Bytes of an entry: who and when, and the property row. Pure functions, no IO.
 //!
 //! Offsets and version rules are drawn in `docs/format.md`. The checksum of an entry is seeded with
 //! its shard and place, so an entry that was read from, or written to, the wrong place is noticed.
-//! It covers header and row; the vectors behind them have one of their own (`vectors.rs`).
+//! It covers header and row; the vectors have one of their own (`vectors.rs`). It goes through
+//! compression with its entry, so it also vouches for what was decompressed.
 
-use heddle_types::limits::{PAGE_SIZE_BYTES, PROPERTY_ROW_BYTES_MAX};
+use heddle_types::limits::PROPERTY_ROW_BYTES_MAX;
 use heddle_types::{ObjectId, ShardId, Slot, Stamp};
 
 use super::vectors::{NewVector, VECTOR_ALIGNMENT_BYTES, VECTOR_PART_BYTES_MAX};
@@ -13,43 +14,39 @@ use super::vectors::{NewVector, VECTOR_ALIGNMENT_BYTES, VECTOR_PART_BYTES_MAX};
 pub(super) const ENTRY_HEADER_BYTES: usize = 72;
 /// Entries begin on multiples of this.
 pub(super) const ENTRY_ALIGNMENT_BYTES: usize = 8;
-/// Where entries begin in a segment file: after the header's page.
-pub(super) const DATA_OFFSET: u64 = PAGE_SIZE_BYTES as u64;
-/// Bytes of the segment header.
-pub(super) const SEGMENT_HEADER_BYTES: usize = 48;
-/// Version of everything in a segment.
-pub(super) const FORMAT_VERSION: u32 = 2;
-/// Name of the fault that means "written by another version", not damage.
-pub(super) const FAULT_VERSION: &str = "format version";
 
-const SEGMENT_MAGIC: [u8; 8] = *b"HEDDLOBJ";
-
-/// Where an object rests: a segment (written or still in memory), a place in it, and the lengths of
-/// its row and its vectors, so that each is read without the other.
+/// Where an object rests: a segment (written or still in memory), the place of its row among the
+/// rows and of its vectors among the vectors, and the lengths of both, so that each is read
+/// without the other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Location {
     /// Number of the segment.
     pub(super) segment: u32,
-    /// Place of the entry in units of 8 bytes from the first entry.
+    /// Place of the entry in units of 8 bytes from the first entry, before compression.
     pub(super) place: u32,
     /// Bytes of the row, without the entry's header.
     pub(super) row_bytes: u32,
+    /// Place of the vectors in units of 64 bytes from the first vectors; zero for an entry without.
+    pub(super) vector_place: u32,
     /// Bytes of the vectors and what describes them; zero for an entry without.
     pub(super) vector_bytes: u32,
 }
 
 impl Location {
     /// Bytes of the encoded form.
-    pub const ENCODED_BYTES: usize = 16;
+    pub const ENCODED_BYTES: usize = 20;
+    /// Bytes of the encoded form in images of format 2.
+    pub(crate) const ENCODED_BYTES_2: usize = 16;
 
-    /// Encodes as `segment u32 | place u32 | row bytes u32 | vector bytes u32`, little endian.
+    /// Encodes as five u32, little endian: segment, place, row bytes, vector place, vector bytes.
     #[must_use]
     pub fn encode(self) -> [u8; Self::ENCODED_BYTES] {
         let mut out = [0; Self::ENCODED_BYTES];
-        out[0..4].copy_from_slice(&self.segment.to_le_bytes());
-        out[4..8].copy_from_slice(&self.place.to_le_bytes());
-        out[8..12].copy_from_slice(&self.row_bytes.to_le_bytes());
-        out[12..16].copy_from_slice(&self.vector_bytes.to_le_bytes());
+        let Self { segment, place, row_bytes, vector_place, vector_bytes } = self;
+        let fields = [segment, place, row_bytes, vector_place, vector_bytes];
+        for (four, field) in out.chunks_exact_mut(4).zip(fields) {
+            four.copy_from_slice(&field.to_le_bytes());
+        }
         out
     }
 
@@ -61,8 +58,34 @@ impl Location {
             segment: u32_at(bytes, 0),
             place: u32_at(bytes, 4),
             row_bytes: u32_at(bytes, 8),
+            vector_place: u32_at(bytes, 12),
+            vector_bytes: u32_at(bytes, 16),
+        }
+    }
+
+    /// Decodes a location of an image of format 2, which points into a segment of version 2: the
+    /// vectors stand behind the row, on the next line of the file.
+    #[must_use]
+    pub(crate) fn decode_2(bytes: &[u8; Self::ENCODED_BYTES_2]) -> Self {
+        Self {
+            segment: u32_at(bytes, 0),
+            place: u32_at(bytes, 4),
+            row_bytes: u32_at(bytes, 8),
+            vector_place: 0,
             vector_bytes: u32_at(bytes, 12),
         }
+        .with_vectors_behind()
+    }
+
+    /// The location of an entry of a segment of version 2.
+    pub(super) fn with_vectors_behind(self) -> Self {
+        if !self.has_vectors() {
+            return self;
+        }
+        let line = VECTOR_ALIGNMENT_BYTES as u64;
+        let place = (self.offset() + self.head_bytes()).div_ceil(line);
+        // Beyond the largest segment nothing is held, so a place cut off is never read.
+        Self { vector_place: u32::try_from(place).unwrap_or(u32::MAX), ..self }
     }
 
     /// Does the entry hold vectors?
@@ -81,15 +104,19 @@ impl Location {
         ENTRY_HEADER_BYTES as u64 + u64::from(self.row_bytes)
     }
 
-    /// Offset of the vectors from the first entry, bytes; a multiple of 64 in the file.
-    pub(super) fn vectors_offset(self) -> u64 {
-        let alignment = if self.has_vectors() { VECTOR_ALIGNMENT_BYTES } else { 8 };
-        (self.offset() + self.head_bytes()).next_multiple_of(alignment as u64)
+    /// Bytes of header, row and padding.
+    pub(super) fn row_space(self) -> u64 {
+        self.head_bytes().next_multiple_of(ENTRY_ALIGNMENT_BYTES as u64)
     }
 
-    /// Bytes of the entry, padding included.
-    pub(super) fn entry_bytes(self) -> u64 {
-        self.vectors_offset() + u64::from(self.vector_bytes) - self.offset()
+    /// Offset of the vectors from the first ones, bytes; a multiple of 64.
+    pub(super) fn vectors_offset(self) -> u64 {
+        u64::from(self.vector_place) * VECTOR_ALIGNMENT_BYTES as u64
+    }
+
+    /// Offset of the end of the vectors from the first ones, bytes; zero for an entry without.
+    pub(super) fn vectors_end(self) -> u64 {
+        self.vectors_offset() + u64::from(self.vector_bytes)
     }
 }
 
@@ -180,7 +207,17 @@ pub(super) fn encode_header(
     out
 }
 
-/// The lengths that the entry at the start of `bytes` gives for its parts, unchecked but bounded.
+/// The checksum that that of vectors begins with in segments of version 3: vectors are found by
+/// their own place.
+pub(super) fn vectors_crc(shard: ShardId, location: Location) -> u32 {
+    let mut crc = crc32c::crc32c(b"vectors");
+    crc = crc32c::crc32c_append(crc, &shard.0.to_le_bytes());
+    crc = crc32c::crc32c_append(crc, &location.segment.to_le_bytes());
+    crc32c::crc32c_append(crc, &location.vector_place.to_le_bytes())
+}
+
+/// The lengths that the entry at the start of `bytes` gives for its parts, unchecked but bounded;
+/// where its vectors stand is the reader's to know.
 pub(super) fn location_of(segment: u32, place: u32, bytes: &[u8]) -> Result<Location, Fault> {
     if bytes.len() < ENTRY_HEADER_BYTES {
         return Err(fault("entry bytes", ENTRY_HEADER_BYTES as u64, bytes.len() as u64));
@@ -192,7 +229,7 @@ pub(super) fn location_of(segment: u32, place: u32, bytes: &[u8]) -> Result<Loca
     if vector_bytes as usize > VECTOR_PART_BYTES_MAX {
         return Err(fault("length of the vectors", VECTOR_PART_BYTES_MAX as u64, vector_bytes));
     }
-    Ok(Location { segment, place, row_bytes, vector_bytes })
+    Ok(Location { segment, place, row_bytes, vector_place: 0, vector_bytes })
 }
 
 /// Decodes header and row of the entry at `location`; `bytes` begins with it.
@@ -226,65 +263,14 @@ pub(super) fn decode(shard: ShardId, location: Location, bytes: &[u8]) -> Result
     })
 }
 
-/// First page of a segment; the file is complete before it gets its name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct SegmentHeader {
-    pub(super) shard: ShardId,
-    pub(super) number: u32,
-    /// Bytes of all entries.
-    pub(super) data_bytes: u64,
-    pub(super) entry_count: u32,
-}
-
-impl SegmentHeader {
-    pub(super) fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
-        let mut out = [0; SEGMENT_HEADER_BYTES];
-        out[0..8].copy_from_slice(&SEGMENT_MAGIC);
-        out[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-        out[16..24].copy_from_slice(&self.shard.0.to_le_bytes());
-        out[24..28].copy_from_slice(&self.number.to_le_bytes());
-        out[28..32].copy_from_slice(&self.entry_count.to_le_bytes());
-        out[32..40].copy_from_slice(&self.data_bytes.to_le_bytes());
-        let crc = Self::crc(&out);
-        out[12..16].copy_from_slice(&crc.to_le_bytes());
-        out
-    }
-
-    fn crc(bytes: &[u8]) -> u32 {
-        crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &bytes[16..SEGMENT_HEADER_BYTES])
-    }
-
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Fault> {
-        if bytes.len() < SEGMENT_HEADER_BYTES {
-            return Err(fault("length", SEGMENT_HEADER_BYTES as u64, bytes.len() as u64));
-        }
-        let magic = u64::from_le_bytes(SEGMENT_MAGIC);
-        if u64_at(bytes, 0) != magic {
-            return Err(fault("segment magic", magic, u64_at(bytes, 0)));
-        }
-        let expected = Self::crc(bytes);
-        if u32_at(bytes, 12) != expected {
-            return Err(fault("segment header checksum", expected, u32_at(bytes, 12)));
-        }
-        if u32_at(bytes, 8) != FORMAT_VERSION {
-            return Err(fault(FAULT_VERSION, FORMAT_VERSION, u32_at(bytes, 8)));
-        }
-        Ok(Self {
-            shard: ShardId(u64_at(bytes, 16)),
-            number: u32_at(bytes, 24),
-            entry_count: u32_at(bytes, 28),
-            data_bytes: u64_at(bytes, 32),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_bit_of_an_entry_and_its_place_is_checked() {
-        let location = Location { segment: 3, place: 5, row_bytes: 11, vector_bytes: 0 };
+        let location =
+            Location { segment: 3, place: 5, row_bytes: 11, vector_place: 0, vector_bytes: 0 };
         let object = NewObject {
             slot: 9,
             id: &ObjectId::from_row(4),
@@ -312,38 +298,34 @@ mod tests {
     }
 
     #[test]
-    fn every_bit_of_a_segment_header_is_checked() {
-        let header = SegmentHeader { shard: ShardId(1), number: 2, data_bytes: 3, entry_count: 4 };
-        let mut bytes = header.encode();
-        assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
-        for bit in 0..bytes.len() * 8 {
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(SegmentHeader::decode(&bytes).is_err(), "bit {bit}");
-            bytes[bit / 8] ^= 1 << (bit % 8);
-        }
-    }
-
-    #[test]
     fn locations_round_trip() {
-        let location =
-            Location { segment: 1 << 31, place: u32::MAX, row_bytes: 77, vector_bytes: 192 };
+        let location = Location {
+            segment: 1 << 31,
+            place: u32::MAX,
+            row_bytes: 77,
+            vector_place: 5,
+            vector_bytes: 192,
+        };
         assert_eq!(Location::decode(&location.encode()), location);
     }
 
     #[test]
-    fn vectors_begin_on_a_line_of_the_file_wherever_the_entry_begins() {
-        for place in 0..32 {
-            for row_bytes in [0, 1, 55, 56, 57, 1_000] {
-                let location = Location { segment: 1, place, row_bytes, vector_bytes: 128 };
+    fn vectors_of_version_2_begin_on_the_next_line_of_the_file() {
+        for place in 0..32_u32 {
+            for row_bytes in [0_u32, 1, 55, 56, 57, 1_000] {
+                let fields = [1, place, row_bytes, 128].map(u32::to_le_bytes).concat();
+                let location = Location::decode_2(fields.first_chunk().unwrap());
                 let start = location.vectors_offset();
-                assert_eq!((DATA_OFFSET + start) % 64, 0);
                 assert!(start >= location.offset() + location.head_bytes());
                 assert!(start < location.offset() + location.head_bytes() + 64);
-                assert_eq!(location.offset() + location.entry_bytes(), start + 128);
-                let bare = Location { vector_bytes: 0, ..location };
-                assert_eq!(bare.entry_bytes() % 8, 0);
-                assert!(bare.entry_bytes() < bare.head_bytes() + 8);
+                assert_eq!(location.vectors_end(), start + 128);
+                assert_eq!(location.row_space() % 8, 0);
+                let fields = [1, place, row_bytes, 0].map(u32::to_le_bytes).concat();
+                let bare = Location::decode_2(fields.first_chunk().unwrap());
+                assert_eq!((bare.vector_place, bare.vectors_end()), (0, 0));
             }
         }
+        let fields = [1, u32::MAX, u32::MAX, 64].map(u32::to_le_bytes).concat();
+        assert!(Location::decode_2(fields.first_chunk().unwrap()).vectors_offset() > 32 << 30);
     }
 }

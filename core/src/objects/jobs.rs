@@ -65,7 +65,7 @@ impl<D: Device> ObjectStore<D> {
             return None;
         }
         if self.frozen.is_none() {
-            if self.active.table.data_bytes == 0 {
+            if self.active.table.entry_count == 0 {
                 return None;
             }
             let next = Table::new(self.shard, self.take_number());
@@ -92,6 +92,7 @@ impl<D: Device> ObjectStore<D> {
         let Flushed { segment } = outcome?;
         let frozen = self.frozen.take().expect("a running flush has a frozen table");
         assert_eq!(frozen.table.number, segment.header.number, "the table that was taken out");
+        self.flushed_bytes += segment.header.data_bytes();
         let sealed = Sealed { segment: Rc::new(segment), dead_bytes: frozen.dead_bytes };
         self.segments.insert(frozen.table.number, sealed);
         Ok(())

@@ -1,8 +1,10 @@
 //! Property rows of one shard on disk, log-structured, with the vectors that memory does not hold.
 //!
-//! A row goes into a memtable that is laid out like the file it becomes; the file is written whole,
-//! synced, and never changed. Memory holds only each object's [`Location`] (kept by the shard).
-//! Rows that died are counted; segments that are mostly dead, or many small ones, are rewritten.
+//! A row goes into a memtable; its place there stays right in the file that the table becomes, in
+//! which rows are compressed in blocks and vectors stand as they are. The file is written whole,
+//! synced, and never changed. Memory holds each object's [`Location`] (kept by the shard) and the
+//! table of the blocks. Rows that died are counted; segments that are mostly dead, or many small
+//! ones, are rewritten.
 //!
 //! The store is changed by short synchronous calls; the slow work between them lives in jobs that
 //! borrow nothing from it: `begin_*` takes a job out, its `run` does the IO, `finish_*` puts the
@@ -11,32 +13,39 @@
 //! Durability: the log covers what is not flushed; a checkpoint flushes first, names the segments
 //! it refers to, and only after it was committed are segments that it no longer needs removed.
 
+mod block;
 mod compact;
 mod entry;
 mod error;
+mod header;
 mod jobs;
 mod memtable;
 mod scan;
+mod scrub;
 mod segment;
 #[cfg(test)]
 mod tests;
 mod vectors;
+mod walk;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 
+use futures::future::try_join;
 use heddle_types::{Device, DeviceError, ShardId};
 
-pub use compact::{Compacted, CompactionJob, Move};
+pub use compact::{Compacted, CompactionJob, Move, SpacePressure};
 pub use entry::{Location, NewObject, ObjectRow};
 pub use error::ObjectError;
 pub use jobs::{FlushJob, Flushed, RemovalJob, Removed};
 pub(crate) use scan::{Scanned, segments_in};
+pub use scrub::{ScrubPart, SegmentScrub};
+pub(crate) use segment::segment_path;
 pub use vectors::{NewVector, ObjectVectors};
 
-use entry::{DATA_OFFSET, Fault, decode};
-use memtable::Memtable;
+use entry::{Fault, decode, vectors_crc};
+use memtable::{Memtable, Stream};
 use segment::{Name, Segment, corrupt, parse_name};
 
 /// Sizes of an object store.
@@ -75,16 +84,28 @@ pub struct ObjectOpenReport {
 /// Sizes of a store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ObjectStats {
-    /// Bytes of rows in memory, headers included.
+    /// Memory of the rows and vectors that are not written yet, unused ends of chunks included.
     pub memory_bytes: u64,
-    /// Bytes of written segments.
+    /// Bytes of those rows and vectors.
+    pub unwritten_bytes: u64,
+    /// Memory of the tables that say where the blocks of written segments are.
+    pub table_bytes: u64,
+    /// Bytes of the files of written segments in use.
     pub disk_bytes: u64,
-    /// Bytes of those that are dead.
+    /// Bytes that they hold, before compression.
+    pub data_bytes: u64,
+    /// Bytes of those that are dead, before compression.
     pub dead_bytes: u64,
     /// Written segments in use.
     pub segments: usize,
     /// Written segments that wait for the next checkpoint to be removed.
     pub retired: usize,
+    /// Bytes of their files.
+    pub retired_bytes: u64,
+    /// Bytes that flushes wrote since the store was opened, before compression.
+    pub flushed_bytes: u64,
+    /// Bytes that compactions wrote since then, before compression.
+    pub compacted_bytes: u64,
 }
 
 /// The property rows of one shard. Owned by its home core.
@@ -101,6 +122,8 @@ pub struct ObjectStore<D: Device> {
     retired: BTreeMap<u32, Retired<D>>,
     removing: bool,
     number_next: u32,
+    flushed_bytes: u64,
+    compacted_bytes: u64,
 }
 
 struct Table {
@@ -121,9 +144,15 @@ struct Retired<D: Device> {
 
 /// Where a read finds its bytes.
 enum Source<D: Device> {
-    Memory(Vec<u8>),
+    Memory(InMemory),
     Disk(Rc<Segment<D>>),
     Nowhere,
+}
+
+/// What was copied of an entry that is not written yet.
+struct InMemory {
+    row: Vec<u8>,
+    vectors: Vec<u8>,
 }
 
 /// What of an object is wanted from its segment.
@@ -146,40 +175,45 @@ pub struct ObjectParts {
     pub vectors: Option<ObjectVectors>,
 }
 
-/// Bytes of an entry, and where they came from.
-struct Loaded<D: Device> {
-    bytes: Vec<u8>,
-    /// `None` when they came from memory.
-    segment: Option<Rc<Segment<D>>>,
-}
-
 impl<D: Device> Source<D> {
-    /// The bytes at `offset` from the first entry.
-    async fn load(
-        self,
-        location: Location,
-        offset: u64,
-        length: u64,
-    ) -> Result<Loaded<D>, ObjectError> {
+    async fn row(&self, shard: ShardId, location: Location) -> Result<ObjectRow, ObjectError> {
         match self {
-            Self::Memory(bytes) => Ok(Loaded { bytes, segment: None }),
+            Self::Memory(found) => {
+                decode(shard, location, &found.row).map_err(|fault| in_memory(location, fault))
+            }
             Self::Disk(segment) => {
-                let bytes = segment.read_data(offset, length).await?;
-                Ok(Loaded { bytes, segment: Some(segment) })
+                let (bytes, at) = segment.read_row(location).await?;
+                decode(shard, location, &bytes).map_err(|fault| corrupt(&segment.path, at, fault))
+            }
+            Self::Nowhere => Err(ObjectError::NotThere { location }),
+        }
+    }
+
+    async fn vectors(
+        &self,
+        shard: ShardId,
+        location: Location,
+    ) -> Result<ObjectVectors, ObjectError> {
+        match self {
+            Self::Memory(found) => {
+                let seed = vectors_crc(shard, location);
+                let decoded = vectors::decode(seed, location, &found.vectors);
+                decoded.map_err(|fault| in_memory(location, fault))
+            }
+            Self::Disk(segment) => {
+                let (bytes, at) = segment.read_vectors(location).await?;
+                let decoded =
+                    vectors::decode(segment.header.vectors_seed(location), location, &bytes);
+                decoded.map_err(|fault| corrupt(&segment.path, at, fault))
             }
             Self::Nowhere => Err(ObjectError::NotThere { location }),
         }
     }
 }
 
-impl<D: Device> Loaded<D> {
-    /// Names the file and the place of a fault at `offset` from the first entry.
-    fn check<T>(&self, offset: u64, decoded: Result<T, Fault>) -> Result<T, ObjectError> {
-        decoded.map_err(|fault| match &self.segment {
-            Some(segment) => corrupt(&segment.path, DATA_OFFSET + offset, fault),
-            None => corrupt("memory", offset, fault),
-        })
-    }
+/// Damage to an entry that is not written yet.
+fn in_memory(location: Location, fault: Fault) -> ObjectError {
+    corrupt("memory", location.offset(), fault)
 }
 
 impl<D: Device> ObjectStore<D> {
@@ -213,7 +247,7 @@ impl<D: Device> ObjectStore<D> {
         let mut segments = BTreeMap::new();
         for number in referenced {
             let segment = Segment::open(&device, directory, shard, *number).await?;
-            let dead_bytes = segment.header.data_bytes;
+            let dead_bytes = segment.header.data_bytes();
             segments.insert(*number, Sealed { segment: Rc::new(segment), dead_bytes });
         }
         for name in &report.removed {
@@ -235,6 +269,8 @@ impl<D: Device> ObjectStore<D> {
             retired: BTreeMap::new(),
             removing: false,
             number_next: number_next + 1,
+            flushed_bytes: 0,
+            compacted_bytes: 0,
         };
         Ok((store, report))
     }
@@ -267,37 +303,42 @@ impl<D: Device> ObjectStore<D> {
         location: Location,
         parts: Parts,
     ) -> impl Future<Output = Result<ObjectParts, ObjectError>> + use<D> {
-        let (from, length) = match parts {
-            Parts::Row => (location.offset(), location.head_bytes()),
-            Parts::Vectors => (location.vectors_offset(), location.vector_bytes.into()),
-            Parts::Both => (location.offset(), location.entry_bytes()),
-        };
-        let source = self.source(location, from, length);
+        let source = self.source(location, parts);
         let shard = self.shard;
         async move {
-            if parts == Parts::Vectors && !location.has_vectors() {
-                return Ok(ObjectParts::default());
-            }
-            let loaded = source.load(location, from, length).await?;
             let mut found = ObjectParts::default();
-            if parts != Parts::Vectors {
-                found.row = Some(loaded.check(from, decode(shard, location, &loaded.bytes))?);
-            }
-            if parts != Parts::Row && location.has_vectors() {
-                let begin = location.vectors_offset();
-                let skip = usize::try_from(begin - from).expect("entries fit into memory");
-                let rest = loaded.bytes.get(skip..).unwrap_or_default();
-                found.vectors = Some(loaded.check(begin, vectors::decode(shard, location, rest))?);
+            let (wants_row, wants_vectors) =
+                (parts != Parts::Vectors, parts != Parts::Row && location.has_vectors());
+            if wants_row && wants_vectors {
+                let row = source.row(shard, location);
+                let (row, vectors) = try_join(row, source.vectors(shard, location)).await?;
+                (found.row, found.vectors) = (Some(row), Some(vectors));
+            } else if wants_row {
+                found.row = Some(source.row(shard, location).await?);
+            } else if wants_vectors {
+                found.vectors = Some(source.vectors(shard, location).await?);
             }
             Ok(found)
         }
     }
 
-    fn source(&self, location: Location, offset: u64, length: u64) -> Source<D> {
+    fn source(&self, location: Location, parts: Parts) -> Source<D> {
         let in_memory = [Some(&self.active), self.frozen.as_ref()].into_iter().flatten();
         for table in in_memory.map(|table| &table.table) {
             if table.number == location.segment && table.holds(location) {
-                return Source::Memory(table.copy(offset, length));
+                let (row, vectors) = (location.head_bytes(), u64::from(location.vector_bytes));
+                let copied = |wanted: bool, stream: &Stream, offset, length| {
+                    if wanted { stream.copy(offset, length) } else { Vec::new() }
+                };
+                return Source::Memory(InMemory {
+                    row: copied(parts != Parts::Vectors, &table.rows, location.offset(), row),
+                    vectors: copied(
+                        parts != Parts::Row,
+                        &table.vectors,
+                        location.vectors_offset(),
+                        vectors,
+                    ),
+                });
             }
         }
         let sealed = self.segments.get(&location.segment).map(|sealed| &sealed.segment);
@@ -310,17 +351,16 @@ impl<D: Device> ObjectStore<D> {
 
     /// Counts the row at a location as dead; call it once when its object is replaced or deleted.
     pub fn forget(&mut self, location: Location) {
-        let bytes = location.entry_bytes();
         let in_memory = [Some(&mut self.active), self.frozen.as_mut()].into_iter().flatten();
         for table in in_memory {
             if table.table.number == location.segment {
-                table.dead_bytes += bytes;
+                table.dead_bytes += Memtable::space_of(location);
                 return;
             }
         }
         // A retired segment is dead as a whole already.
         if let Some(sealed) = self.segments.get_mut(&location.segment) {
-            sealed.dead_bytes += bytes;
+            sealed.dead_bytes += sealed.segment.header.space_of(location);
         }
     }
 
@@ -330,7 +370,8 @@ impl<D: Device> ObjectStore<D> {
     pub fn adopt(&mut self, location: Location) -> Result<(), ObjectError> {
         let sealed = self.segments.get_mut(&location.segment);
         let alive = sealed.filter(|sealed| sealed.segment.holds(location)).and_then(|sealed| {
-            let left = sealed.dead_bytes.checked_sub(location.entry_bytes())?;
+            let space = sealed.segment.header.space_of(location);
+            let left = sealed.dead_bytes.checked_sub(space)?;
             sealed.dead_bytes = left;
             Some(())
         });
@@ -356,7 +397,7 @@ impl<D: Device> ObjectStore<D> {
     pub fn is_sealed(&self, watermark: u32) -> bool {
         let in_memory = [Some(&self.active), self.frozen.as_ref()].into_iter().flatten();
         let mut unwritten =
-            in_memory.map(|table| &table.table).filter(|table| table.data_bytes > 0);
+            in_memory.map(|table| &table.table).filter(|table| table.entry_count > 0);
         unwritten.all(|table| table.number > watermark)
     }
 
@@ -369,27 +410,37 @@ impl<D: Device> ObjectStore<D> {
     /// Sizes.
     #[must_use]
     pub fn stats(&self) -> ObjectStats {
-        let frozen = self.frozen.as_ref().map_or(0, |table| table.table.data_bytes);
+        let tables = [Some(&self.active), self.frozen.as_ref()].into_iter().flatten();
         let sealed = self.segments.values();
+        let retired = self.retired.values().map(|retired| &retired.segment);
+        let open = sealed.clone().map(|sealed| &sealed.segment).chain(retired.clone());
         ObjectStats {
-            memory_bytes: self.active.table.data_bytes + frozen,
-            disk_bytes: sealed.clone().map(|sealed| sealed.segment.header.data_bytes).sum(),
+            memory_bytes: tables.clone().map(|table| table.table.memory_bytes()).sum(),
+            unwritten_bytes: tables.map(|table| table.table.data_bytes()).sum(),
+            table_bytes: open.map(|segment| segment.memory_bytes()).sum(),
+            disk_bytes: sealed.clone().map(|sealed| sealed.segment.header.file_bytes()).sum(),
+            data_bytes: sealed.clone().map(|sealed| sealed.segment.header.data_bytes()).sum(),
             dead_bytes: sealed.map(|sealed| sealed.dead_bytes).sum(),
             segments: self.segments.len(),
             retired: self.retired.len(),
+            retired_bytes: retired.map(|segment| segment.header.file_bytes()).sum(),
+            flushed_bytes: self.flushed_bytes,
+            compacted_bytes: self.compacted_bytes,
         }
     }
 
     /// Has the memtable reached its size?
     #[must_use]
     pub fn needs_flush(&self) -> bool {
-        self.active.table.data_bytes >= self.config.memtable_bytes
+        self.active.table.data_bytes() >= self.config.memtable_bytes
     }
 
     /// Do so many rows wait for a flush that writes should wait too?
     #[must_use]
     pub fn is_over_limit(&self) -> bool {
-        self.stats().memory_bytes >= self.config.memtable_bytes.saturating_mul(MEMTABLES_MAX)
+        let frozen = self.frozen.as_ref().map_or(0, |table| table.table.data_bytes());
+        self.active.table.data_bytes() + frozen
+            >= self.config.memtable_bytes.saturating_mul(MEMTABLES_MAX)
     }
 
     fn take_number(&mut self) -> u32 {

@@ -4,11 +4,9 @@ use std::rc::Rc;
 
 use heddle_types::Device;
 
-use super::compact::{part, vectors_of};
-use super::entry::{
-    DATA_OFFSET, ENTRY_ALIGNMENT_BYTES, ENTRY_HEADER_BYTES, Fault, ObjectRow, decode, location_of,
-};
-use super::segment::{Name, Segment, corrupt, parse_name};
+use super::entry::ObjectRow;
+use super::segment::{Name, parse_name};
+use super::walk::Walk;
 use super::{ObjectError, ObjectStore};
 use crate::engine::ItemVector;
 
@@ -19,32 +17,18 @@ pub(crate) struct Scanned {
     pub(crate) vectors: Vec<ItemVector>,
 }
 
-/// The entries of a segment, one after the other. Borrows nothing of the store.
-pub(crate) struct Scan<D: Device> {
-    segment: Rc<Segment<D>>,
-    offset: u64,
-    chunk: (u64, Vec<u8>),
-}
+/// The entries of a segment, one after the other, whatever its version. Borrows nothing of the
+/// store.
+pub(crate) struct Scan<D: Device>(Walk<D>);
 
 impl<D: Device> Scan<D> {
     /// The next entry; `None` at the end.
     ///
     /// Errors: [`ObjectError::Corrupt`] names the place; what follows cannot be found then.
     pub(crate) async fn next(&mut self) -> Result<Option<Scanned>, ObjectError> {
-        let (segment, offset) = (&*self.segment, self.offset);
-        if offset >= segment.header.data_bytes {
-            return Ok(None);
-        }
-        let shard = segment.header.shard;
-        let wrong = |at: u64| move |fault: Fault| corrupt(&segment.path, DATA_OFFSET + at, fault);
-        let head = part(segment, &mut self.chunk, offset, ENTRY_HEADER_BYTES as u64).await?;
-        let place = u32::try_from(offset / ENTRY_ALIGNMENT_BYTES as u64).unwrap_or(u32::MAX);
-        let location = location_of(segment.header.number, place, head).map_err(wrong(offset))?;
-        let entry = part(segment, &mut self.chunk, offset, location.entry_bytes()).await?;
-        let row = decode(shard, location, entry).map_err(wrong(offset))?;
-        let skip = location.vectors_offset() - offset;
-        let vectors = vectors_of(shard, location, entry, skip).map_err(wrong(offset + skip))?;
-        self.offset = offset + location.entry_bytes();
+        let Some((location, row)) = self.0.next().await? else { return Ok(None) };
+        let found = self.0.vectors(location).await?;
+        let vectors = found.map(|found| found.vectors).unwrap_or_default();
         Ok(Some(Scanned { row, vectors }))
     }
 }
@@ -53,7 +37,7 @@ impl<D: Device> ObjectStore<D> {
     /// The entries of a written segment; `None` when there is no such segment.
     pub(crate) fn scan(&self, number: u32) -> Option<Scan<D>> {
         let segment = Rc::clone(&self.segments.get(&number)?.segment);
-        Some(Scan { segment, offset: 0, chunk: (0, Vec::new()) })
+        Some(Scan(Walk::new(segment)))
     }
 }
 

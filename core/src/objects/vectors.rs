@@ -1,12 +1,13 @@
-//! The vectors of an entry: exact components as they were put, beside the row. Pure functions.
+//! The vectors of an entry: exact components as they were put, never compressed. Pure functions.
 //!
 //! They begin on a 64-byte line of the file, hold a checksum of their own and name their object, so
-//! they are read and verified by their place alone, without the row.
+//! they are read and verified by their place alone, without the row. Floats of embeddings hardly
+//! compress, and a search that rescores wants one short read and no work behind it.
 
 use heddle_types::limits::{VECTOR_DIMS_MAX, VECTORS_PER_COLLECTION_MAX};
 use heddle_types::{Hlc, ObjectId, ShardId, Slot};
 
-use super::entry::{Fault, Location, fault, place_crc, u32_at, u64_at};
+use super::entry::{Fault, Location, fault, u32_at, u64_at, vectors_crc};
 use crate::engine::ItemVector;
 
 /// The vectors of an entry, and each of them, begin on multiples of this.
@@ -91,21 +92,18 @@ pub(super) fn encode(
     }
     assert_eq!(count, vectors.len(), "each vector has a position of its own");
     assert_eq!(start, out.len(), "the vectors fill their place");
-    let crc = crc32c::crc32c_append(place_crc(shard, location), &out[4..]);
+    let crc = crc32c::crc32c_append(vectors_crc(shard, location), &out[4..]);
     out[0..4].copy_from_slice(&crc.to_le_bytes());
     out
 }
 
-/// Decodes the vectors of the entry at `location`; `bytes` are all of them.
-pub(super) fn decode(
-    shard: ShardId,
-    location: Location,
-    bytes: &[u8],
-) -> Result<ObjectVectors, Fault> {
+/// Decodes the vectors of the entry at `location`; `bytes` are all of them, `seed` is what their
+/// checksum begins with in a segment of this version.
+pub(super) fn decode(seed: u32, location: Location, bytes: &[u8]) -> Result<ObjectVectors, Fault> {
     if bytes.len() != location.vector_bytes as usize || bytes.len() < HEAD_BYTES {
         return Err(fault("bytes of the vectors", location.vector_bytes, bytes.len() as u64));
     }
-    let expected = crc32c::crc32c_append(place_crc(shard, location), &bytes[4..]);
+    let expected = crc32c::crc32c_append(seed, &bytes[4..]);
     if u32_at(bytes, 0) != expected {
         return Err(fault("checksum of the vectors", expected, u32_at(bytes, 0)));
     }
@@ -137,6 +135,10 @@ pub(super) fn decode(
 mod tests {
     use super::*;
 
+    fn location(segment: u32, vector_bytes: u32) -> Location {
+        Location { segment, place: 5, row_bytes: 11, vector_place: 9, vector_bytes }
+    }
+
     #[test]
     fn vectors_come_back_bit_for_bit_and_every_bit_and_the_place_is_checked() {
         let first = [1.5, -0.0, f32::MIN_POSITIVE / 2.0, f32::MAX];
@@ -145,10 +147,10 @@ mod tests {
             [NewVector { index: 15, values: &last }, NewVector { index: 2, values: &first }];
         let bytes = vector_bytes(&vectors);
         assert_eq!(bytes, 64 + 64 + 128);
-        let location = Location { segment: 3, place: 5, row_bytes: 11, vector_bytes: bytes };
+        let location = location(3, bytes);
         let owner = (9, &ObjectId::from_row(4), Hlc(77));
         let mut bytes = encode(ShardId(7), location, owner, &vectors);
-        let decoded = decode(ShardId(7), location, &bytes).unwrap();
+        let decoded = decode(vectors_crc(ShardId(7), location), location, &bytes).unwrap();
         assert_eq!((decoded.slot, decoded.id, decoded.hlc), (9, ObjectId::from_row(4), Hlc(77)));
         let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
         let found: Vec<(u8, Vec<u32>)> =
@@ -156,16 +158,26 @@ mod tests {
         assert_eq!(found, [(2, bits(&first)), (15, bits(&last))]);
         for bit in 0..bytes.len() * 8 {
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode(ShardId(7), location, &bytes).is_err(), "bit {bit}");
+            assert!(
+                decode(vectors_crc(ShardId(7), location), location, &bytes).is_err(),
+                "bit {bit}"
+            );
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
-        assert!(decode(ShardId(8), location, &bytes).is_err());
-        assert!(decode(ShardId(7), Location { place: 6, ..location }, &bytes).is_err());
-        assert!(decode(ShardId(7), Location { segment: 4, ..location }, &bytes).is_err());
+        let seeded = |shard, location| decode(vectors_crc(shard, location), location, &bytes);
+        assert!(seeded(ShardId(8), location).is_err());
+        assert!(seeded(ShardId(7), Location { vector_place: 6, ..location }).is_err());
+        assert!(seeded(ShardId(7), Location { segment: 4, ..location }).is_err());
         for length in 0..bytes.len() {
             let shorter = Location { vector_bytes: length as u32, ..location };
-            assert!(decode(ShardId(7), shorter, &bytes[..length]).is_err(), "length {length}");
-            assert!(decode(ShardId(7), location, &bytes[..length]).is_err(), "length {length}");
+            assert!(
+                decode(vectors_crc(ShardId(7), location), shorter, &bytes[..length]).is_err(),
+                "length {length}"
+            );
+            assert!(
+                decode(vectors_crc(ShardId(7), location), location, &bytes[..length]).is_err(),
+                "length {length}"
+            );
         }
     }
 
@@ -174,14 +186,15 @@ mod tests {
         let values = [1.0; 16];
         let vectors = [NewVector { index: 0, values: &values }];
         let vector_bytes = vector_bytes(&vectors);
-        let location = Location { segment: 1, place: 0, row_bytes: 0, vector_bytes };
+        let location = location(1, vector_bytes);
         let good = encode(ShardId(1), location, (0, &ObjectId::from_row(0), Hlc(1)), &vectors);
         for dims in [0u16, 17, u16::MAX] {
             let mut bytes = good.clone();
             bytes[TABLE_OFFSET..TABLE_OFFSET + 2].copy_from_slice(&dims.to_le_bytes());
-            let crc = crc32c::crc32c_append(place_crc(ShardId(1), location), &bytes[4..]);
+            let crc = crc32c::crc32c_append(vectors_crc(ShardId(1), location), &bytes[4..]);
             bytes[0..4].copy_from_slice(&crc.to_le_bytes());
-            let fault = decode(ShardId(1), location, &bytes).unwrap_err();
+            let seed = vectors_crc(ShardId(1), location);
+            let fault = decode(seed, location, &bytes).unwrap_err();
             assert_eq!(fault.what, "dimensions of the vectors", "{dims}");
         }
     }

@@ -33,9 +33,13 @@ pub(crate) const VECTORS: u32 = 0x1_0000;
 pub(crate) const PROPERTIES: u32 = 0x100_0000;
 
 /// Version of the sections and the meta.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
+/// The oldest version that is read: its slot facts hold locations of an older form.
+const FORMAT_MIN: u32 = 2;
 /// Bytes of one slot's facts.
-pub(crate) const FACTS_BYTES: usize = 8 + 4 + 8 + Location::ENCODED_BYTES;
+pub(crate) const FACTS_BYTES: usize = FACTS_FIXED_BYTES + Location::ENCODED_BYTES;
+/// Bytes of one slot's facts before its location.
+const FACTS_FIXED_BYTES: usize = 8 + 4 + 8;
 /// Bytes of one tombstone.
 pub(crate) const TOMBSTONE_BYTES: usize = 16 + 8 + 4;
 
@@ -130,9 +134,9 @@ impl<D: Device> Shard<D> {
                 out.extend_from_slice(&[0; FACTS_BYTES]);
                 continue;
             }
-            let SlotFacts { stamp, created_us, location } = self.slots.get(slot);
-            out.extend_from_slice(&stamp.hlc.0.to_le_bytes());
-            out.extend_from_slice(&stamp.writer.to_le_bytes());
+            let SlotFacts { hlc, writer, created_us, location } = self.slots.get(slot);
+            out.extend_from_slice(&hlc.0.to_le_bytes());
+            out.extend_from_slice(&writer.to_le_bytes());
             out.extend_from_slice(&created_us.to_le_bytes());
             out.extend_from_slice(&location.encode());
         }
@@ -200,8 +204,9 @@ impl ImageMeta {
             Ok(meta) => meta,
             Err(error) => return unfit(format!("meta: {error}")),
         };
-        if meta.format != FORMAT {
-            return unfit(format!("has format {}, this server reads {FORMAT}", meta.format));
+        if !(FORMAT_MIN..=FORMAT).contains(&meta.format) {
+            let known = format!("{FORMAT_MIN} to {FORMAT}");
+            return unfit(format!("has format {}, this server reads {known}", meta.format));
         }
         if meta.shard != spec.id || meta.collection != spec.collection {
             return unfit(format!("belongs to shard {} of {}", meta.shard, meta.collection));
@@ -256,13 +261,13 @@ impl<D: Device> ShardRestorer<D> {
         let mut shard = Shard::assemble(spec, objects, directory, vectors, properties);
         shard.writers = WriterTable::from_writers(meta.writers);
         shard.newest = meta.newest;
-        shard.slots = decode_facts(facts, meta.slots)?;
+        shard.slots = decode_facts(facts, meta.slots, meta.format)?;
         let view = shard.directory.view();
         let mut live = Vec::new();
         let mut ids = Vec::new();
         for slot in (0..meta.slots).filter(|&slot| view.is_live(slot)) {
-            let SlotFacts { stamp, location, .. } = *shard.slots.get(slot);
-            if stamp.writer as usize >= writers {
+            let SlotFacts { writer, location, .. } = *shard.slots.get(slot);
+            if writer as usize >= writers {
                 return Err(RestoreError::Unfit(format!("slot {slot} has an unknown writer")));
             }
             shard.objects.adopt(location)?;
@@ -317,24 +322,27 @@ impl<D: Device> Shard<D> {
     }
 }
 
-fn decode_facts(bytes: &[u8], slots: u32) -> Result<SlotTable, RestoreError> {
-    if bytes.len() as u64 != u64::from(slots) * FACTS_BYTES as u64 {
+fn decode_facts(bytes: &[u8], slots: u32, format: u32) -> Result<SlotTable, RestoreError> {
+    let location_bytes =
+        if format < FORMAT { Location::ENCODED_BYTES_2 } else { Location::ENCODED_BYTES };
+    let facts_bytes = FACTS_FIXED_BYTES + location_bytes;
+    if bytes.len() as u64 != u64::from(slots) * facts_bytes as u64 {
         return Err(RestoreError::Unfit(format!("has {} bytes of slot facts", bytes.len())));
     }
     let decode = |bytes: &[u8]| -> Option<SlotFacts> {
         let (hlc, rest) = bytes.split_first_chunk::<8>()?;
         let (writer, rest) = rest.split_first_chunk::<4>()?;
-        let (created_us, rest) = rest.split_first_chunk::<8>()?;
-        let location = rest.first_chunk::<{ Location::ENCODED_BYTES }>()?;
-        let hlc = Hlc(u64::from_le_bytes(*hlc));
-        Some(SlotFacts {
-            stamp: ShortStamp { hlc, writer: u32::from_le_bytes(*writer) },
-            created_us: i64::from_le_bytes(*created_us),
-            location: Location::decode(location),
-        })
+        let (created_us, location) = rest.split_first_chunk::<8>()?;
+        let location = match format < FORMAT {
+            true => Location::decode_2(location.first_chunk()?),
+            false => Location::decode(location.first_chunk()?),
+        };
+        let (hlc, writer) = (Hlc(u64::from_le_bytes(*hlc)), u32::from_le_bytes(*writer));
+        let created_us = i64::from_le_bytes(*created_us);
+        Some(SlotFacts { hlc, writer, created_us, location })
     };
     let mut facts = Vec::with_capacity(slots as usize);
-    facts.extend(bytes.chunks_exact(FACTS_BYTES).filter_map(decode));
+    facts.extend(bytes.chunks_exact(facts_bytes).filter_map(decode));
     Ok(SlotTable::from_facts(facts))
 }
 

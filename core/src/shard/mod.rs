@@ -138,6 +138,12 @@ impl<D: Device> Shard<D> {
         shard
     }
 
+    /// Every remembered deletion with its stamp.
+    pub(crate) fn all_tombstones(&self) -> Vec<(ObjectId, Stamp)> {
+        let whole = |(id, stamp): (&ObjectId, &ShortStamp)| (*id, self.writers.lengthen(*stamp));
+        self.tombstones.iter().map(whole).collect()
+    }
+
     /// What other cores see.
     pub(crate) fn view(&self) -> &Arc<ShardView> {
         &self.view
@@ -211,7 +217,8 @@ impl<D: Device> Shard<D> {
         });
         let short = self.writers.shorten(stamp);
         self.newest = self.newest.max(stamp.hlc);
-        self.slots.set(slot, SlotFacts { stamp: short, created_us, location });
+        self.slots
+            .set(slot, SlotFacts { hlc: short.hlc, writer: short.writer, created_us, location });
         self.properties.insert(slot, &properties, created_us, updated_us(stamp));
         self.directory.publish(slot);
         self.tombstones.remove(&id);
@@ -239,7 +246,7 @@ impl<D: Device> Shard<D> {
 
     /// The newest stamp known of an id, live or deleted.
     fn newest(&self, id: &ObjectId) -> Option<Stamp> {
-        let live = self.ids.get(id).map(|slot| self.slots.get(*slot).stamp);
+        let live = self.ids.get(id).map(|slot| self.slots.get(*slot).stamp());
         let short = live.or_else(|| self.tombstones.get(id).copied())?;
         Some(self.writers.lengthen(short))
     }
@@ -318,7 +325,7 @@ impl<D: Device> Shard<D> {
 
     /// The whole stamp of a live slot.
     pub(crate) fn stamp(&self, slot: Slot) -> Stamp {
-        self.writers.lengthen(self.slots.get(slot).stamp)
+        self.writers.lengthen(self.slots.get(slot).stamp())
     }
 
     /// Copies of the vectors of a live slot that rest in memory; under cosine with their length.

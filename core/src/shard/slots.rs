@@ -60,9 +60,18 @@ impl WriterTable {
 /// Facts about the object of a slot, 40 bytes at most.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct SlotFacts {
-    pub(crate) stamp: ShortStamp,
+    /// Time of the stamp.
+    pub(crate) hlc: Hlc,
     pub(crate) created_us: i64,
+    /// Number of the stamp's writer. Beside the location, where it costs no padding.
+    pub(crate) writer: u32,
     pub(crate) location: Location,
+}
+
+impl SlotFacts {
+    pub(crate) fn stamp(&self) -> ShortStamp {
+        ShortStamp { hlc: self.hlc, writer: self.writer }
+    }
 }
 
 const _: () = assert!(size_of::<SlotFacts>() <= 40);

@@ -33,6 +33,8 @@ const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"HBAT");
 
 const _: () = assert!(BATCH_HEADER_BYTES + RECORD_HEADER_BYTES < PAGE_SIZE_BYTES);
 const _: () = assert!(BATCH_BYTES_TARGET >= 2 * PAGE_SIZE_BYTES);
+// The two kinds of headers are told apart by what stands where a record has its length.
+const _: () = assert!(BATCH_MAGIC as usize > WAL_RECORD_BYTES_MAX);
 
 fn u32_at(bytes: &[u8], offset: usize) -> u32 {
     let mut value = [0; 4];
@@ -89,7 +91,7 @@ pub(super) struct Fault {
     pub(super) found: u64,
 }
 
-fn fault(what: &'static str, expected: impl Into<u64>, found: impl Into<u64>) -> Fault {
+pub(super) fn fault(what: &'static str, expected: impl Into<u64>, found: impl Into<u64>) -> Fault {
     Fault { what, expected: expected.into(), found: found.into() }
 }
 
@@ -165,16 +167,24 @@ impl SegmentHeader {
     }
 }
 
+/// The log that a page of a segment header names, whether or not its checksum fits.
+pub(super) fn claimed_log_id(page: &[u8]) -> u64 {
+    page.get(16..24).map_or(0, |_| u64_at(page, 16))
+}
+
 /// Name of the fault that means "written by another version", not damage.
 pub(super) const FAULT_VERSION: &str = "format version";
 const FAULT_NO_BATCH: &str = "batch magic";
 const FAULT_STALE_BATCH: &str = "batch segment number";
 
 impl Fault {
+    /// The segment has no page left.
+    pub(super) const END: Self = Self { what: "segment end", expected: 0, found: 0 };
+
     /// Are the bytes those of a page that this segment never wrote: zeros, or what an earlier life
     /// of the file left?
     pub(super) fn is_blank(&self) -> bool {
-        self.what == FAULT_NO_BATCH || self.what == FAULT_STALE_BATCH
+        self.what == FAULT_NO_BATCH || self.what == FAULT_STALE_BATCH || *self == Self::END
     }
 }
 
@@ -357,6 +367,41 @@ fn verify_record(bytes: &[u8], key: SegmentKey, lsn: Lsn) -> Result<usize, Fault
         return Err(fault("record payload checksum", expected, found));
     }
     Ok(taken)
+}
+
+/// What the bytes at the start of a record say where the batch around it is damaged.
+pub(super) struct RecordState {
+    pub(super) lsn: Lsn,
+    pub(super) shard: ShardId,
+    /// Bytes to the next record, or past the header where the length leads too far.
+    pub(super) taken: usize,
+    pub(super) is_intact: bool,
+}
+
+/// Reads the record at the start of `bytes`, at least a header; `None` when its header is not that
+/// of a record of `range`.
+pub(super) fn record_state(
+    bytes: &[u8],
+    key: SegmentKey,
+    range: std::ops::RangeInclusive<Lsn>,
+) -> Option<RecordState> {
+    let head = bytes.get(..RECORD_HEADER_BYTES)?;
+    let (lsn, length) = (Lsn(u64_at(head, 8)), u32_at(head, 4) as usize);
+    // A batch header checks by the same rule, but its magic is no length.
+    let is_length = length <= WAL_RECORD_BYTES_MAX;
+    if !is_length
+        || !range.contains(&lsn)
+        || u32_at(head, 0) != crc32c::crc32c_append(key.seed(), &head[4..])
+    {
+        return None;
+    }
+    let shard = ShardId(u64_at(head, 16));
+    let verified = verify_record(bytes, key, lsn);
+    let is_intact = verified.is_ok();
+    // The header is intact, so its length is the one that was written.
+    let taken = record_bytes(length);
+    let taken = if taken > bytes.len() { RECORD_HEADER_BYTES } else { taken };
+    Some(RecordState { lsn, shard, taken, is_intact })
 }
 
 /// The records of a batch body that [`verify_body`] accepted.

@@ -14,11 +14,15 @@
 //! - Segments disappear oldest first, each durably before the next.
 
 mod append;
+mod damage;
 mod error;
 mod flusher;
 mod format;
+mod found;
 pub mod fuzz;
 mod recovery;
+mod reopen;
+mod scrub;
 mod segments;
 mod signal;
 
@@ -34,9 +38,11 @@ use std::task::{Poll, Waker};
 use heddle_types::limits::{WAL_BACKLOG_BYTES_MAX, WAL_SEGMENT_BYTES};
 use heddle_types::{Device, DeviceError, Lsn};
 
+pub use damage::{Damage, Loss};
 pub use error::WalError;
 pub use format::{Record, RecordKind};
 pub use recovery::{RecoveredBatch, Recovery, RecoveryReport};
+pub(crate) use scrub::LogScrub;
 pub(crate) use signal::Signal;
 
 use append::Batch;
@@ -80,6 +86,8 @@ pub struct WalStats {
     pub segments: usize,
     /// Bytes of those files.
     pub segment_bytes: u64,
+    /// Bytes of a released file that is kept for its blocks.
+    pub spare_bytes: u64,
     /// Appends refused because the disk is full.
     pub refused_full: u64,
     /// Last durable record; 0 before the first.
@@ -172,7 +180,8 @@ impl<D: Device> Wal<D> {
     ///
     /// Errors: [`WalError::Corrupt`] when a record that was durable is damaged; nothing is changed
     /// on disk then. [`WalError::Refused`] carries the sink's words. Cost: one sequential read of
-    /// the log. A recovery that has to await between records uses [`Recovery`] itself.
+    /// the log. A recovery that has to await between records, or that goes on without what is
+    /// damaged, uses [`Recovery`] itself.
     pub async fn recover(
         device: D,
         directory: &str,
@@ -181,12 +190,18 @@ impl<D: Device> Wal<D> {
     ) -> Result<(Self, RecoveryReport), WalError> {
         let mut recovery = Recovery::open(device, directory, config).await?;
         while let Some(batch) = recovery.next_batch().await? {
+            if batch.is_behind_damage() {
+                break;
+            }
             for record in batch.records() {
                 let lsn = record.lsn;
                 sink(record).map_err(|reason| WalError::Refused { lsn, reason })?;
             }
         }
-        recovery.finish().await
+        match recovery.damage().first() {
+            Some(damage) => Err(damage.error()),
+            None => recovery.finish().await,
+        }
     }
 
     /// Waits while appends would be refused with [`WalError::Backlog`], or for the next segment
@@ -227,6 +242,11 @@ impl<D: Device> Wal<D> {
             backlog_bytes: state.backlog_bytes,
             segments: state.extents.len() + usize::from(state.spare.is_some()),
             segment_bytes: sizes.sum(),
+            spare_bytes: [&state.recyclable, &state.recyclable_unsynced]
+                .into_iter()
+                .flatten()
+                .map(|_kept| self.inner.config.segment_bytes)
+                .sum(),
             durable_lsn: state.durable,
             next_lsn: state.next_lsn,
             ..state.stats

@@ -1,34 +1,35 @@
-//! Reading a log back: every durable record in order, a torn tail cut, damage refused.
+//! Reading a log back: every durable record in order, a torn tail cut, damage named.
 //!
 //! The rule that separates a tear from damage: a batch is written only after the one before it is
 //! durable, and says so in its header. So when a batch is bad and anything valid (a later batch, a
 //! later segment's header) says that the positions it should hold were durable, the log is
 //! damaged; when nothing says so, the batch was never acknowledged and is cut.
+//!
+//! Damage does not end a recovery: what is intact before and behind it is handed out, and the
+//! caller learns which positions are gone and whose they may have been. The damaged files stay.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
+use std::collections::BTreeMap;
 
 use futures::future::try_join_all;
 use heddle_types::limits::PAGE_SIZE_BYTES;
-use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, Lsn, ObjectId, OpenMode};
+use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, Lsn};
 
 use super::append::payload_bytes_max;
+use super::damage::{Damage, Loss, Salvaged, salvage};
 use super::format::{
-    BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BatchHeader, FAULT_VERSION, FIRST_BATCH_OFFSET, Fault,
-    Records, SegmentHeader, SegmentKey, page_rounded, verify_body,
+    BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BatchHeader, FIRST_BATCH_OFFSET, Fault,
+    RECORD_HEADER_BYTES, Records, fault, page_rounded, verify_body,
 };
-use super::segments::{
-    Blocks, Extent, SEGMENT_SUFFIX, Segment, TEMPORARY_SUFFIX, make_segment, segment_number,
-};
-use super::{Allocation, Inner, Record, Seal, Signal, State, Tail, Wal, WalConfig, WalError};
+use super::found::{FoundSegment, open_found};
+use super::segments::{SEGMENT_SUFFIX, TEMPORARY_SUFFIX, segment_number};
+use super::{Record, WalConfig, WalError};
 
 /// Bytes read at once (4 MiB), unless a batch is larger.
 const WINDOW_BYTES: usize = 4 << 20;
 /// Bytes of one read (256 KiB); those of a window are in flight together.
 const READ_BYTES: usize = 256 << 10;
 /// Smallest segment: its header, and a page for one batch.
-const SEGMENT_BYTES_MIN: u64 = 2 * PAGE_SIZE_BYTES as u64;
+pub(super) const SEGMENT_BYTES_MIN: u64 = 2 * PAGE_SIZE_BYTES as u64;
 
 /// What a recovery found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -44,6 +45,10 @@ pub struct RecoveryReport {
     pub segments: usize,
     /// Where a torn batch was cut: file and offset.
     pub cut: Option<(String, u64)>,
+    /// Durable records that are gone. Everything else was handed out.
+    pub damage: Vec<Damage>,
+    /// Segments whose header is damaged and that lost nothing by it.
+    pub flawed: Vec<String>,
     /// Names in the directory that are none of the log's; they were left alone.
     pub foreign: Vec<String>,
     /// Temporary files of the log that were removed.
@@ -64,58 +69,74 @@ impl RecoveryReport {
     }
 }
 
-/// A verified batch of the log.
+/// Intact records of the log that lie together.
 pub struct RecoveredBatch<'a> {
-    body: &'a [u8],
+    bytes: &'a [u8],
+    /// Where the records begin; `None` when they follow each other.
+    offsets: Option<&'a [u32]>,
+    is_behind_damage: bool,
 }
 
 impl<'a> RecoveredBatch<'a> {
+    /// Are durable records before these ones missing?
+    #[must_use]
+    pub fn is_behind_damage(&self) -> bool {
+        self.is_behind_damage
+    }
+
     /// The records, in order.
     pub fn records(&self) -> impl Iterator<Item = Record<'a>> + use<'a> {
-        Records::new(self.body)
+        let (bytes, offsets) = (self.bytes, self.offsets);
+        let whole = offsets.is_none().then(|| Records::new(bytes)).into_iter().flatten();
+        let salvaged = offsets.unwrap_or_default().iter();
+        let salvaged = salvaged.filter_map(|at| Records::new(bytes.get(*at as usize..)?).next());
+        whole.chain(salvaged)
     }
 }
 
 /// A log that is being read back, batch by batch.
 ///
-/// Memory: one window of at most the largest batch.
+/// Memory: one window of at most the largest batch, and twice that at a damage.
 pub struct Recovery<D: Device> {
-    device: D,
-    directory: String,
-    config: WalConfig,
-    segments: Vec<Found<D>>,
+    pub(super) device: D,
+    pub(super) directory: String,
+    pub(super) config: WalConfig,
+    pub(super) segments: Vec<FoundSegment<D>>,
     /// Index of the segment that is read.
     current: usize,
     window: Window,
     position: u64,
-    next_lsn: Option<Lsn>,
+    pub(super) next_lsn: Option<Lsn>,
     /// The highest position that anything valid says was durable.
     claimed: Lsn,
-    /// The first place where reading stopped although the segment goes on.
-    stop: Option<Stop>,
-    number_next: u64,
-    report: RecoveryReport,
+    /// The first place since the last good batch where reading stopped although the segment goes
+    /// on; blank pages only until there is a better one.
+    pub(super) stop: Option<Stop>,
+    /// The first stop since then in this segment, and in the one before it.
+    stop_here: Option<BadBatch>,
+    stop_before: Option<BadBatch>,
+    /// A segment that may have held records which nothing else tells of.
+    unsure: Option<(usize, Stop)>,
+    salvaged: Salvaged,
+    area: Option<AlignedBuf>,
+    pub(super) number_next: u64,
+    pub(super) report: RecoveryReport,
 }
 
-struct Found<D: Device> {
-    header: SegmentHeader,
-    path: String,
-    file: D::File,
-    last_lsn: Option<Lsn>,
-    first_lsn: Option<Lsn>,
+#[derive(Clone)]
+pub(super) struct Stop {
+    pub(super) path: String,
+    pub(super) offset: u64,
+    pub(super) fault: Fault,
 }
 
-struct Stop {
-    path: String,
+/// A batch that does not verify.
+#[derive(Clone, Copy)]
+struct BadBatch {
+    segment: usize,
     offset: u64,
-    fault: Fault,
-}
-
-impl Stop {
-    fn corrupt(&self) -> WalError {
-        let Fault { what, expected, found } = self.fault;
-        WalError::Corrupt { file: self.path.clone(), offset: self.offset, what, expected, found }
-    }
+    /// Its header, if that is intact.
+    header: Option<BatchHeader>,
 }
 
 /// A run of pages of the current segment.
@@ -161,10 +182,18 @@ impl Window {
     }
 }
 
+/// What was read last.
+enum Piece {
+    /// A whole batch, in the window.
+    Batch(BatchHeader),
+    /// What was left of a damaged stretch.
+    Salvaged,
+}
+
 impl<D: Device> Recovery<D> {
     /// Opens every segment of the directory, which is created when missing, and reads its header.
     ///
-    /// Errors: [`WalError::Corrupt`] for a bad header or a shortened file, [`WalError::Version`].
+    /// Errors: [`WalError::Version`]; [`WalError::Corrupt`] for a file that belongs elsewhere.
     pub async fn open(device: D, directory: &str, config: WalConfig) -> Result<Self, WalError> {
         let segment_bytes = config.segment_bytes;
         let pages = segment_bytes.is_multiple_of(PAGE_SIZE_BYTES as u64);
@@ -183,6 +212,11 @@ impl<D: Device> Recovery<D> {
             next_lsn: None,
             claimed: Lsn(0),
             stop: None,
+            stop_here: None,
+            stop_before: None,
+            unsure: None,
+            salvaged: Salvaged::default(),
+            area: None,
             number_next: 1,
             report: RecoveryReport::default(),
         };
@@ -192,288 +226,280 @@ impl<D: Device> Recovery<D> {
 
     async fn open_segments(&mut self) -> Result<(), WalError> {
         // Ten digits sort like numbers; beyond them the numbers decide.
-        let mut numbers = BTreeMap::new();
+        let mut paths = BTreeMap::new();
         for name in self.device.list(&self.directory).await? {
             if let Some(number) = segment_number(&name) {
-                numbers.insert(number, format!("{}/{name}", self.directory));
+                paths.insert(number, format!("{}/{name}", self.directory));
             } else if name.ends_with(&format!("{SEGMENT_SUFFIX}{TEMPORARY_SUFFIX}")) {
                 self.report.removed.push(name);
             } else {
                 self.report.foreign.push(name);
             }
         }
-        for (number, path) in numbers {
-            let file = self.device.open(&path, OpenMode::Read).await?;
-            let header = read_header(&file, &path, number).await?;
-            if let Some(first) = self.segments.first()
-                && first.header.key.log_id != header.key.log_id
-            {
-                let (expected, found) = (first.header.key.log_id, header.key.log_id);
-                return Err(WalError::Corrupt {
-                    file: path,
-                    offset: 0,
-                    what: "log identity",
-                    expected,
-                    found,
-                });
-            }
-            self.claimed = self.claimed.max(header.durable);
-            self.number_next = number.saturating_add(1);
-            self.segments.push(Found { header, path, file, last_lsn: None, first_lsn: None });
+        if let Some((last, _)) = paths.last_key_value() {
+            self.number_next = last.saturating_add(1);
         }
+        self.segments = open_found(&self.device, paths).await?;
+        let durable = self.segments.iter().map(|segment| segment.header.durable);
+        self.claimed = durable.max().unwrap_or_default();
         Ok(())
     }
 
-    /// The next durable batch, or `None` at the end of the log.
+    /// The next intact records, or `None` at the end of the log; what is lost between them is in
+    /// [`Recovery::damage`] then.
     ///
-    /// Errors: [`WalError::Corrupt`], [`WalError::Device`]; nothing was changed on disk.
+    /// Errors: [`WalError::Corrupt`] when the files do not belong together, [`WalError::Device`];
+    /// nothing was changed on disk.
     pub async fn next_batch(&mut self) -> Result<Option<RecoveredBatch<'_>>, WalError> {
-        let Some(header) = self.next_header().await? else { return Ok(None) };
-        let bytes = &self.window.at(header.offset)[BATCH_HEADER_BYTES..header.total_bytes()];
-        Ok(Some(RecoveredBatch { body: bytes }))
+        let piece = self.next_piece().await?;
+        let is_behind_damage = !self.report.damage.is_empty();
+        Ok(match piece {
+            None => None,
+            Some(Piece::Batch(header)) => {
+                let bytes = self.window.at(header.offset);
+                let bytes = &bytes[BATCH_HEADER_BYTES..header.total_bytes()];
+                Some(RecoveredBatch { bytes, offsets: None, is_behind_damage })
+            }
+            Some(Piece::Salvaged) => Some(RecoveredBatch {
+                bytes: self.area.as_deref().unwrap_or_default(),
+                offsets: Some(&self.salvaged.intact),
+                is_behind_damage,
+            }),
+        })
     }
 
-    /// The next batch that holds records, its bytes in the window.
-    async fn next_header(&mut self) -> Result<Option<BatchHeader>, WalError> {
+    /// The durable records that are gone. Complete once [`Recovery::next_batch`] returned `None`.
+    #[must_use]
+    pub fn damage(&self) -> &[Damage] {
+        &self.report.damage
+    }
+
+    async fn next_piece(&mut self) -> Result<Option<Piece>, WalError> {
+        self.area = None;
         while self.current < self.segments.len() {
-            if let Some(header) = self.read_batch().await? {
-                self.accept(&header)?;
-                if header.record_count > 0 {
-                    return Ok(Some(header));
+            let header = match self.read_header().await? {
+                Ok(header) => header,
+                Err(fault) => {
+                    self.stop_at(fault, None);
+                    self.skip().await?;
+                    continue;
+                }
+            };
+            self.claimed = self.claimed.max(header.durable);
+            let expected = self.next_lsn.unwrap_or(header.first_lsn);
+            if header.first_lsn < expected {
+                return Err(self.out_of_order(&header, expected));
+            }
+            if header.first_lsn > expected {
+                if self.close_gap(expected, header.first_lsn).await? {
+                    return Ok(Some(Piece::Salvaged));
                 }
                 continue;
             }
-            self.scan_for_claims().await?;
-            // A segment is used before the next one is: if the first holds nothing that is valid,
-            // what follows must begin where its header says that it began.
-            let durable = self.segments[self.current].header.durable;
-            self.next_lsn.get_or_insert(Lsn(durable.0 + 1));
-            self.current += 1;
-            self.position = FIRST_BATCH_OFFSET;
-            self.window = Window::default();
+            match self.read_body(&header).await? {
+                Ok(()) => {
+                    self.accept(&header);
+                    if header.record_count > 0 {
+                        return Ok(Some(Piece::Batch(header)));
+                    }
+                }
+                Err(fault) => {
+                    self.stop_at(fault, Some(header));
+                    self.skip().await?;
+                }
+            }
         }
-        self.check_claims()?;
+        self.check_end();
         Ok(None)
     }
 
-    /// Reads and verifies the batch at the current position; `None` where the segment stops.
-    async fn read_batch(&mut self) -> Result<Option<BatchHeader>, WalError> {
+    /// The batch header at the current position, or why there is none.
+    async fn read_header(&mut self) -> Result<Result<BatchHeader, Fault>, WalError> {
         let segment = &self.segments[self.current];
-        let end = segment.header.segment_bytes;
-        let offset = self.position;
+        let (end, offset) = (segment.end, self.position);
         if offset >= end {
-            return Ok(None);
+            return Ok(Err(Fault::END));
         }
         self.window.ensure(&segment.file, offset, PAGE_SIZE_BYTES, end).await?;
-        let decoded =
-            BatchHeader::decode(self.window.at(offset), segment.header.key, offset, end - offset);
-        let header = match decoded {
-            Ok(header) => header,
-            Err(fault) => return Ok(self.stop_at(offset, fault)),
-        };
-        self.claimed = self.claimed.max(header.durable);
+        let bytes = self.window.at(offset);
+        Ok(BatchHeader::decode(bytes, segment.header.key, offset, end - offset))
+    }
+
+    async fn read_body(&mut self, header: &BatchHeader) -> Result<Result<(), Fault>, WalError> {
+        let segment = &self.segments[self.current];
         let pages = page_rounded(header.total_bytes());
         debug_assert!(pages <= page_rounded(BATCH_BYTES_MAX));
-        self.window.ensure(&segment.file, offset, pages, end).await?;
-        let bytes = &self.window.at(offset)[..header.total_bytes()];
-        let body = &bytes[BATCH_HEADER_BYTES..];
-        match verify_body(body, segment.header.key, &header) {
-            Ok(()) => Ok(Some(header)),
-            Err((_, fault)) => Ok(self.stop_at(offset, fault)),
-        }
+        self.window.ensure(&segment.file, header.offset, pages, segment.end).await?;
+        let bytes = &self.window.at(header.offset)[..header.total_bytes()];
+        let verified = verify_body(&bytes[BATCH_HEADER_BYTES..], segment.header.key, header);
+        Ok(verified.map_err(|(_, fault)| fault))
     }
 
-    fn stop_at(&mut self, offset: u64, fault: Fault) -> Option<BatchHeader> {
+    fn stop_at(&mut self, fault: Fault, header: Option<BatchHeader>) {
+        let segment = &self.segments[self.current];
+        // Where the log begins with a stop, its first position is the one after what was durable
+        // when the segment was made, or a later one whose predecessors were released.
+        self.next_lsn.get_or_insert(Lsn(segment.header.durable.0 + 1));
         // Everything after the first unexplained stop hangs on it; blank pages explain nothing.
         if self.stop.as_ref().is_none_or(|stop| stop.fault.is_blank()) {
-            let path = self.segments[self.current].path.clone();
-            self.stop = Some(Stop { path, offset, fault });
+            self.stop = Some(Stop { path: segment.path.clone(), offset: self.position, fault });
         }
-        None
+        let (segment, offset) = (self.current, self.position);
+        self.stop_here.get_or_insert(BadBatch { segment, offset, header });
     }
 
-    /// Takes a valid batch into the sequence.
-    fn accept(&mut self, header: &BatchHeader) -> Result<(), WalError> {
-        let segment = &mut self.segments[self.current];
-        let expected = self.next_lsn.unwrap_or(header.first_lsn);
-        if header.first_lsn != expected {
-            let missing = header.first_lsn > expected;
-            if let Some(stop) = self.stop.as_ref().filter(|_| missing) {
-                return Err(stop.corrupt());
-            }
-            return Err(WalError::Corrupt {
-                file: segment.path.clone(),
-                offset: header.offset,
-                what: "first LSN of the batch",
-                expected: expected.0,
-                found: header.first_lsn.0,
-            });
-        }
-        if self.next_lsn.is_none() {
-            self.report.first_lsn = header.first_lsn;
-        }
-        // A batch that continues the sequence explains the stop before it.
-        self.stop = None;
-        self.next_lsn = Some(header.next_lsn());
-        self.report.records += u64::from(header.record_count);
-        segment.first_lsn = segment.first_lsn.or(Some(header.first_lsn));
-        segment.last_lsn = Some(Lsn(header.next_lsn().0 - 1));
-        self.position = header.offset + page_rounded(header.total_bytes()) as u64;
-        Ok(())
-    }
-
-    /// Behind a stop: looks at every page for a valid batch header, and notes what it says.
-    async fn scan_for_claims(&mut self) -> Result<(), WalError> {
+    /// Goes to the next valid batch header of the segment, or to the next segment.
+    async fn skip(&mut self) -> Result<(), WalError> {
         let segment = &self.segments[self.current];
-        let end = segment.header.segment_bytes;
+        let end = segment.end;
+        let mut is_unused = true;
         let mut offset = self.position;
         while offset < end {
             self.window.ensure(&segment.file, offset, PAGE_SIZE_BYTES, end).await?;
             let bytes = self.window.at(offset);
             let decoded = BatchHeader::decode(bytes, segment.header.key, offset, end - offset);
-            if let Ok(header) = decoded {
-                self.claimed = self.claimed.max(header.durable);
+            if decoded.is_ok() && offset > self.position {
+                self.position = offset;
+                return Ok(());
             }
+            is_unused &= bytes[..PAGE_SIZE_BYTES].iter().all(|byte| *byte == 0);
             offset += PAGE_SIZE_BYTES as u64;
         }
+        self.leave_segment(is_unused);
         Ok(())
     }
 
+    fn leave_segment(&mut self, is_unused: bool) {
+        let segment = &self.segments[self.current];
+        if let Some(flaw) = segment.flaw {
+            // A header is written once and a file never shortened: when one is bad, so may have
+            // been what stood behind it. Only what goes on from here, or an empty file, tells that
+            // nothing is missing.
+            let is_harmless = !segment.is_short && (segment.last_lsn.is_some() || is_unused);
+            if is_harmless {
+                self.report.flawed.push(segment.path.clone());
+            } else {
+                let stop = Stop { path: segment.path.clone(), offset: 0, fault: flaw };
+                self.unsure.get_or_insert((self.current, stop));
+            }
+        }
+        self.stop_before = self.stop_here.take();
+        self.current += 1;
+        self.position = FIRST_BATCH_OFFSET;
+        self.window = Window::default();
+    }
+
+    /// Takes a valid batch into the sequence.
+    fn accept(&mut self, header: &BatchHeader) {
+        if self.next_lsn.is_none() {
+            self.report.first_lsn = header.first_lsn;
+        }
+        self.found_continuation();
+        self.next_lsn = Some(header.next_lsn());
+        self.report.records += u64::from(header.record_count);
+        self.segments[self.current].last_lsn = Some(Lsn(header.next_lsn().0 - 1));
+        self.position = header.offset + page_rounded(header.total_bytes()) as u64;
+    }
+
+    /// A batch that continues the sequence explains every stop before it.
+    fn found_continuation(&mut self) {
+        self.stop = None;
+        self.stop_here = None;
+        self.stop_before = None;
+        self.unsure = None;
+    }
+
+    fn out_of_order(&self, header: &BatchHeader, expected: Lsn) -> WalError {
+        WalError::Corrupt {
+            file: self.segments[self.current].path.clone(),
+            offset: header.offset,
+            what: "first LSN of the batch",
+            expected: expected.0,
+            found: header.first_lsn.0,
+        }
+    }
+
+    /// The records `first..upto` are missing, and the batch at the current position says that they
+    /// were durable. Notes whose they were and takes what is left of them; is anything left?
+    async fn close_gap(&mut self, first: Lsn, upto: Lsn) -> Result<bool, WalError> {
+        let last = Lsn(upto.0 - 1);
+        self.salvaged = match self.gap_area(upto) {
+            Some((segment, offset, length)) => {
+                let segment = &self.segments[segment];
+                let area = segment.file.read_at(offset, length).await?;
+                let salvaged = salvage(&area, segment.header.key, first, last);
+                self.area = Some(area);
+                salvaged
+            }
+            None => Salvaged::nothing(first, last),
+        };
+        let losses = std::mem::take(&mut self.salvaged.losses);
+        self.note_damage(losses, last);
+        self.report.records += self.salvaged.intact.len() as u64;
+        self.next_lsn = Some(upto);
+        Ok(!self.salvaged.intact.is_empty())
+    }
+
+    /// The bytes that certainly hold nothing but the missing records: a stretch of this segment, or
+    /// the last batch of the one before it. A torn batch that was never durable must not be taken
+    /// for a damaged one, which is why its end has to be where the log goes on.
+    fn gap_area(&self, upto: Lsn) -> Option<(usize, u64, usize)> {
+        let (bad, length) = if let Some(bad) = self.stop_here {
+            (bad, self.position - bad.offset)
+        } else {
+            let bad = self.stop_before.filter(|_| self.position == FIRST_BATCH_OFFSET)?;
+            let header = bad.header.filter(|header| header.next_lsn() == upto)?;
+            (bad, page_rounded(header.total_bytes()) as u64)
+        };
+        let length = usize::try_from(length).ok()?;
+        (length <= page_rounded(BATCH_BYTES_MAX)).then_some((bad.segment, bad.offset, length))
+    }
+
     /// Was anything durable that was not found?
-    fn check_claims(&mut self) -> Result<(), WalError> {
+    fn check_end(&mut self) {
         let next = *self.next_lsn.get_or_insert(Lsn(1));
-        if self.report.records == 0 {
+        if self.report.records == 0 && self.report.damage.is_empty() {
             self.report.first_lsn = next;
         }
-        if self.claimed < next {
-            return Ok(());
+        let unsure = self.unsure.take();
+        let mut last = self.claimed;
+        if let Some((segment, stop)) = unsure {
+            // As many as would have fitted, whatever is left of the file; positions are never given
+            // twice.
+            let sizes = self.segments.iter().map(|segment| segment.header.segment_bytes);
+            let bytes = sizes.fold(self.config.segment_bytes, u64::max);
+            last = last.max(Lsn(next.0 + bytes / RECORD_HEADER_BYTES as u64));
+            self.stop = Some(stop);
+            self.segments[segment].last_lsn.get_or_insert(last);
         }
-        match &self.stop {
-            Some(stop) => Err(stop.corrupt()),
-            None => {
-                Err(WalError::Missing { first: self.report.first_lsn, next, needed: self.claimed })
-            }
+        if last >= next {
+            self.note_damage(vec![Loss { first: next, last, shard: None }], last);
+            self.next_lsn = Some(Lsn(last.0 + 1));
         }
     }
 
-    /// Ends the recovery: makes what was read durable, removes what was cut, and opens the log for
-    /// appending in a new segment. Reads the rest of the log first if there is any.
-    ///
-    /// A full disk is not an error: appends are refused until there is space.
-    pub async fn finish(mut self) -> Result<(Wal<D>, RecoveryReport), WalError> {
-        while self.next_batch().await?.is_some() {}
-        let next_lsn = self.next_lsn.expect("the end of the log sets it");
-        self.report.next_lsn = next_lsn;
-        self.report.segments =
-            self.segments.iter().filter(|segment| segment.last_lsn.is_some()).count();
-        // What was read may so far be only in a cache of the device.
-        if let Some(last) = self.segments.iter().rfind(|segment| segment.last_lsn.is_some()) {
-            self.device.open(&last.path, OpenMode::Write).await?.sync().await?;
-        }
-        let recyclable = self.clear().await?;
-        let log_id = match self.segments.first() {
-            Some(segment) => segment.header.key.log_id,
-            None => (ObjectId::random().as_u128() >> 64) as u64,
-        };
-        let header = SegmentHeader {
-            key: SegmentKey { log_id, number: self.number_next },
-            segment_bytes: self.config.segment_bytes,
-            durable: Lsn(next_lsn.0 - 1),
-        };
-        let blocks = recyclable.map_or(Blocks::New, Blocks::Recycled);
-        let made = make_segment(&self.device, &self.directory, header, blocks).await;
-        let (tail, allocation) = match made {
-            Ok(segment) => (Some(segment), Allocation::Ready),
-            Err(DeviceError::NoSpace { .. }) => (None, Allocation::Ready.after_refusal()),
-            Err(error) => return Err(error.into()),
-        };
-        Ok(self.into_wal(log_id, next_lsn, tail, allocation))
-    }
-
-    /// Removes temporary files and the segments without a durable record; keeps one file for reuse.
-    async fn clear(&mut self) -> Result<Option<String>, WalError> {
-        for name in &self.report.removed {
-            self.device.remove(&format!("{}/{name}", self.directory)).await?;
-        }
-        let mut recyclable = None;
-        for segment in &self.segments {
-            if segment.last_lsn.is_some() {
-                continue;
-            }
-            if recyclable.is_none() && segment.header.segment_bytes == self.config.segment_bytes {
-                let target = format!("{}{TEMPORARY_SUFFIX}", segment.path);
-                self.device.rename(&segment.path, &target).await?;
-                recyclable = Some(target);
-            } else {
-                self.device.remove(&segment.path).await?;
-            }
-        }
-        self.device.sync_dir(&self.directory).await?;
-        Ok(recyclable)
-    }
-
-    fn into_wal(
-        mut self,
-        log_id: u64,
-        next_lsn: Lsn,
-        tail: Option<Segment<D>>,
-        allocation: Allocation,
-    ) -> (Wal<D>, RecoveryReport) {
-        if let Some(stop) = self.stop.take() {
-            // Blank pages are the ordinary end of a segment, not a cut.
-            self.report.cut = (!stop.fault.is_blank()).then_some((stop.path, stop.offset));
-        }
-        let mut extents: VecDeque<Extent> = self
-            .segments
-            .iter()
-            .filter(|segment| segment.last_lsn.is_some())
-            .map(|segment| Extent {
-                number: segment.header.key.number,
-                bytes: segment.header.segment_bytes,
-                last_lsn: segment.last_lsn,
-            })
-            .collect();
-        let tail = tail.map(|segment| {
-            extents.push_back(Extent {
-                number: segment.key.number,
-                bytes: segment.bytes,
-                last_lsn: None,
-            });
-            Tail { segment: Rc::new(segment), position: FIRST_BATCH_OFFSET }
+    fn note_damage(&mut self, losses: Vec<Loss>, last: Lsn) {
+        let missing = fault("last record", last.0, self.next_lsn.unwrap_or_default().0 - 1);
+        let mut stop = self.stop.take().unwrap_or_else(|| Stop {
+            path: self.directory.clone(),
+            offset: 0,
+            fault: missing,
         });
-        let state = State {
-            log_id,
-            next_lsn,
-            durable: Lsn(next_lsn.0 - 1),
-            failure: None,
-            tail,
-            spare: None,
-            open: None,
-            closed: VecDeque::new(),
-            backlog_bytes: 0,
-            waiters: BTreeMap::new(),
-            waiter_next: 0,
-            extents,
-            releasing: false,
-            release_unsynced: false,
-            recyclable_unsynced: None,
-            recyclable: None,
-            number_next: self.number_next + 1,
-            allocation,
-            seal: Seal::None,
-            buffers: Vec::new(),
-            stats: super::WalStats::default(),
-        };
-        let inner = Inner {
-            device: self.device,
-            directory: self.directory,
-            config: self.config,
-            state: RefCell::new(state),
-            work: Signal::default(),
-            allocate: Signal::default(),
-            room: Signal::default(),
-        };
-        (Wal { inner: Rc::new(inner) }, self.report)
+        if stop.fault == Fault::END {
+            stop.fault = missing;
+        }
+        if self.report.records == 0 && self.report.damage.is_empty() {
+            self.report.first_lsn = self.next_lsn.unwrap_or_default();
+        }
+        // The files that should have held them stay until nobody needs the positions any more.
+        for bad in self.stop_before.iter().chain(&self.stop_here) {
+            self.segments[bad.segment].last_lsn.get_or_insert(last);
+        }
+        let damage = Damage::new(stop.path, stop.offset, stop.fault, losses);
+        if !damage.losses.is_empty() {
+            self.report.damage.push(damage);
+        }
+        self.found_continuation();
     }
 }
 
@@ -486,41 +512,4 @@ async fn create_directory<D: Device>(device: &D, directory: &str) -> Result<(), 
         path = parent;
     }
     device.sync_dir("").await
-}
-
-async fn read_header<F: DeviceFile>(
-    file: &F,
-    path: &str,
-    number: u64,
-) -> Result<SegmentHeader, WalError> {
-    let corrupt = |what, expected, found| WalError::Corrupt {
-        file: path.to_owned(),
-        offset: 0,
-        what,
-        expected,
-        found,
-    };
-    let length = file.length().await?;
-    if length < SEGMENT_BYTES_MIN {
-        return Err(corrupt("file length", SEGMENT_BYTES_MIN, length));
-    }
-    let page = file.read_at(0, PAGE_SIZE_BYTES).await?;
-    let header = SegmentHeader::decode(&page).map_err(|fault| match fault.what {
-        FAULT_VERSION => WalError::Version {
-            file: path.to_owned(),
-            expected: fault.expected,
-            found: fault.found,
-        },
-        _ => corrupt(fault.what, fault.expected, fault.found),
-    })?;
-    if header.key.number != number {
-        return Err(corrupt("segment number", number, header.key.number));
-    }
-    let sane = header.segment_bytes >= SEGMENT_BYTES_MIN
-        && header.segment_bytes.is_multiple_of(PAGE_SIZE_BYTES as u64);
-    // The file was allocated before it got its name: no crash shortens it.
-    if !sane || length < header.segment_bytes {
-        return Err(corrupt("file length", header.segment_bytes, length));
-    }
-    Ok(header)
 }

@@ -1,6 +1,8 @@
 //! An engine on a simulated disk, and a model of what it should hold.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+pub mod fixture;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -8,8 +10,8 @@ use std::sync::Arc;
 use futures::executor::LocalPool;
 use futures::task::LocalSpawnExt;
 use heddle_core::engine::{
-    Engine, EngineConfig, EngineError, IndexedBatch, ItemVector, LinkProgress, Object, OpenReport,
-    PutItem, PutMode, Want,
+    Engine, EngineConfig, EngineError, IndexedBatch, ItemVector, LinkProgress, Object, OnDataLoss,
+    OpenReport, PutItem, PutMode, Want,
 };
 use heddle_core::property::{FilterFacts, matches};
 use heddle_core::shard::ShardSpec;
@@ -54,6 +56,8 @@ pub struct World {
     pub segment_bytes: u64,
     pub memtable_bytes: usize,
     pub memory_bytes_max: u64,
+    pub on_data_loss: OnDataLoss,
+    pub backlog_bytes_max: usize,
     pub config: CollectionConfig,
 }
 
@@ -69,6 +73,8 @@ impl World {
             segment_bytes: 64 << 10,
             memtable_bytes: 16 << 10,
             memory_bytes_max: u64::MAX,
+            on_data_loss: OnDataLoss::Quarantine,
+            backlog_bytes_max: 64 << 20,
             config: schema(),
         }
     }
@@ -94,10 +100,11 @@ impl World {
         self.boot += 1;
         let segment_bytes = self.segment_bytes;
         let config = EngineConfig {
-            wal: WalConfig { segment_bytes, ..WalConfig::default() },
+            wal: WalConfig { segment_bytes, backlog_bytes_max: self.backlog_bytes_max },
             log_indexes: self.logs.clone(),
             memtable_bytes: self.memtable_bytes,
             memory_bytes_max: self.memory_bytes_max,
+            on_data_loss: self.on_data_loss,
             checkpoint_log_bytes: 64 << 10,
             log_bytes_max: 4 * segment_bytes,
             ..EngineConfig::new(self.node, self.boot, 0)

@@ -44,6 +44,12 @@ impl AlignedBuf {
         self.length == 0
     }
 
+    /// Bytes of memory that the buffer holds.
+    #[must_use]
+    pub fn capacity_bytes(&self) -> usize {
+        self.pages.capacity() * PAGE_SIZE_BYTES
+    }
+
     /// The bytes in use.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {

@@ -99,7 +99,10 @@ pub trait Device: Clone + 'static {
     /// Renames a file over whatever stands at `target`, atomically.
     fn rename(&self, source: &str, target: &str) -> impl Future<Output = Result<(), DeviceError>>;
 
-    /// Removes a file.
+    /// Gives a file a second name; it is one file under both. For files that do not change.
+    fn link(&self, source: &str, target: &str) -> impl Future<Output = Result<(), DeviceError>>;
+
+    /// Removes a file; while it has another name, that one stays.
     fn remove(&self, path: &str) -> impl Future<Output = Result<(), DeviceError>>;
 
     /// Removes a directory with all that is in it; a missing one is fine.

@@ -5,19 +5,21 @@ mod samples;
 
 use heddle_types::{ApiError, Filter};
 use heddle_wire::message::{
-    ArchivedObjectColumns, CollectionCreateReply, CollectionCreateRequest, CollectionDropReply,
-    CollectionDropRequest, CollectionListReply, CollectionListRequest, CollectionShowReply,
-    CollectionShowRequest, CountReply, CountRequest, DeleteReply, DeleteRequest, ErrorReply,
-    GetReply, GetRequest, HelloReply, HelloRequest, NodeStatusReply, NodeStatusRequest, PutReply,
-    PutRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, TopologyReply, TopologyRequest,
-    own,
+    ArchivedObjectColumns, BackupBeginReply, BackupBeginRequest, BackupEndReply, BackupEndRequest,
+    BackupReadReply, BackupReadRequest, CollectionCreateReply, CollectionCreateRequest,
+    CollectionDropReply, CollectionDropRequest, CollectionListReply, CollectionListRequest,
+    CollectionShowReply, CollectionShowRequest, CountReply, CountRequest, DeleteReply,
+    DeleteRequest, DeleteWithReply, DeleteWithRequest, ErrorReply, GetReply, GetRequest,
+    HelloReply, HelloRequest, NodeStatusReply, NodeStatusRequest, PutReply, PutRequest,
+    PutWithReply, PutWithRequest, ScanReply, ScanRequest, SearchReply, SearchRequest,
+    TopologyReply, TopologyRequest, own,
 };
 use heddle_wire::{AlignedVec, Body, access, decode, decode_any, encode_reply};
 
 pub use samples::seeds;
 
 /// One check for each message; the position is the first byte of the input.
-const CHECKS: [fn(&[u8]); 27] = [
+const CHECKS: [fn(&[u8]); 37] = [
     round_trip::<HelloRequest>,
     round_trip::<HelloReply>,
     round_trip::<TopologyRequest>,
@@ -44,7 +46,17 @@ const CHECKS: [fn(&[u8]); 27] = [
     round_trip::<CountReply>,
     round_trip::<NodeStatusRequest>,
     round_trip::<NodeStatusReply>,
+    round_trip::<BackupBeginRequest>,
+    round_trip::<BackupBeginReply>,
+    round_trip::<BackupReadRequest>,
+    round_trip::<BackupReadReply>,
+    round_trip::<BackupEndRequest>,
+    round_trip::<BackupEndReply>,
     round_trip::<ErrorReply>,
+    round_trip::<PutWithRequest>,
+    round_trip::<PutWithReply>,
+    round_trip::<DeleteWithRequest>,
+    round_trip::<DeleteWithReply>,
 ];
 
 /// Checks a body and reads all of it, in place and copied.

@@ -25,6 +25,10 @@ pub(super) const NIBBLE_EDGE: f32 = 15.0;
 /// ... so the refine plane counts in units this many times larger there, and can be fine elsewhere.
 pub(super) const EDGE_SCALE: f32 = 8.0;
 
+/// Largest scale of a refine plane. [`EDGE_SCALE`] times it is finite, so that a kernel may
+/// multiply a residual by the two in either order: by a power of two nothing is rounded.
+const SCALE_MAX: f32 = f32::MAX / (2.0 * EDGE_SCALE);
+
 impl Codec {
     /// Writes the planes of a vector.
     ///
@@ -90,7 +94,8 @@ impl Codec {
         if self.family != Family::Unit {
             factors[1] = super::finite(scaled(scaled(xx, exponent), exponent));
         }
-        factors[layout.factor_count - 1] = pack(scaled(scale, exponent), scaled(spread, exponent));
+        let scale = scaled(scale, exponent).min(SCALE_MAX);
+        factors[layout.factor_count - 1] = pack(scale, scaled(spread, exponent));
     }
 
     /// Loads a vector without its exponent, padded and rotated. None when it is zero.

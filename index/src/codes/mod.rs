@@ -33,10 +33,16 @@ mod scalar;
 pub use probe::{KernelProbe, ProbeWork};
 pub(crate) use query::CodeQuery;
 
+use crate::instruction_set::InstructionSet;
 use crate::params::{Codes, Metric};
 use kernels::Kernels;
 use lines::{FloatLines, LINE_BYTES};
 use rotation::Rotation;
+
+/// Whether this machine has kernels of an instruction set.
+pub(crate) fn has_kernels_of(set: InstructionSet) -> bool {
+    kernels::available().iter().any(|table| table.set == set)
+}
 
 /// What an estimate is computed from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +142,7 @@ impl Codec {
     /// The codec of a kind of code for vectors of `dims` components; none when vectors stay as they
     /// are, or the metric has no codes (Manhattan, Hamming).
     pub(crate) fn new(codes: Codes, dims: usize, metric: Metric) -> Option<Self> {
-        Self::with_kernels(codes, dims, metric, &kernels::available()[0])
+        Self::with_kernels(codes, dims, metric, kernels::best())
     }
 
     /// The same on a chosen instruction set.
@@ -181,7 +187,7 @@ impl Codec {
 
     /// Name of the instruction set, for reports.
     pub(crate) fn kernel_name(&self) -> &'static str {
-        self.kernels.name
+        self.kernels.set.name()
     }
 
     /// Rotates whatever a buffer holds, for the benchmark of the rotation.

@@ -6,6 +6,7 @@ use super::{CodeQuery, CodeRows, Codec, CodecScratch, RefineRows};
 use crate::arena::Arena;
 use crate::distance::{self, Rows};
 use crate::error::IndexError;
+use crate::instruction_set::{InstructionSet, limit};
 use crate::params::{Codes, Metric};
 
 /// Rows of one kind in memory of their own, with every kernel that works on them.
@@ -56,13 +57,15 @@ pub enum ProbeWork {
 const BLOCK: usize = 4;
 
 impl KernelProbe {
-    /// Names of the instruction sets that can run here, best first.
+    /// Names of the instruction sets that this process may use, best first.
     #[must_use]
     pub fn instruction_sets(codes: Codes) -> Vec<&'static str> {
         if codes == Codes::None {
-            return distance::available().iter().map(|table| table[0].name).collect();
+            let sets = distance::available().iter().map(|table| table[0].set);
+            return sets.filter(|&set| set <= limit()).map(InstructionSet::name).collect();
         }
-        kernels::available().iter().map(|table| table.name).collect()
+        let sets = kernels::available().iter().map(|table| table.set);
+        sets.filter(|&set| set <= limit()).map(InstructionSet::name).collect()
     }
 
     /// `rows` rows of `dims` components under a metric, on one instruction set.
@@ -121,11 +124,13 @@ impl KernelProbe {
             let mut padded = FloatLines::default();
             padded.resize(stride);
             padded.floats_mut()[..dims].copy_from_slice(query);
-            let table = distance::available().iter().find(|t| t[0].name == instruction_set)?;
+            let table =
+                distance::available().iter().find(|t| t[0].set.name() == instruction_set)?;
             let kernels = distance::of_table(table, metric);
             return Some(Form::Floats { kernels, stride, query: padded });
         }
-        let table = kernels::available().iter().find(|table| table.name == instruction_set)?;
+        let table =
+            kernels::available().iter().find(|table| table.set.name() == instruction_set)?;
         let codec = Codec::with_kernels(codes, dims, metric, table)?;
         let mut prepared = CodeQuery::default();
         codec.prepare(query, &mut prepared);

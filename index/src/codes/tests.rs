@@ -1,5 +1,7 @@
 //! Codes against exact distances.
 
+mod tables;
+
 use super::rotation::Rotation;
 use super::*;
 use crate::testing::Random;
@@ -179,7 +181,7 @@ fn every_instruction_set_gives_the_same_bits_at_every_length() {
                 bits.extend(planes.walk.bytes().iter().map(|&x| u32::from(x)));
                 bits.extend(planes.refine.bytes().iter().map(|&x| u32::from(x)));
                 let expected = found.get_or_insert_with(|| bits.clone());
-                assert!(*expected == bits, "{codes:?} {metric:?} {dims} {}", table.name);
+                assert!(*expected == bits, "{codes:?} {metric:?} {dims} {}", table.set);
             }
         }
     }

@@ -8,14 +8,21 @@
 //! unit vectors ("raw" distances); [`crate::Metric`] values are made at the end of a search.
 #![allow(unsafe_code, reason = "vector instructions and rows addressed by slot")]
 
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+mod blocks;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
+mod prefetch;
 pub mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use std::sync::OnceLock;
 
+use crate::instruction_set::{self, InstructionSet};
 use crate::params::Metric;
+pub(crate) use prefetch::prefetch;
 
 /// Rows of one vector arena.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +50,8 @@ pub(crate) type ManyFn = unsafe fn(&[f32], Rows, &[u32], &mut [f32]);
 /// The kernels of one metric on this machine.
 #[derive(Debug)]
 pub(crate) struct Kernels {
-    /// Name of the instruction set, for reports.
-    pub(crate) name: &'static str,
+    /// The instructions that the kernels need.
+    pub(crate) set: InstructionSet,
     pair: PairFn,
     many: ManyFn,
 }
@@ -92,14 +99,18 @@ pub(crate) fn available() -> &'static [[Kernels; 4]] {
         let mut tables = Vec::new();
         #[cfg(target_arch = "x86_64")]
         x86::append_available(&mut tables);
+        #[cfg(target_arch = "aarch64")]
+        neon::append_available(&mut tables);
         tables.push(portable::table());
         tables
     })
 }
 
-/// The fastest kernels for a metric on this machine; detection runs once per process.
+/// The fastest kernels for a metric that this process may use; detection runs once.
 pub(crate) fn kernels(metric: Metric) -> &'static Kernels {
-    &available()[0][family(metric)]
+    let limit = instruction_set::limit();
+    let allowed = available().iter().find(|table| table[0].set <= limit);
+    &allowed.expect("plain kernels are always there and always allowed")[family(metric)]
 }
 
 /// The kernels of a metric in a table of [`available`].

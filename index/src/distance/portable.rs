@@ -2,6 +2,7 @@
 //! target has. The bodies are inlined into the instruction-set wrappers of the sibling module.
 
 use super::{Kernels, Rows};
+use crate::instruction_set::InstructionSet;
 use crate::limits::LANE_FLOATS;
 
 /// One step of a distance: lane accumulator, left and right component.
@@ -94,7 +95,7 @@ unsafe fn many<S: Step>(query: &[f32], rows: Rows, slots: &[u32], out: &mut [f32
 }
 
 const fn entry<S: Step>() -> Kernels {
-    Kernels { name: "portable", pair: pair::<S>, many: many::<S> }
+    Kernels { set: InstructionSet::Portable, pair: pair::<S>, many: many::<S> }
 }
 
 pub(super) fn table() -> [Kernels; 4] {

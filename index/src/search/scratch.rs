@@ -48,7 +48,9 @@ pub(crate) struct Walker {
     pub(crate) distances: Vec<f32>,
     /// What the descent computed.
     pub(crate) descended: Vec<Neighbour>,
-    /// Neighbours that do not pass a filter, to be looked through.
+    /// Neighbours that pass a filter.
+    pub(crate) passing: Vec<Slot>,
+    /// Neighbours that do not, to be looked through.
     pub(crate) through: Vec<Slot>,
     /// Slots from this one on are not looked at: they came after the walk began.
     limit: u32,

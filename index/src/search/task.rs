@@ -15,6 +15,7 @@ use crate::search::descent::{absorb, descend, prefetch_next};
 use crate::search::filtered::{Plan, Prices, gather_seeds};
 use crate::search::pool::{Neighbour, Pool};
 use crate::search::scratch::{Scratch, Walker};
+use crate::search::task::plain::Patience;
 use crate::search::task::rescore::{keep, lowest};
 use crate::search::{Hit, SearchRequest, SearchStats, Strategy as Mode};
 use crate::view::{Entry, VectorView};
@@ -59,6 +60,8 @@ pub struct SearchTask<'a> {
     exact: bool,
     /// The neighbours of a node are collected and their distances not computed yet.
     is_collected: bool,
+    /// When a walk without a filter may end early.
+    patience: Patience,
     /// Candidates kept by the walk.
     ef: usize,
     /// Rows that could be hits.
@@ -124,6 +127,7 @@ impl VectorView {
             entry,
             exact: false,
             is_collected: false,
+            patience: Patience::new(),
             ef,
             passing,
             present,
@@ -269,6 +273,7 @@ impl SearchTask<'_> {
         if self.mode == Mode::Plain && self.request.filter.is_none() {
             // Every node lies on layer 0 as well: what is known of them is a start, too.
             pool.reset(self.ef);
+            self.patience = Patience::new();
             walker.descended.iter().for_each(|&known| {
                 pool.insert(known);
             });

@@ -72,6 +72,23 @@ fn the_tail_is_searched_exactly_and_merged() {
 }
 
 #[test]
+fn a_walk_whose_nearest_have_settled_ends_before_its_pool_is_used_up() {
+    let base = Random::new(27).vectors(6_000, 24, 30);
+    let mut shard = Shard::with(params(Metric::L2Squared, 24), &base);
+    let request = SearchRequest::new(10, 400);
+    let expanded = |shard: &mut Shard, k| {
+        let request = SearchRequest { k, ..request };
+        let of_query = base.iter().step_by(60).map(|query| shard.search(query, request).1.hops);
+        of_query.sum::<u64>() as f64 / 100.0
+    };
+    // Nothing is watched when all of the pool is wanted: every candidate is expanded.
+    let (all, early) = (expanded(&mut shard, 400), expanded(&mut shard, 10));
+    assert!(early < 0.95 * all, "{early} of {all} nodes expanded");
+    let recall = shard.recall(&base[..100], request);
+    assert!(recall > 0.995, "recall {recall}");
+}
+
+#[test]
 fn a_distance_limit_cuts_the_hits() {
     let base = Random::new(24).vectors(2_000, 16, 10);
     for metric in [Metric::L2Squared, Metric::Cosine] {

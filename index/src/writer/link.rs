@@ -274,7 +274,7 @@ fn append(view: &VectorView, node: Slot, layer: usize, links: impl Iterator<Item
 }
 
 /// What was computed from the rows as they were is out of date.
-fn note_change(view: &VectorView) {
+pub(crate) fn note_change(view: &VectorView) {
     let sequence = view.sequence.load(Ordering::Relaxed) + 1;
     view.sequence.store(sequence, Ordering::Release);
 }

@@ -2,8 +2,11 @@
 
 use std::rc::Rc;
 
+use heddle_core::engine::Durability;
 use heddle_types::{ApiError, Retry};
-use heddle_wire::message::{DeleteReply, DeleteRequest};
+use heddle_wire::message::{
+    ArchivedDeleteRequest, DeleteReply, DeleteRequest, DeleteWithReply, DeleteWithRequest,
+};
 use heddle_wire::{Frame, access};
 
 use super::get::by_shard;
@@ -13,13 +16,31 @@ use crate::server::request::RequestFrame;
 
 pub(super) async fn answer(core: &Rc<Core>, request: &RequestFrame) -> Result<Frame, ApiError> {
     let message = access::<DeleteRequest>(&request.body)?;
+    super::reply(request, &delete(core, message, Durability::Sync).await?)
+}
+
+pub(super) async fn answer_with(
+    core: &Rc<Core>,
+    request: &RequestFrame,
+) -> Result<Frame, ApiError> {
+    let message = access::<DeleteWithRequest>(&request.body)?;
+    let durability = message.durability();
+    let delete = delete(core, &message.delete, super::durability(durability)).await?;
+    super::reply(request, &DeleteWithReply::new(durability, delete))
+}
+
+async fn delete(
+    core: &Rc<Core>,
+    message: &ArchivedDeleteRequest,
+    durability: Durability,
+) -> Result<DeleteReply, ApiError> {
     let route = super::route(core, &message.collection, &message.tenant)?;
     let count = message.ids().len();
     let groups = by_shard(&route, message.ids());
     let calls = groups.iter().zip(&route.shards).filter(|(group, _)| !group.is_empty());
     let calls = calls.map(|(group, (shard, home))| async move {
         let ids = group.iter().map(|(_, id)| *id).collect();
-        let order = CoreRequest::Delete { shard: *shard, ids };
+        let order = CoreRequest::Delete { shard: *shard, durability, ids };
         let reply = core.call_write(*home, order).await;
         (group, reply.and_then(|reply| expect_reply!(reply, Deleted)))
     });
@@ -44,7 +65,7 @@ pub(super) async fn answer(core: &Rc<Core>, request: &RequestFrame) -> Result<Fr
     for outcome in &outcomes {
         reply.push(outcome.as_ref().copied());
     }
-    super::reply(request, &reply)
+    Ok(reply)
 }
 
 /// The error to answer with when no shard took any of the batch: the one that leaves most open.

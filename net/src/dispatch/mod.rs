@@ -13,15 +13,17 @@ mod topology;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use heddle_core::engine::Durability;
 use heddle_core::validate;
 use heddle_runtime::RealClock;
 use heddle_types::{ApiError, Clock, CollectionConfig, ErrorCode, Filter};
+use heddle_wire::message::Durability as WireDurability;
 use heddle_wire::{Body, Frame, MessageType, encode_error, encode_reply_into};
 
 use crate::core::Core;
 use crate::registry::CollectionRoute;
 use crate::server::request::{Answered, RequestFrame};
-use crate::status;
+use crate::{backup, status};
 
 pub(crate) use chunks::ObjectSize;
 pub(crate) use search::SearchRoom;
@@ -100,12 +102,25 @@ async fn work(
         MessageType::CollectionShow => collection::show(core, request),
         MessageType::CollectionDrop => collection::drop(core, request).await,
         MessageType::Put => Box::pin(put::answer(core, request)).await,
+        MessageType::PutWith => Box::pin(put::answer_with(core, request)).await,
         MessageType::Get => Box::pin(get::answer(core, request, deadline)).await,
         MessageType::Delete => delete::answer(core, request).await,
+        MessageType::DeleteWith => delete::answer_with(core, request).await,
         MessageType::Search => search::answer(core, request, deadline).await,
         MessageType::Scan => Box::pin(scan::answer(core, request, deadline)).await,
         MessageType::Count => scan::count(core, request, deadline).await,
         MessageType::NodeStatus => status::answer(core, request).await,
+        MessageType::BackupBegin => backup::begin(core, request).await,
+        MessageType::BackupRead => backup::read(core, request).await,
+        MessageType::BackupEnd => backup::end(core, request).await,
+    }
+}
+
+/// The engine's word for what a request asks of its acknowledgement.
+fn durability(wire: WireDurability) -> Durability {
+    match wire {
+        WireDurability::Sync => Durability::Sync,
+        WireDurability::Batched => Durability::Batched,
     }
 }
 

@@ -1,16 +1,20 @@
-//! Writing objects: dealt to their home cores, acknowledged when durable and searchable everywhere.
+//! Writing objects: dealt to their home cores, acknowledged when durable and searchable everywhere,
+//! or as soon as the logs have taken them when the request says so.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-use heddle_core::engine::{ItemVector, PutItem, PutMode, Written};
+use heddle_core::engine::{Durability, ItemVector, PutItem, PutMode, Written};
 use heddle_core::validate;
 use heddle_runtime::yield_if_needed;
 use heddle_types::{ApiError, Distance, ErrorCode};
-use heddle_wire::message::{ArchivedPutRequest, PutMode as WireMode, PutReply, PutRequest};
+use heddle_wire::message::{
+    ArchivedPutRequest, PutMode as WireMode, PutReply, PutRequest, PutWithReply, PutWithRequest,
+};
 use heddle_wire::{Frame, access};
 
 use super::delete::all_refused;
+use crate::admission;
 use crate::core::Core;
 use crate::message::{CoreReply, CoreRequest, expect_reply, unexpected};
 use crate::registry::CollectionRoute;
@@ -27,11 +31,27 @@ struct Group {
 }
 
 pub(super) async fn answer(core: &Rc<Core>, request: &RequestFrame) -> Result<Frame, ApiError> {
-    if core.node.is_memory_full() {
-        let message = format!("the node holds more than its {} bytes", core.node.memory_bytes);
-        return Err(ApiError::transient(ErrorCode::MemoryFull, message));
-    }
+    admission::of_node(core, request.kind, 0)?;
     let message = access::<PutRequest>(&request.body)?;
+    super::reply(request, &put(core, message, Durability::Sync).await?)
+}
+
+pub(super) async fn answer_with(
+    core: &Rc<Core>,
+    request: &RequestFrame,
+) -> Result<Frame, ApiError> {
+    admission::of_node(core, request.kind, 0)?;
+    let message = access::<PutWithRequest>(&request.body)?;
+    let durability = message.durability();
+    let put = put(core, &message.put, super::durability(durability)).await?;
+    super::reply(request, &PutWithReply::new(durability, put))
+}
+
+async fn put(
+    core: &Rc<Core>,
+    message: &ArchivedPutRequest,
+    durability: Durability,
+) -> Result<PutReply, ApiError> {
     let route = super::route(core, &message.collection, &message.tenant)?;
     let columns = message
         .vectors
@@ -47,7 +67,7 @@ pub(super) async fn answer(core: &Rc<Core>, request: &RequestFrame) -> Result<Fr
     let calls = groups.into_iter().zip(&route.shards).filter(|(group, _)| !group.items.is_empty());
     let calls = calls.map(|(group, (shard, home))| async move {
         let Group { positions, items } = group;
-        let order = CoreRequest::Put { shard: *shard, mode, items };
+        let order = CoreRequest::Put { shard: *shard, mode, durability, items };
         let reply = core.call_write(*home, order).await;
         (positions, reply.and_then(|reply| expect_reply!(reply, Written)))
     });
@@ -55,7 +75,7 @@ pub(super) async fn answer(core: &Rc<Core>, request: &RequestFrame) -> Result<Fr
     if let Some(error) = all_refused(replies.iter().map(|(_, reply)| reply)) {
         return Err(error);
     }
-    super::reply(request, &merge(message.len(), replies))
+    Ok(merge(message.len(), replies))
 }
 
 type ShardReply = (Vec<usize>, Result<Vec<Result<Written, ApiError>>, ApiError>);

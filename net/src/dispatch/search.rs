@@ -401,8 +401,10 @@ async fn search_shard(
 
 /// Lets other work go on between two steps. Errors: the deadline's.
 async fn offer_core(core: &Core, deadline: Deadline<'_>) -> Result<(), ApiError> {
-    let begun_ns = deadline.begun_ns();
-    if core.clock.monotonic_ns().saturating_sub(begun_ns) < PATIENCE_NS {
+    let now_ns = core.clock.monotonic_ns();
+    // Replies that are done do not wait for the end of a long search.
+    core.server.workers.send_overdue(now_ns);
+    if now_ns.saturating_sub(deadline.begun_ns()) < PATIENCE_NS {
         core.server.workers.offer_core().await;
     } else {
         yield_if_needed().await;

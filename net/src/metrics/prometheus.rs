@@ -2,6 +2,8 @@
 
 use std::fmt::{Display, Write};
 
+use heddle_core::engine::SpaceLevel;
+
 use super::report::{BUCKETS_US, CoreReport, OperationReport};
 use crate::status::NodeReport;
 
@@ -83,7 +85,9 @@ fn node(page: &mut Page, report: &NodeReport) {
     let labels: [(&str, &dyn Display); 3] =
         [("version", &report.version), ("node", &report.node), ("name", &report.name)];
     page.line("heddle_info", &labels, 1);
-    let single: [(&str, &str, &str, &dyn Display); 7] = [
+    let levels = SpaceLevel::ALL.iter();
+    let level = levels.take_while(|level| level.name() != report.disk.level).count();
+    let single: [(&str, &str, &str, &dyn Display); 9] = [
         ("heddle_uptime_seconds", "gauge", "Time since the start.", &report.uptime_s),
         ("heddle_boot_count", "counter", "Starts of this node so far.", &report.boot),
         ("heddle_catalog_epoch", "gauge", "Version of the catalog.", &report.epoch),
@@ -101,6 +105,13 @@ fn node(page: &mut Page, report: &NodeReport) {
         ),
         ("heddle_disk_total_bytes", "gauge", "Size of the file system.", &report.disk.total_bytes),
         ("heddle_disk_free_bytes", "gauge", "Free space for data.", &report.disk.free_bytes),
+        ("heddle_disk_level", "gauge", "0 plenty, 1 saving, 2 no inserts, 3 deletes only.", &level),
+        (
+            "heddle_disk_reserved_bytes",
+            "gauge",
+            "Space kept for deletions.",
+            &report.disk.reserved_bytes,
+        ),
     ];
     for (name, kind, help, value) in single {
         page.metric(name, kind, help);

@@ -1,6 +1,6 @@
 //! What a core says when it is asked how it is doing.
 
-use heddle_core::engine::{EngineStatus, ShardState, ShardStatus};
+use heddle_core::engine::{EngineStatus, ScrubStats, ShardState, ShardStatus};
 use heddle_types::ErrorCode;
 use heddle_wire::MessageType;
 use serde::{Serialize, Serializer};
@@ -99,7 +99,60 @@ pub(crate) struct EngineReport {
     pub(crate) writes_in_flight: u64,
     pub(crate) applied_lsn: u64,
     pub(crate) wal: WalReport,
+    pub(crate) scrub: ScrubReport,
     pub(crate) shards: Vec<ShardReport>,
+    /// Shards that are not served because durable records of theirs are damaged.
+    pub(crate) quarantined: Vec<QuarantineReport>,
+}
+
+/// A shard that is not served.
+#[derive(Debug, Serialize)]
+pub(crate) struct QuarantineReport {
+    pub(crate) shard: u64,
+    pub(crate) reason: String,
+}
+
+/// The search for damage at rest.
+#[derive(Debug, Serialize)]
+pub(crate) struct ScrubReport {
+    pub(crate) bytes: u64,
+    pub(crate) passes: u64,
+    /// When the last pass ended, microseconds since the Unix epoch; 0 before the first.
+    pub(crate) pass_ended_us: u64,
+    pub(crate) damaged: u64,
+    /// The first of the damaged places.
+    pub(crate) findings: Vec<FindingReport>,
+}
+
+/// One damaged place.
+#[derive(Debug, Serialize)]
+pub(crate) struct FindingReport {
+    pub(crate) file: String,
+    pub(crate) offset: u64,
+    pub(crate) what: String,
+    pub(crate) expected: u64,
+    pub(crate) found: u64,
+    pub(crate) at_us: u64,
+}
+
+impl From<ScrubStats> for ScrubReport {
+    fn from(stats: ScrubStats) -> Self {
+        let findings = stats.findings.into_iter().map(|finding| FindingReport {
+            file: finding.file,
+            offset: finding.offset,
+            what: finding.what,
+            expected: finding.expected,
+            found: finding.found,
+            at_us: finding.at_us,
+        });
+        Self {
+            bytes: stats.bytes,
+            passes: stats.passes,
+            pass_ended_us: stats.pass_ended_us,
+            damaged: stats.damaged,
+            findings: findings.collect(),
+        }
+    }
 }
 
 /// The log of a data core.
@@ -114,6 +167,7 @@ pub(crate) struct WalReport {
     pub(crate) backlog_bytes: usize,
     pub(crate) segments: usize,
     pub(crate) segment_bytes: u64,
+    pub(crate) spare_bytes: u64,
     pub(crate) refused_full: u64,
     pub(crate) durable_lsn: u64,
 }
@@ -137,9 +191,15 @@ pub(crate) struct ShardReport {
     pub(crate) property_bytes: u64,
     pub(crate) id_bytes: u64,
     pub(crate) row_memory_bytes: u64,
+    pub(crate) row_table_bytes: u64,
     pub(crate) row_disk_bytes: u64,
+    pub(crate) row_data_bytes: u64,
     pub(crate) row_dead_bytes: u64,
+    pub(crate) row_retired_bytes: u64,
+    pub(crate) row_flushed_bytes: u64,
+    pub(crate) row_compacted_bytes: u64,
     pub(crate) row_segments: usize,
+    pub(crate) image_bytes: u64,
     pub(crate) log_bytes: u64,
     pub(crate) image_covers: u64,
     pub(crate) image_age_us: Option<u64>,
@@ -179,10 +239,17 @@ impl From<EngineStatus> for EngineReport {
                 backlog_bytes: wal.backlog_bytes,
                 segments: wal.segments,
                 segment_bytes: wal.segment_bytes,
+                spare_bytes: wal.spare_bytes,
                 refused_full: wal.refused_full,
                 durable_lsn: wal.durable_lsn.0,
             },
+            scrub: status.scrub.into(),
             shards: status.shards.into_iter().map(ShardReport::from).collect(),
+            quarantined: status
+                .quarantined
+                .into_iter()
+                .map(|(shard, reason)| QuarantineReport { shard: shard.0, reason })
+                .collect(),
         }
     }
 }
@@ -205,9 +272,15 @@ impl From<ShardStatus> for ShardReport {
             property_bytes: memory.property_bytes,
             id_bytes: memory.id_bytes,
             row_memory_bytes: rows.memory_bytes,
+            row_table_bytes: rows.table_bytes,
             row_disk_bytes: rows.disk_bytes,
+            row_data_bytes: rows.data_bytes,
             row_dead_bytes: rows.dead_bytes,
+            row_retired_bytes: rows.retired_bytes,
+            row_flushed_bytes: rows.flushed_bytes,
+            row_compacted_bytes: rows.compacted_bytes,
             row_segments: rows.segments,
+            image_bytes: status.image_bytes,
             log_bytes: status.log_bytes,
             image_covers: status.image_covers,
             image_age_us: status.image_age_us,

@@ -9,7 +9,7 @@ use crate::status::NodeReport;
 /// Name, kind, help and value of one number.
 type Metric<T> = (&'static str, &'static str, &'static str, fn(&T) -> f64);
 
-const LOG: [Metric<WalReport>; 9] = [
+const LOG: [Metric<WalReport>; 10] = [
     ("heddle_wal_syncs_total", "counter", "Syncs of the log.", |wal| wal.syncs as f64),
     ("heddle_wal_batches_total", "counter", "Batches made durable.", |wal| wal.batches as f64),
     ("heddle_wal_records_total", "counter", "Records made durable.", |wal| wal.records as f64),
@@ -21,22 +21,37 @@ const LOG: [Metric<WalReport>; 9] = [
     ("heddle_wal_segment_bytes", "gauge", "Bytes of segment files.", |wal| {
         wal.segment_bytes as f64
     }),
+    ("heddle_wal_spare_bytes", "gauge", "Bytes of a released segment file.", |wal| {
+        wal.spare_bytes as f64
+    }),
     ("heddle_wal_refused_full_total", "counter", "Appends refused: the disk is full.", |wal| {
         wal.refused_full as f64
     }),
     ("heddle_wal_durable_lsn", "gauge", "Last durable record.", |wal| wal.durable_lsn as f64),
 ];
 
-const ENGINE: [Metric<EngineReport>; 2] = [
+const ENGINE: [Metric<EngineReport>; 6] = [
     ("heddle_writes_in_flight", "gauge", "Writes that wait for the log.", |engine| {
         engine.writes_in_flight as f64
     }),
     ("heddle_wal_failed", "gauge", "1 once the log has failed.", |engine| {
         f64::from(u8::from(engine.failed))
     }),
+    ("heddle_shards_quarantined", "gauge", "Shards not served: their log is damaged.", |engine| {
+        engine.quarantined.len() as f64
+    }),
+    ("heddle_scrub_bytes_total", "counter", "Bytes read to look for damage.", |engine| {
+        engine.scrub.bytes as f64
+    }),
+    ("heddle_scrub_passes_total", "counter", "Looks at all that is on disk.", |engine| {
+        engine.scrub.passes as f64
+    }),
+    ("heddle_scrub_damaged_total", "counter", "Damaged places that were found.", |engine| {
+        engine.scrub.damaged as f64
+    }),
 ];
 
-const SHARD: [Metric<ShardReport>; 12] = [
+const SHARD: [Metric<ShardReport>; 17] = [
     ("heddle_objects", "gauge", "Live objects.", |shard| shard.objects as f64),
     ("heddle_tombstones", "gauge", "Remembered deletions.", |shard| shard.tombstones as f64),
     ("heddle_dead_slots", "gauge", "Dead slots that are not free.", |shard| {
@@ -54,8 +69,21 @@ const SHARD: [Metric<ShardReport>; 12] = [
     ("heddle_row_disk_bytes", "gauge", "Bytes of row segments.", |shard| {
         shard.row_disk_bytes as f64
     }),
-    ("heddle_row_dead_bytes", "gauge", "Dead bytes of row segments.", |shard| {
-        shard.row_dead_bytes as f64
+    ("heddle_row_data_bytes", "gauge", "Bytes of rows on disk, uncompressed.", |shard| {
+        shard.row_data_bytes as f64
+    }),
+    ("heddle_row_dead_bytes", "gauge", "Dead ones of them.", |shard| shard.row_dead_bytes as f64),
+    ("heddle_row_retired_bytes", "gauge", "Bytes that go with the next image.", |shard| {
+        shard.row_retired_bytes as f64
+    }),
+    ("heddle_row_flushed_bytes_total", "counter", "Rows written once, uncompressed.", |shard| {
+        shard.row_flushed_bytes as f64
+    }),
+    ("heddle_row_compacted_bytes_total", "counter", "Rows written again.", |shard| {
+        shard.row_compacted_bytes as f64
+    }),
+    ("heddle_image_bytes", "gauge", "Bytes of the checkpoint image.", |shard| {
+        shard.image_bytes as f64
     }),
     ("heddle_checkpoint_log_bytes", "gauge", "Log bytes since the last checkpoint.", |shard| {
         shard.log_bytes as f64
@@ -137,6 +165,7 @@ fn memory(page: &mut Page, report: &NodeReport) {
             ("properties", shard.property_bytes),
             ("ids", shard.id_bytes),
             ("rows", shard.row_memory_bytes),
+            ("row tables", shard.row_table_bytes),
         ] {
             let labels: [(&str, &dyn Display); 4] = [
                 ("core", &core),

@@ -24,8 +24,9 @@ use heddle_types::limits::{
     CONNECTION_REQUESTS_IN_FLIGHT_MAX,
 };
 use heddle_types::{ApiError, Clock, ErrorCode};
-use heddle_wire::{AlignedVec, Frame, FrameKind, Header, MessageError, encode_error};
+use heddle_wire::{AlignedVec, Frame, FrameKind, Header, MessageError, MessageType, encode_error};
 
+use crate::admission;
 use crate::core::Core;
 use crate::limits::{
     FRAMES_PER_TURN_MAX, HELD_REPLY_BYTES_MAX, LINGER_BYTES_MAX, WRITE_SLICES_MAX,
@@ -230,11 +231,25 @@ impl Connection {
     fn admit(&self, header: &Header) -> Admission {
         self.progress.frame_began(self.read_ns.get());
         match header.kind() {
-            FrameKind::Request(_) if self.core.server.admits(header.body_length as usize) => {
+            FrameKind::Request(kind) if self.admits(kind, header.body_length as usize) => {
                 Admission::Keep
             }
             _ => Admission::Skip,
         }
+    }
+
+    fn admits(&self, kind: MessageType, bytes: usize) -> bool {
+        self.core.server.admits(bytes) && admission::of_node(&self.core, kind, bytes).is_ok()
+    }
+
+    /// Why a body was not read: the node has no room for it, or this core.
+    fn skipped_error(&self, header: &Header) -> ApiError {
+        if let FrameKind::Request(kind) = header.kind()
+            && let Err(error) = admission::of_node(&self.core, kind, header.body_length as usize)
+        {
+            return error;
+        }
+        skipped_error(header)
     }
 
     /// Starts a request or answers with an error. True when the stream cannot go on.
@@ -245,7 +260,7 @@ impl Connection {
                 false
             }
             FrameEvent::Skipped(header) => {
-                self.refuse(header.request_id, &skipped_error(&header));
+                self.refuse(header.request_id, &self.skipped_error(&header));
                 false
             }
             FrameEvent::BadHeader(error) => {
@@ -336,12 +351,13 @@ impl Connection {
         }
     }
 
-    /// Puts a worker's reply into the outbox. It leaves at once when it is the last one or when
-    /// much has gathered, else together with others.
+    /// Puts a worker's reply into the outbox. It leaves at once when no other request waits for a
+    /// worker or when much has gathered, else together with others.
     pub(crate) fn reply_together(self: &Rc<Self>, frame: Frame, now_ns: u64) {
         if self.enqueue(frame, now_ns) {
             let held_bytes = self.outbox.borrow().bytes;
-            if self.requests.get() == 0 || held_bytes >= HELD_REPLY_BYTES_MAX {
+            let is_last = self.requests.get() == 0 && !self.core.server.workers.has_waiting();
+            if is_last || held_bytes >= HELD_REPLY_BYTES_MAX {
                 return self.send_now(now_ns);
             }
             if !std::mem::replace(&mut self.outbox.borrow_mut().listed, true) {

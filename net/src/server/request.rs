@@ -114,11 +114,16 @@ pub(super) fn queue_of(kind: MessageType) -> Queue {
         | MessageType::Search
         | MessageType::Scan
         | MessageType::Count => Queue::Search,
-        MessageType::Put | MessageType::Delete => Queue::Insert,
+        MessageType::Put | MessageType::Delete | MessageType::PutWith | MessageType::DeleteWith => {
+            Queue::Insert
+        }
+        MessageType::BackupRead => Queue::Background,
         MessageType::CollectionCreate
         | MessageType::CollectionList
         | MessageType::CollectionShow
         | MessageType::CollectionDrop
-        | MessageType::NodeStatus => Queue::Control,
+        | MessageType::NodeStatus
+        | MessageType::BackupBegin
+        | MessageType::BackupEnd => Queue::Control,
     }
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use heddle_client::{ClientError, Collection, Object, PutMode, Search};
+use heddle_client::{Client, ClientError, Collection, Object, PutMode, Search};
 use heddle_net::NodeConfig;
 use heddle_types::{ErrorCode, ObjectId};
 
@@ -77,6 +77,16 @@ async fn put_batch(docs: &Collection, batch: u64) -> (Vec<u64>, Option<ClientErr
     (done, outcomes.into_iter().find_map(Result::err))
 }
 
+/// Waits until the node sees the disk so.
+async fn until_level(client: &Client, level: &str) {
+    let seen = async {
+        while client.status().await.unwrap()["disk"]["level"] != level {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, seen).await.expect("the level is reached");
+}
+
 async fn check_reads(docs: &Collection, rows: &BTreeSet<u64>) {
     let rows: Vec<u64> = rows.iter().copied().collect();
     assert!(docs.count(None).await.unwrap() >= rows.len() as u64);
@@ -118,15 +128,27 @@ fn a_full_disk_refuses_writes_serves_reads_and_recovers() {
         };
         assert_eq!(error.code(), Some(ErrorCode::DiskFull), "{error}");
         check_reads(&docs, &rows).await;
+        until_level(&client, "deletes_only").await;
+        let (_, refused) = put_batch(&docs, 0).await;
+        let refused = refused.expect("not even objects that exist are replaced");
+        assert!(refused.to_string().contains("only deletions"), "{refused}");
+        // Deletions work on a full disk, thanks to the reserve.
+        for row in rows.iter().copied().take(100).collect::<Vec<u64>>() {
+            assert!(docs.delete(ObjectId::from_row(row)).await.unwrap());
+            rows.remove(&row);
+        }
+        check_reads(&docs, &rows).await;
         (rows, batch, filler)
     });
     // A node with a full disk that dies must come up again: without it nobody can make room.
     node.kill();
     let node = TestNode::start(&config);
     let rows = block_on(async {
-        let docs = connect(&node).await.collection("Docs");
+        let client = connect(&node).await;
+        let docs = client.collection("Docs");
         check_reads(&docs, &rows).await;
         std::fs::remove_file(filler).unwrap();
+        until_level(&client, "plenty").await;
         let recovered = async {
             loop {
                 let (done, refused) = put_batch(&docs, batch).await;

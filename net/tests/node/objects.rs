@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use heddle_client::{Client, ClientError, Collection, Object, PutMode, Scan, Search};
+use heddle_client::{Client, ClientError, Collection, Durability, Object, PutMode, Scan, Search};
 use heddle_types::schema::{PropertyConfig, ShardingConfig};
 use heddle_types::{
     CollectionConfig, DataType, Distance, ErrorCode, Filter, ObjectId, Operator, Properties,
@@ -245,6 +245,37 @@ fn one_bad_object_costs_one_object() {
             assert_eq!(code, expected, "row {row}");
         }
         assert_eq!(docs.count(None).await.unwrap(), 48);
+    });
+}
+
+#[test]
+fn batched_writes_become_visible_on_every_core_by_themselves() {
+    // Arenas grow on the way: a core that was not told of it would search the old ones for ever.
+    const ROWS: u64 = 40_000;
+    let dir = TempDir::new();
+    let node = TestNode::start(&config(&dir, 2));
+    block_on(async {
+        let client = connect(&node).await;
+        client.create_collection(&docs(1, Some(8))).await.unwrap();
+        let docs = client.collection("Docs");
+        for first in (0..ROWS).step_by(2_000) {
+            let objects: Vec<Object> = (first..first + 2_000).map(object).collect();
+            let outcomes =
+                docs.put_batch_with(PutMode::Replace, Durability::Batched, &objects).await;
+            assert!(outcomes.unwrap().iter().all(Result::is_ok));
+        }
+        let deleted = docs.delete_batch_with(Durability::Batched, &[ObjectId::from_row(7)]).await;
+        assert!(*deleted.unwrap()[0].as_ref().unwrap());
+        // Calls go to the least loaded core, so many of them at once reach both.
+        let last = Search::near(vector(ROWS - 1)).k(1).max_distance(0.0);
+        let is_everywhere = async || {
+            let searches = (0..16).map(|_| docs.search(&last));
+            let found = futures::future::join_all(searches).await;
+            found.into_iter().all(|found| found.unwrap().hits.len() == 1)
+        };
+        while !is_everywhere().await || docs.count(None).await.unwrap() != ROWS - 1 {
+            tokio::task::yield_now().await;
+        }
     });
 }
 

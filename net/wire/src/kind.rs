@@ -27,6 +27,10 @@ pub enum MessageType {
     Get = 0x0021,
     /// Delete objects by id.
     Delete = 0x0022,
+    /// Write objects, acknowledged when the request says.
+    PutWith = 0x0023,
+    /// Delete objects by id, acknowledged when the request says.
+    DeleteWith = 0x0024,
     /// Find the nearest neighbours of vectors.
     Search = 0x0030,
     /// List objects in the order of their ids, page by page.
@@ -35,11 +39,17 @@ pub enum MessageType {
     Count = 0x0032,
     /// What the node is doing.
     NodeStatus = 0x0040,
+    /// Take a consistent copy of what the node holds.
+    BackupBegin = 0x0050,
+    /// Read a part of a file of that copy.
+    BackupRead = 0x0051,
+    /// Give the copy up.
+    BackupEnd = 0x0052,
 }
 
 impl MessageType {
     /// Every type, by number.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 18] = [
         Self::Hello,
         Self::Topology,
         Self::CollectionCreate,
@@ -49,10 +59,15 @@ impl MessageType {
         Self::Put,
         Self::Get,
         Self::Delete,
+        Self::PutWith,
+        Self::DeleteWith,
         Self::Search,
         Self::Scan,
         Self::Count,
         Self::NodeStatus,
+        Self::BackupBegin,
+        Self::BackupRead,
+        Self::BackupEnd,
     ];
 
     /// Number of a request frame.
@@ -86,10 +101,15 @@ impl MessageType {
             Self::Put => "put",
             Self::Get => "get",
             Self::Delete => "delete",
+            Self::PutWith => "put_with",
+            Self::DeleteWith => "delete_with",
             Self::Search => "search",
             Self::Scan => "scan",
             Self::Count => "count",
             Self::NodeStatus => "node_status",
+            Self::BackupBegin => "backup_begin",
+            Self::BackupRead => "backup_read",
+            Self::BackupEnd => "backup_end",
         }
     }
 }

@@ -12,6 +12,10 @@ pub const FILTER_BYTES_MAX: usize = 4 << 20;
 pub const HELLO_TEXT_BYTES_MAX: usize = 256;
 /// Most bytes of a status report (4 MiB).
 pub const STATUS_BYTES_MAX: usize = 4 << 20;
+/// Most bytes of the name of a file in a backup.
+pub const BACKUP_NAME_BYTES_MAX: usize = 256;
+/// Most bytes of one read of a file of a backup (4 MiB).
+pub const BACKUP_READ_BYTES_MAX: usize = 4 << 20;
 /// Most nodes of a cluster.
 pub const NODES_MAX: usize = 1_024;
 /// Most virtual shards of a collection: 4,096 for each physical one.

@@ -62,10 +62,15 @@ fn again(frame: &[u8]) -> Vec<u8> {
         Put: PutRequest => PutReply,
         Get: GetRequest => GetReply,
         Delete: DeleteRequest => DeleteReply,
+        PutWith: PutWithRequest => PutWithReply,
+        DeleteWith: DeleteWithRequest => DeleteWithReply,
         Search: SearchRequest => SearchReply,
         Scan: ScanRequest => ScanReply,
         Count: CountRequest => CountReply,
         NodeStatus: NodeStatusRequest => NodeStatusReply,
+        BackupBegin: BackupBeginRequest => BackupBeginReply,
+        BackupRead: BackupReadRequest => BackupReadReply,
+        BackupEnd: BackupEndRequest => BackupEndReply,
     }
     .to_vec()
 }

@@ -123,6 +123,17 @@ fn search_error(change: impl FnOnce(&mut SearchRequest)) -> Option<MessageError>
     error_of(&request)
 }
 
+#[test]
+fn an_unknown_durability_is_refused() {
+    let unknown = PutWithRequest { durability: 2, put: samples::put_request() };
+    let expected = MessageError::UnknownValue { field: "durability", found: 2 };
+    assert_eq!(error_of(&unknown), Some(expected));
+    let mut inner = PutWithRequest::new(Durability::Batched, samples::put_request());
+    inner.put.mode = 2;
+    let expected = MessageError::UnknownValue { field: "put mode", found: 2 };
+    assert_eq!(error_of(&inner), Some(expected));
+}
+
 fn put_error(change: impl FnOnce(&mut PutRequest)) -> Option<MessageError> {
     let mut request = samples::put_request();
     change(&mut request);

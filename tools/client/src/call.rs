@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use heddle_types::{ApiError, ErrorCode, Retry};
 use heddle_wire::message::{
-    CollectionCreateRequest, CollectionDropRequest, CollectionListRequest, CollectionShowRequest,
-    CountRequest, DeleteRequest, ErrorReply, GetRequest, NodeStatusRequest, PutRequest,
-    ScanRequest, SearchRequest, TopologyRequest, decode,
+    BackupBeginRequest, BackupEndRequest, BackupReadRequest, CollectionCreateRequest,
+    CollectionDropRequest, CollectionListRequest, CollectionShowRequest, CountRequest,
+    DeleteRequest, DeleteWithRequest, ErrorReply, GetRequest, NodeStatusRequest, PutRequest,
+    PutWithRequest, ScanRequest, SearchRequest, TopologyRequest, decode,
 };
 use heddle_wire::{AlignedVec, Frame, FrameKind, Request, encode_request};
 use tokio::sync::{Mutex, watch};
@@ -55,10 +56,26 @@ macro_rules! sendable {
 }
 
 sendable!(Read: TopologyRequest, CollectionListRequest, CollectionShowRequest);
-sendable!(Read: NodeStatusRequest);
-sendable!(Schema: CollectionCreateRequest, CollectionDropRequest);
+sendable!(Read: NodeStatusRequest, BackupReadRequest, BackupEndRequest);
+sendable!(Schema: CollectionCreateRequest, CollectionDropRequest, BackupBeginRequest);
 sendable!(Read routed: GetRequest, SearchRequest, ScanRequest, CountRequest);
 sendable!(Write routed: PutRequest, DeleteRequest);
+
+impl Sendable for PutWithRequest {
+    const CLASS: Class = Class::Write;
+
+    fn set_epoch(&mut self, epoch: u64) {
+        self.put.epoch = epoch;
+    }
+}
+
+impl Sendable for DeleteWithRequest {
+    const CLASS: Class = Class::Write;
+
+    fn set_epoch(&mut self, epoch: u64) {
+        self.delete.epoch = epoch;
+    }
+}
 
 /// Where a call goes first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use heddle_types::{ApiError, CollectionConfig, ErrorCode};
 use heddle_wire::message::{
+    BackupBeginReply, BackupBeginRequest, BackupEndRequest, BackupReadReply, BackupReadRequest,
     CollectionCreateReply, CollectionCreateRequest, CollectionDropReply, CollectionDropRequest,
     CollectionEntry, CollectionListReply, CollectionListRequest, CollectionShowReply,
     CollectionShowRequest, NodeStatusReply, NodeStatusRequest,
 };
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::call::{CallOptions, Reply, Route, Sendable, Shared};
 use crate::collection::Collection;
@@ -161,6 +163,45 @@ impl Client {
         let reply = self.call(NodeStatusRequest::default()).await?;
         let status: NodeStatusReply = reply.decode()?;
         parsed(&status.json, &reply, "status report")
+    }
+
+    /// Lets the node take a backup: its identity, and its description, a JSON object.
+    ///
+    /// The files wait on the node until [`Client::end_backup`] or its next start. Errors: those of
+    /// any call; a deadline that is too short for images of all shards leaves a backup behind,
+    /// which goes with the next start. Not repeated by itself.
+    pub async fn begin_backup(&self) -> Result<(Uuid, serde_json::Value), ClientError> {
+        let reply = self.call(BackupBeginRequest::default()).await?;
+        let begun: BackupBeginReply = reply.decode()?;
+        let invalid = || {
+            let message = "backup id";
+            reply.invalid(heddle_wire::MessageError::Layout { message })
+        };
+        let id = Uuid::from_slice(&begun.backup).map_err(|_short| invalid())?;
+        Ok((id, parsed(&begun.json, &reply, "backup description")?))
+    }
+
+    /// Reads up to `length` bytes (at most 4 MiB) of a file of a backup; fewer at its end.
+    ///
+    /// Errors: those of any call; `InvalidArgument` for a file or backup that is not there.
+    pub async fn read_backup(
+        &self,
+        backup: Uuid,
+        name: &str,
+        offset: u64,
+        length: u32,
+    ) -> Result<Vec<u8>, ClientError> {
+        let (backup, name) = (backup.as_bytes().to_vec(), name.to_owned());
+        let reply = self.call(BackupReadRequest { backup, name, offset, length }).await?;
+        let read: BackupReadReply = reply.decode()?;
+        Ok(read.bytes)
+    }
+
+    /// Gives a backup up; its files on the node go.
+    ///
+    /// Errors: those of any call.
+    pub async fn end_backup(&self, backup: Uuid) -> Result<(), ClientError> {
+        self.call(BackupEndRequest { backup: backup.as_bytes().to_vec() }).await.map(drop)
     }
 
     async fn call<M: Sendable>(&self, message: M) -> Result<Reply, ClientError> {

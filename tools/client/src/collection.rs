@@ -8,8 +8,9 @@ use heddle_types::limits::SEARCH_BATCH_MAX;
 use heddle_types::row::encode_row;
 use heddle_types::{ApiError, ErrorCode, Filter, Hlc, ObjectId};
 use heddle_wire::message::{
-    CountReply, CountRequest, DeleteReply, DeleteRequest, GetReply, GetRequest, PutMode, PutReply,
-    PutRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, Want,
+    CountReply, CountRequest, DeleteReply, DeleteRequest, DeleteWithReply, DeleteWithRequest,
+    Durability, GetReply, GetRequest, PutMode, PutReply, PutRequest, PutWithReply, PutWithRequest,
+    ScanReply, ScanRequest, SearchReply, SearchRequest, Want,
 };
 
 use crate::call::{Reply, Route, Sendable};
@@ -38,6 +39,14 @@ struct Piece<M> {
     request: M,
     /// It is sent once all pieces of lower turns are answered.
     turn: usize,
+}
+
+impl<M> Piece<M> {
+    /// The same piece with another request.
+    fn map<N>(self, request: impl FnOnce(M) -> N) -> Piece<N> {
+        let Self { route, positions, request: inner, turn } = self;
+        Piece { route, positions, request: request(inner), turn }
+    }
 }
 
 /// Where requests for an object go first.
@@ -96,6 +105,17 @@ impl Collection {
         mode: PutMode,
         objects: &[Object],
     ) -> Result<Vec<Result<Hlc, ClientError>>, ClientError> {
+        self.put_batch_with(mode, Durability::Sync, objects).await
+    }
+
+    /// As [`Collection::put_batch`], acknowledged when `durability` says: a batched write becomes
+    /// durable and visible with the next sync, and is lost if the node ends before.
+    pub async fn put_batch_with(
+        &self,
+        mode: PutMode,
+        durability: Durability,
+        objects: &[Object],
+    ) -> Result<Vec<Result<Hlc, ClientError>>, ClientError> {
         let topology = self.client.topology_with(&self.name).await?;
         let mut outcomes = Outcomes::new(objects.len());
         let pieces = self.plan_puts(route_of(&topology, &self.name), mode, objects, &mut outcomes);
@@ -104,8 +124,19 @@ impl Collection {
             turns.entry(piece.turn).or_default().push(piece);
         }
         for pieces in turns.into_values() {
-            let read = |reply: &Reply| Ok(reply.decode::<PutReply>()?.into_results());
-            outcomes.fill(self.send_all(pieces, read).await);
+            outcomes.fill(match durability {
+                Durability::Sync => {
+                    let read = |reply: &Reply| Ok(reply.decode::<PutReply>()?.into_results());
+                    self.send_all(pieces, read).await
+                }
+                Durability::Batched => {
+                    let pieces = pieces.into_iter();
+                    let pieces = pieces.map(|it| it.map(|it| PutWithRequest::new(durability, it)));
+                    let read =
+                        |reply: &Reply| Ok(reply.decode::<PutWithReply>()?.put.into_results());
+                    self.send_all(pieces.collect(), read).await
+                }
+            });
         }
         Ok(outcomes.finish())
     }
@@ -208,6 +239,16 @@ impl Collection {
         &self,
         ids: &[ObjectId],
     ) -> Result<Vec<Result<bool, ClientError>>, ClientError> {
+        self.delete_batch_with(Durability::Sync, ids).await
+    }
+
+    /// As [`Collection::delete_batch`], acknowledged when `durability` says, as
+    /// [`Collection::put_batch_with`] does.
+    pub async fn delete_batch_with(
+        &self,
+        durability: Durability,
+        ids: &[ObjectId],
+    ) -> Result<Vec<Result<bool, ClientError>>, ClientError> {
         let topology = self.client.topology_with(&self.name).await?;
         let pieces = self.plan_ids(route_of(&topology, &self.name), ids, |ids| DeleteRequest {
             collection: self.name.clone(),
@@ -215,10 +256,20 @@ impl Collection {
             epoch: 0,
             ids,
         });
-        let answers =
-            self.send_all(pieces, |reply| Ok(reply.decode::<DeleteReply>()?.into_results()));
         let mut outcomes = Outcomes::new(ids.len());
-        outcomes.fill(answers.await);
+        outcomes.fill(match durability {
+            Durability::Sync => {
+                let read = |reply: &Reply| Ok(reply.decode::<DeleteReply>()?.into_results());
+                self.send_all(pieces, read).await
+            }
+            Durability::Batched => {
+                let pieces = pieces.into_iter();
+                let pieces = pieces.map(|it| it.map(|it| DeleteWithRequest::new(durability, it)));
+                let read =
+                    |reply: &Reply| Ok(reply.decode::<DeleteWithReply>()?.delete.into_results());
+                self.send_all(pieces.collect(), read).await
+            }
+        });
         Ok(outcomes.finish())
     }
 

@@ -43,7 +43,9 @@ mod transport;
 pub use client::{Client, ClientOptions};
 pub use collection::{Collection, Page, Scan, Scanner};
 pub use error::ClientError;
-pub use heddle_wire::message::{PutMode, Want};
+pub use heddle_wire::message::{Durability, PutMode, Want};
 pub use object::{Object, StoredObject};
 pub use search::{Hit, Search, SearchResult};
+pub use uuid::Uuid;
+
 pub use topology::{CollectionRoute, CoreAddress, NodeInfo, Topology};

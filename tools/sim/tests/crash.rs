@@ -4,6 +4,9 @@
 //! until the power goes, then a start that must find exactly the operations up to some position at
 //! or after the last acknowledged one. `HEDDLE_SIM_SEED` runs one seed, `HEDDLE_SIM_SEEDS` many.
 
+#[path = "crash/points.rs"]
+mod points;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -11,7 +14,7 @@ use std::pin::pin;
 use futures::executor::block_on;
 use futures::future::{Either, select};
 use heddle_core::checkpoint::{ImageReader, ImageWriter, SectionId, remove_other_images};
-use heddle_core::objects::{Location, NewObject, ObjectConfig, ObjectStore};
+use heddle_core::objects::{Location, NewObject, ObjectConfig, ObjectStore, SpacePressure};
 use heddle_core::wal::{RecordKind, Wal, WalConfig, WalError};
 use heddle_sim::{Crash, Fault, Random, SimDisk};
 use heddle_types::{Device, DeviceError, Lsn, ObjectId, ShardId, Stamp};
@@ -29,7 +32,7 @@ const SEEDS: u64 = 300;
 type Operation = (u32, Option<Vec<u8>>);
 
 /// What was done, as the outside saw it.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct History {
     /// The operation at each position, from 1.
     operations: Vec<Operation>,
@@ -51,10 +54,19 @@ impl History {
     }
 }
 
-/// Ends a life: the simulated fault passes, anything else is a finding.
+/// What the faults of a simulated disk say, and the log that one of them ended.
+const FAULTS: [&str; 5] = [
+    "simulated fault",
+    "no space left on device",
+    "the disk is full",
+    "bytes at offset",
+    "given up",
+];
+
+/// Ends a life: a simulated fault passes, anything else is a finding.
 fn pass(error: &(impl std::error::Error + 'static)) {
     let text = error.to_string();
-    assert!(text.contains("simulated fault"), "{text}");
+    assert!(FAULTS.iter().any(|fault| text.contains(fault)), "{text}");
 }
 
 macro_rules! attempt {
@@ -197,7 +209,7 @@ impl Store {
     }
 
     async fn compact(&mut self) -> Option<()> {
-        let Some(job) = self.objects.begin_compaction() else { return Some(()) };
+        let Some(job) = self.objects.begin_compaction(SpacePressure::None) else { return Some(()) };
         let places = self.places.clone();
         let outcome = job.run(&|key, place| places.get(&key) == Some(&place)).await;
         for moved in attempt!(self.objects.finish_compaction(outcome)) {

@@ -1,12 +1,15 @@
-//! The load loop of `heddle bench search` and of the demo: recall, throughput and latency.
+//! The load loops of `heddle bench` and of the demo: recall, throughput and latency.
 //!
 //! Closed loop: each connection sends its next query when one is answered. Open loop:
 //! query `i` is due at `start + i / rate` whether or not earlier ones were answered, and its
 //! latency counts from then; a stall is charged to every query that it delayed.
 
+mod device;
+pub(crate) mod ingest;
 mod pipeline;
 mod raw;
 mod timer;
+pub(crate) mod writes;
 
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};

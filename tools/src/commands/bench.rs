@@ -1,16 +1,21 @@
-//! `heddle bench search`.
+//! `heddle bench`.
 
 use std::path::Path;
 use std::time::Duration;
 
 use heddle_bench::vectors::VectorFile;
 use heddle_client::Topology;
+use heddle_types::limits::OBJECT_BATCH_MAX;
 
+use crate::bench::ingest::{self, IngestLoad, IngestReport};
 use crate::bench::{Load, QuerySet, Row, measure};
-use crate::cli::{BenchSearch, Spread};
+use crate::cli::{BenchIngest, BenchSearch, Spread};
 use crate::failure::Failure;
 use crate::output::{Style, Table};
 use crate::session;
+
+/// Most connections that insert.
+const INGEST_CONNECTIONS_MAX: usize = 256;
 
 pub(crate) async fn search(arguments: &BenchSearch) -> Result<(), Failure> {
     check(arguments)?;
@@ -48,6 +53,65 @@ pub(crate) async fn search(arguments: &BenchSearch) -> Result<(), Failure> {
     }
     print!("{}", table(&rows).render(Style::of_stdout()));
     Ok(())
+}
+
+pub(crate) async fn ingest(arguments: &BenchIngest) -> Result<(), Failure> {
+    let load = ingest_load(arguments)?;
+    let mut clients = Vec::new();
+    for _ in 0..arguments.connections {
+        // Each has connections of its own.
+        clients.push(session::connect(&arguments.connection).await?);
+    }
+    let config = clients[0].collection_config(&arguments.name).await?;
+    let dims = config.vector("").and_then(|(_, vector)| vector.dims);
+    if let Some(dims) = dims.filter(|dims| *dims as usize != load.vectors.dims()) {
+        let (name, found) = (&arguments.name, load.vectors.dims());
+        let path = arguments.vectors.display();
+        let problem = format!("{name} holds vectors of {dims} components, {path} of {found}");
+        return Err(Failure::usage(problem));
+    }
+    let report = ingest::ingest(&load, &arguments.name, &clients).await?;
+    if let Some(path) = &arguments.json {
+        let text = serde_json::to_string_pretty(&report)?;
+        if path == Path::new("-") {
+            println!("{text}");
+            return Ok(());
+        }
+        std::fs::write(path, text + "\n").map_err(|error| Failure::file(path, error))?;
+    }
+    print!("{}", ingest_table(&report).render(Style::of_stdout()));
+    match arguments.keep {
+        true => println!("{} rows were left in {}", report.rows, arguments.name),
+        false => println!("{} rows were deleted from {}", report.deleted, arguments.name),
+    }
+    Ok(())
+}
+
+fn ingest_load(arguments: &BenchIngest) -> Result<IngestLoad, Failure> {
+    if arguments.connections == 0 || arguments.connections > INGEST_CONNECTIONS_MAX {
+        let problem = format!("--connections must be 1 to {INGEST_CONNECTIONS_MAX}");
+        return Err(Failure::usage(problem));
+    }
+    if arguments.batch == 0 || arguments.batch > OBJECT_BATCH_MAX {
+        return Err(Failure::usage(format!("--batch must be 1 to {OBJECT_BATCH_MAX}")));
+    }
+    if arguments.rate.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
+        return Err(Failure::usage("--rate must be above 0"));
+    }
+    let vectors = VectorFile::open(&arguments.vectors)?;
+    if arguments.first >= vectors.rows() as u64 {
+        let (first, rows) = (arguments.first, vectors.rows());
+        let path = arguments.vectors.display();
+        return Err(Failure::usage(format!("--first {first}: {path} has {rows} rows")));
+    }
+    Ok(IngestLoad {
+        vectors,
+        first: arguments.first,
+        rate: arguments.rate,
+        time: Duration::from_secs_f64(arguments.seconds.clamp(0.01, 86_400.0)),
+        batch: arguments.batch,
+        keep: arguments.keep,
+    })
 }
 
 /// The values that the server will use: it keeps at least k candidates, so values below k would
@@ -120,6 +184,28 @@ pub(crate) fn addresses(
         return Err(Failure::failed("the node names no address to connect to"));
     }
     Ok(all.into_iter().cycle().take(count).collect())
+}
+
+fn ingest_table(report: &IngestReport) -> Table {
+    let mut table = Table::new(&[
+        "rows",
+        "rows/s",
+        "p50 us",
+        "p90 us",
+        "p99 us",
+        "p99.9 us",
+        "max us",
+        "connections",
+        "errors",
+        "not in graph",
+    ]);
+    let us = [report.p50_us, report.p90_us, report.p99_us, report.p999_us, report.max_us];
+    let mut cells = vec![report.rows.to_string(), format!("{:.0}", report.rows_per_second)];
+    cells.extend(us.iter().map(|us| format!("{us:.0}")));
+    let counts = [report.connections as u64, report.errors, report.unlinked_rows];
+    cells.extend(counts.iter().map(u64::to_string));
+    table.row(cells);
+    table
 }
 
 fn table(rows: &[Row]) -> Table {

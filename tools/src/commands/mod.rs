@@ -1,5 +1,6 @@
 //! One file a command, or a few that belong together: read arguments, do one thing, report.
 
+pub(crate) mod backup;
 pub(crate) mod bench;
 pub(crate) mod churn;
 pub(crate) mod collection;
@@ -7,5 +8,6 @@ pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod import;
 pub(crate) mod read;
+pub(crate) mod restore;
 pub(crate) mod serve;
 pub(crate) mod status;

@@ -18,7 +18,7 @@ pub(crate) fn run(arguments: &Serve) -> Result<(), Failure> {
         environment: std::env::vars().collect(),
         flags: arguments.settings.0.clone(),
     };
-    let settings = Settings::load(&sources)
+    let mut settings = Settings::load(&sources)
         .map_err(|error| Failure::fatal(FatalReason::Config, error.to_string()))?;
     if arguments.print_config {
         if arguments.json {
@@ -27,6 +27,7 @@ pub(crate) fn run(arguments: &Serve) -> Result<(), Failure> {
         print!("{}", settings.to_toml());
         return Ok(());
     }
+    settings.node.accept_data_loss = arguments.accept_data_loss;
     start_log(settings.node.log_level, settings.log_format);
     let (sender, receiver) = channel();
     announce(receiver, settings.ready_line);
@@ -52,6 +53,9 @@ fn start_log(level: LogLevel, format: LogFormat) {
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
+        // It would complain about a log that cannot be written to that very log, and panic: a full
+        // disk that holds the log would end the node.
+        .log_internal_errors(false)
         .with_ansi(false)
         .with_thread_names(true);
     match format {

@@ -4,7 +4,7 @@ use crate::cli::Status;
 use crate::failure::Failure;
 use crate::output::{Style, Table, bytes, grouped, print_json};
 use crate::session;
-use crate::status::{NodeStatus, Shard};
+use crate::status::{Finding, NodeStatus, Shard};
 
 pub(crate) async fn run(arguments: &Status) -> Result<(), Failure> {
     let client = session::connect(&arguments.connection).await?;
@@ -33,16 +33,88 @@ pub(crate) async fn run(arguments: &Status) -> Result<(), Failure> {
         bytes(status.disk.total_bytes),
         status.disk.data_dir
     );
+    let level = match status.disk.level.as_str() {
+        "saving" => "the disk fills up: space is saved",
+        "no_inserts" => "the disk is nearly full: new objects are refused",
+        "deletes_only" => "the disk is nearly full: all but deletions is refused",
+        _ => "",
+    };
+    if !level.is_empty() {
+        println!("  {}", style.yellow(level));
+    }
+    print_scrub(&status, style);
     let failed = |core: &&crate::status::Core| core.engine.as_ref().is_some_and(|e| e.failed);
     for core in status.cores.iter().filter(failed) {
         println!("  {}", style.red(&format!("the log of core {} failed", core.core)));
+    }
+    for quarantined in status.quarantined() {
+        println!("shard {} is quarantined: {}", quarantined.shard, quarantined.reason);
     }
     if status.shards().next().is_none() {
         println!("no shards");
         return Ok(());
     }
     print!("\n{}", shard_table(&status).render(style));
+    print!("\n{}", byte_table(&status).render(style));
     Ok(())
+}
+
+/// What reading everything on disk has found.
+fn print_scrub(status: &NodeStatus, style: Style) {
+    let engines = || status.cores.iter().filter_map(|core| core.engine.as_ref());
+    let read = engines().map(|engine| engine.scrub.bytes).sum();
+    let passes = engines().map(|engine| engine.scrub.passes).min().unwrap_or_default();
+    let damaged: u64 = engines().map(|engine| engine.scrub.damaged).sum();
+    println!("  scrub        {} read, {passes} times everything, {damaged} damaged", bytes(read));
+    for finding in engines().flat_map(|engine| &engine.scrub.findings) {
+        let Finding { file, offset, what, expected, found } = finding;
+        let text = format!("{file} at {offset}: {what} is {found:#x}, expected {expected:#x}");
+        println!("  {}", style.red(&text));
+    }
+}
+
+/// Memory and disk by use. What is no shard's stands in a line of its own.
+fn byte_table(status: &NodeStatus) -> Table {
+    let mut table = Table::new(&[
+        "collection",
+        "shard",
+        "vectors",
+        "links",
+        "directory",
+        "properties",
+        "ids",
+        "rows",
+        "disk: image",
+        "rows",
+        "given up",
+        "log",
+    ]);
+    for (_, shard) in status.shards() {
+        let mut cells = vec![shard.collection.clone(), shard.id.to_string()];
+        let rows = shard.row_memory_bytes + shard.row_table_bytes;
+        let parts = [
+            shard.vector_bytes,
+            shard.link_bytes,
+            shard.directory_bytes,
+            shard.property_bytes,
+            shard.id_bytes,
+            rows,
+            shard.image_bytes,
+            shard.row_disk_bytes,
+            shard.row_retired_bytes,
+        ];
+        cells.extend(parts.map(grouped));
+        cells.push("-".to_owned());
+        table.row(cells);
+    }
+    for core in &status.cores {
+        let Some(engine) = &core.engine else { continue };
+        let mut cells = vec![format!("(core {})", core.core)];
+        cells.extend(std::iter::repeat_n("-".to_owned(), 10));
+        cells.push(grouped(engine.wal.segment_bytes + engine.wal.spare_bytes));
+        table.row(cells);
+    }
+    table
 }
 
 fn shard_table(status: &NodeStatus) -> Table {

@@ -33,7 +33,7 @@ const fn key(name: &'static str, kind: Kind, placeholder: &'static str, help: &'
 }
 
 /// Every setting, in the order of the help text.
-pub(crate) const KEYS: [Key; 19] = [
+pub(crate) const KEYS: [Key; 26] = [
     key("data_dir", Kind::Text, "DIR", "Folder that holds everything the node keeps"),
     key("name", Kind::Text, "NAME", "Name of the node, for people"),
     key("listen", Kind::Text, "IP", "Address to listen on"),
@@ -67,12 +67,54 @@ pub(crate) const KEYS: [Key; 19] = [
         "Time after which a changed shard is checkpointed anyway",
     ),
     key(
+        "scrub_bytes_per_s",
+        Kind::Bytes,
+        "BYTES",
+        "Bytes a second that each core reads to look for damage; 0 never looks",
+    ),
+    key(
+        "scrub_interval_s",
+        Kind::Count,
+        "SECONDS",
+        "Time from the start of one look at everything to the next",
+    ),
+    key(
+        "disk_warn_percent",
+        Kind::Count,
+        "PERCENT",
+        "Share of the disk in use from which on space is saved and warned of",
+    ),
+    key(
+        "disk_no_insert_percent",
+        Kind::Count,
+        "PERCENT",
+        "Share of the disk in use from which on no new objects are taken",
+    ),
+    key(
+        "disk_delete_only_percent",
+        Kind::Count,
+        "PERCENT",
+        "Share of the disk in use from which on only deletions are taken",
+    ),
+    key(
+        "disk_reserve_bytes",
+        Kind::Bytes,
+        "BYTES",
+        "Bytes kept for deletions on a full disk; 0 for none",
+    ),
+    key(
         "drain_timeout_s",
         Kind::Count,
         "SECONDS",
         "Time a stop may take to answer what is running",
     ),
     key("spin_us", Kind::Count, "US", "Time an idle core looks for work before it sleeps"),
+    key(
+        "kernels",
+        Kind::Text,
+        "NAME",
+        "Most that kernels may use: auto, avx512, avxvnni, avx2, dotprod, neon or portable",
+    ),
     key("log_level", Kind::Text, "LEVEL", "error, warn, info, debug or trace"),
     key("log_format", Kind::Text, "FORMAT", "text, or json: one object a line"),
     key("roles", Kind::Words, "ROLES", "What the node does: data,meta"),

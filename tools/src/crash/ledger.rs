@@ -77,6 +77,8 @@ impl PartialOrd for Write {
 struct Known {
     /// Newest write that was acknowledged or seen after a restart.
     certain: Option<Write>,
+    /// When it became certain, on the ledger's own clock.
+    certain_at: u64,
     /// Writes sent since, whose outcome is unknown.
     tried: Vec<Write>,
 }
@@ -85,6 +87,8 @@ struct Known {
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
     rows: Vec<Known>,
+    /// Counts what became certain.
+    clock: u64,
     pub(crate) acknowledged: u64,
     /// Deletes among them.
     pub(crate) deleted: u64,
@@ -95,13 +99,15 @@ pub(crate) struct Ledger {
 pub(crate) enum Finding {
     /// An acknowledged row is not there.
     Lost(String),
+    /// A row is there although its deletion was acknowledged.
+    Resurrected(String),
     /// A row has a vector or properties that it must not have.
     Wrong(String),
 }
 
 impl Ledger {
     pub(crate) fn new(rows: usize) -> Self {
-        Self { rows: vec![Known::default(); rows], acknowledged: 0, deleted: 0 }
+        Self { rows: vec![Known::default(); rows], clock: 0, acknowledged: 0, deleted: 0 }
     }
 
     /// A write of a row is about to be sent.
@@ -112,11 +118,45 @@ impl Ledger {
     /// The server acknowledged a write of a row.
     pub(crate) fn acknowledge(&mut self, row: usize, write: Write) {
         let known = &mut self.rows[row];
+        self.clock += 1;
         known.certain = known.certain.max(Some(write));
+        known.certain_at = self.clock;
         // Writes of one row are sent one after the other: older ones are settled.
         known.tried.retain(|tried| *tried > write);
         self.acknowledged += 1;
         self.deleted += u64::from(write.is_delete());
+    }
+
+    /// The moment, for [`Ledger::check_hit`].
+    pub(crate) fn now(&self) -> u64 {
+        self.clock
+    }
+
+    /// Must a search that is sent now find the row as this write left it?
+    pub(crate) fn is_settled(&self, row: usize, write: Write) -> bool {
+        self.rows[row].certain == Some(write) && self.rows[row].tried.is_empty()
+    }
+
+    /// Checks a hit of a search that was sent at `sent_at`: a row that was put at this version.
+    /// What was acknowledged before must be seen; what was never sent must not.
+    pub(crate) fn check_hit(&self, row: usize, version: u32, sent_at: u64) -> Option<Finding> {
+        let known = self.rows.get(row)?;
+        let hit = Write::Put(version);
+        let newest = known.tried.iter().copied().chain(known.certain).max();
+        if newest.is_none_or(|newest| hit > newest) {
+            return Some(Finding::Wrong(format!("row {row}: {hit:?} was found and never sent")));
+        }
+        // What became certain while the search ran may have been seen or not.
+        let certain = known.certain.filter(|_| known.certain_at <= sent_at)?;
+        match certain {
+            Write::Delete(_) if hit < certain => {
+                Some(Finding::Resurrected(format!("row {row}: {hit:?} found after {certain:?}")))
+            }
+            Write::Put(_) if hit < certain => {
+                Some(Finding::Wrong(format!("row {row}: {hit:?} found after {certain:?}")))
+            }
+            _ => None,
+        }
     }
 
     /// Rows that were ever sent.
@@ -159,7 +199,10 @@ impl Ledger {
         let Some(version) = version.filter(allowed) else {
             let (properties, certain) = (&object.properties, known.certain);
             let text = format!("row {row} after {certain:?} has the properties {properties:?}");
-            return Some(Finding::Wrong(text));
+            return Some(match certain {
+                Some(Write::Delete(_)) => Finding::Resurrected(text),
+                _ => Finding::Wrong(text),
+            });
         };
         known.certain = Some(Write::Put(version));
         if object.properties.as_ref() != Some(&material.properties(row, version)) {
@@ -245,7 +288,7 @@ mod tests {
         assert_eq!(ledger.check(&material, 1, None), None);
         let back = stored(&material, 1, 0);
         let found = ledger.clone().check(&material, 1, Some(&back));
-        assert!(matches!(found, Some(Finding::Wrong(_))), "it came back");
+        assert!(matches!(found, Some(Finding::Resurrected(_))), "it came back");
         ledger.sending(1, Write::Put(1));
         ledger.acknowledge(1, Write::Put(1));
         assert!(matches!(ledger.check(&material, 1, None), Some(Finding::Lost(_))));
@@ -264,6 +307,30 @@ mod tests {
             let other = if found.is_some() { None } else { Some(&object) };
             assert!(ledger.check(&material, 1, other).is_some(), "it cannot change again");
         }
+    }
+
+    #[test]
+    fn a_search_sees_what_was_acknowledged_before_it_and_nothing_that_was_not_sent() {
+        let mut ledger = Ledger::new(4);
+        for write in [Write::Put(0), Write::Put(1)] {
+            ledger.sending(1, write);
+            ledger.acknowledge(1, write);
+        }
+        let sent_at = ledger.now();
+        assert!(ledger.is_settled(1, Write::Put(1)));
+        assert_eq!(ledger.check_hit(1, 1, sent_at), None);
+        assert!(matches!(ledger.check_hit(1, 0, sent_at), Some(Finding::Wrong(_))), "too old");
+        assert!(matches!(ledger.check_hit(1, 2, sent_at), Some(Finding::Wrong(_))), "never sent");
+        assert!(matches!(ledger.check_hit(2, 0, sent_at), Some(Finding::Wrong(_))), "never sent");
+        ledger.sending(1, Write::Delete(1));
+        assert!(!ledger.is_settled(1, Write::Put(1)));
+        assert_eq!(ledger.check_hit(1, 1, sent_at), None, "the deletion is on its way");
+        ledger.acknowledge(1, Write::Delete(1));
+        assert_eq!(ledger.check_hit(1, 1, sent_at), None, "it was acknowledged after the search");
+        let later = ledger.check_hit(1, 1, ledger.now());
+        assert!(matches!(later, Some(Finding::Resurrected(_))));
+        ledger.sending(1, Write::Put(2));
+        assert_eq!(ledger.check_hit(1, 2, ledger.now()), None);
     }
 
     #[test]

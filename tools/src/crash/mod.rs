@@ -2,41 +2,50 @@
 //! checkpoints, and checks after each restart that every acknowledged row is there with the vector
 //! and the properties it was acknowledged with, bit for bit.
 //!
-//! Rows are written through the native protocol from several connections with default durability.
-//! Once every row was written they are written again with another vector, so that a lost update
-//! shows as well as a lost row. Some rows are deleted in between and must stay deleted. A write
-//! without an answer may have happened or not; after the restart it must stay what it then is.
+//! Rows are put, updated, deleted and searched through the native protocol from several connections
+//! with default durability. An update gives a row another vector, so that a lost update shows as
+//! well as a lost row; deleted rows must stay deleted. A write without an answer may have happened
+//! or not; after the restart it must stay what it then is. A search must find what was acknowledged
+//! before it, and neither deleted nor older rows.
 
+mod disk;
 mod ledger;
+mod rows;
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::future::{Either, join_all, select};
-use heddle_bench::vectors::VectorFile;
-use heddle_client::{Client, ClientOptions, Collection, Object, PutMode, Want};
-use heddle_types::json::properties_from_json;
-use heddle_types::schema::{DataType, PropertyConfig, VectorConfig};
-use heddle_types::{CollectionConfig, Distance, ErrorCode, ObjectId, Quantization};
+use heddle_client::{
+    Client, ClientOptions, Collection, Object, PutMode, Search, StoredObject, Want,
+};
+use heddle_types::schema::{DataType, PropertyConfig};
+use heddle_types::{CollectionConfig, Distance, ErrorCode, ObjectId, Quantization, Value};
 use serde::Serialize;
 
 use crate::cli::CrashTest;
-use crate::demo::data::DemoData;
 use crate::failure::Failure;
-use crate::import::infer::Inferred;
-use crate::import::rows::{PropertyLines, take_id};
 use crate::node_process::{NodeOptions, NodeProcess, native_address};
 use crate::output::{duration, grouped, print_json};
 use crate::scratch::Scratch;
 use crate::session::block_on;
 use ledger::{Finding, Ledger, Material, Write};
+pub(crate) use rows::{RowSource, Rows, read_rows};
 
 const COLLECTION: &str = "Crash";
 /// Rows of one request.
 const BATCH: usize = 64;
 /// Of so many rows one is deleted after it was put.
 const DELETE_RATIO: usize = 8;
+/// Of so many rows one is updated after it was put.
+const UPDATE_RATIO: usize = 5;
+/// Versions of one pass over the rows: put, updated.
+const PASS_VERSIONS: u32 = 2;
+/// Rows of a batch that are searched by their own vectors.
+const SEARCHES: usize = 4;
+/// Hits of a search: several rows may share a vector.
+const SEARCH_HITS: u32 = 10;
 /// Ids of one read.
 const READ_BATCH: usize = 1_000;
 /// Findings that are printed.
@@ -55,10 +64,17 @@ struct Report {
     kills_during_start: u32,
     kills_while_writing: u32,
     acknowledged: u64,
+    updates_acknowledged: u64,
     deletes_acknowledged: u64,
+    searches: u64,
+    /// Searches by a row's own vector that did not find the row: a graph promises no more than its
+    /// recall.
+    searches_missed: u64,
+    hits_checked: u64,
     rows: u64,
     rows_checked: u64,
     lost: u64,
+    resurrected: u64,
     wrong: u64,
     failed_starts: u32,
     /// Nodes that ended without being killed.
@@ -79,7 +95,22 @@ impl Random {
     }
 }
 
+/// What the connections did, while they run.
+#[derive(Default)]
+struct Traffic {
+    updated: Cell<u64>,
+    searches: Cell<u64>,
+    missed: Cell<u64>,
+    hits: Cell<u64>,
+    findings: RefCell<Vec<Finding>>,
+}
+
+fn add(counter: &Cell<u64>, count: u64) {
+    counter.set(counter.get() + count);
+}
+
 struct Test {
+    traffic: Traffic,
     material: Material,
     config: CollectionConfig,
     ledger: RefCell<Ledger>,
@@ -97,35 +128,35 @@ pub(crate) fn run(arguments: &CrashTest) -> Result<(), Failure> {
     let scratch = Scratch::new("heddle-crash", arguments.data_dir.as_deref())?;
     let seed = arguments.seed.unwrap_or_else(seed_of_the_clock);
     println!("seed {seed}, data in {}", scratch.path().display());
-    let (material, config) = read_material(arguments, scratch.path())?;
-    let rows = material.rows();
-    let mut test = Test {
-        ledger: RefCell::new(Ledger::new(rows)),
-        material,
-        config,
-        next: Cell::new(0),
-        options: NodeOptions {
-            data_dir: scratch.path().join("node"),
-            cores: arguments.cores,
-            flags: NODE_FLAGS.to_vec(),
-            leftovers: scratch.leftovers(),
-        },
-        connections: arguments.connections.clamp(1, 256),
-        random: Random(seed),
-        start: Duration::from_millis(200),
-        report: Report { seed, ..Report::default() },
-        findings: Vec::new(),
+    let options = NodeOptions {
+        data_dir: scratch.path().join("node"),
+        cores: arguments.cores,
+        flags: NODE_FLAGS.to_vec(),
+        leftovers: scratch.leftovers(),
     };
+    let mut test = Test::new(arguments, scratch.path(), options, seed)?;
     let result = test.run_rounds(arguments.rounds, arguments.life_ms);
     test.show(arguments.json)?;
     result?;
-    let Report { lost, wrong, failed_starts, .. } = test.report;
-    if lost + wrong + u64::from(failed_starts) > 0 {
+    let Report { lost, resurrected, wrong, failed_starts, .. } = test.report;
+    if lost + resurrected + wrong + u64::from(failed_starts) > 0 {
         return Err(Failure::failed(format!(
-            "{lost} rows lost, {wrong} wrong, {failed_starts} starts failed (seed {seed})"
+            "{lost} rows lost, {resurrected} resurrected, {wrong} wrong, {failed_starts} starts \
+             failed (seed {seed})"
         )));
     }
     Ok(())
+}
+
+/// Row and version of a stored object.
+fn row_of(object: &StoredObject) -> Option<(usize, u32)> {
+    let properties = object.properties.as_ref()?;
+    let number = |name: &str| match properties.get(name) {
+        Some(Value::Int(number)) => Some(*number),
+        _ => None,
+    };
+    let row = usize::try_from(number("crash_row")?).ok()?;
+    Some((row, u32::try_from(number("crash_version")?).ok()?))
 }
 
 fn seed_of_the_clock() -> u64 {
@@ -138,30 +169,14 @@ fn read_material(
     arguments: &CrashTest,
     folder: &Path,
 ) -> Result<(Material, CollectionConfig), Failure> {
-    let (vectors, lines) = match &arguments.vectors {
-        Some(path) => (path.clone(), arguments.properties.clone()),
-        None => {
-            let demo = DemoData::unpack(&folder.join("input"))?;
-            (demo.vectors(), Some(demo.properties()))
-        }
+    let source = RowSource {
+        vectors: arguments.vectors.as_deref(),
+        properties: arguments.properties.as_deref(),
     };
-    let file = VectorFile::open(&vectors)?;
-    let mut properties = Vec::new();
-    let mut definitions = Vec::new();
-    if let Some(path) = lines {
-        let objects = read_objects(&path, file.rows())?;
-        let mut inferred = Inferred::default();
-        for (row, object) in objects.iter().enumerate() {
-            let added = inferred.add(object, row as u64);
-            added.map_err(|error| Failure::usage(error.to_string()))?;
-        }
-        definitions = inferred.into_definitions();
-        for object in &objects {
-            properties.push(properties_from_json(&definitions, object)?);
-        }
-    }
+    let rows = read_rows(&source, folder)?;
+    let mut config = rows.config(COLLECTION);
     for name in ["crash_row", "crash_version"] {
-        definitions.push(PropertyConfig {
+        config.properties.push(PropertyConfig {
             name: name.to_owned(),
             data_type: DataType::Int,
             filterable: true,
@@ -169,39 +184,70 @@ fn read_material(
             properties: Vec::new(),
         });
     }
-    let vector = VectorConfig {
-        dims: u32::try_from(file.dims()).ok(),
-        // Stored as given: in memory cosine vectors have unit length and are not bit-equal.
-        distance: Distance::L2Squared,
-        quantization: Some(arguments.quantization.unwrap_or(Quantization::None)),
-        raw: arguments.raw,
-        ..VectorConfig::default()
-    };
-    let config = CollectionConfig {
-        name: COLLECTION.to_owned(),
-        properties: definitions,
-        vectors: vec![vector],
-        ..CollectionConfig::default()
-    };
-    let material = Material { values: file.read_all()?, dims: file.dims(), properties };
-    Ok((material, config))
+    let vector = &mut config.vectors[0];
+    // Stored as given: in memory cosine vectors have unit length and are not bit-equal.
+    vector.distance = Distance::L2Squared;
+    vector.quantization = Some(arguments.quantization.unwrap_or(Quantization::None));
+    vector.raw = arguments.raw;
+    let Rows { values, dims, properties, .. } = rows;
+    Ok((Material { values, dims, properties }, config))
 }
 
-fn read_objects(
-    path: &Path,
-    rows: usize,
-) -> Result<Vec<serde_json::Map<String, serde_json::Value>>, Failure> {
-    let mut lines = PropertyLines::open(path)?;
-    let mut objects = Vec::new();
-    while objects.len() < rows {
-        let Some(mut object) = lines.next_object()? else { break };
-        take_id(objects.len() as u64, &mut object);
-        objects.push(object);
+/// Runs the scenarios of [`disk`], each on a disk of its own.
+pub(crate) fn run_on_bad_disks(arguments: &CrashTest) -> Result<(), Failure> {
+    if let Some(missing) = disk::missing() {
+        for scenario in disk::SCENARIOS {
+            println!("skipped: {scenario}: this machine has no {missing}");
+        }
+        return Err(Failure::failed("nothing was tested"));
     }
-    Ok(objects)
+    for scenario in disk::SCENARIOS {
+        println!("\n{scenario}");
+        let scratch = Scratch::new("heddle-disk", arguments.data_dir.as_deref())?;
+        let bad_disk = disk::LoopDisk::new(scratch.path())?;
+        let options = NodeOptions {
+            data_dir: bad_disk.data_dir(),
+            cores: 1,
+            flags: disk::NODE_FLAGS.to_vec(),
+            leftovers: scratch.leftovers(),
+        };
+        let mut test = Test::new(arguments, scratch.path(), options, 1)?;
+        if scenario == disk::SCENARIOS[0] {
+            test.run_full_disk(&bad_disk)?;
+        } else {
+            test.run_failing_disk(&bad_disk)?;
+        }
+        test.show(arguments.json)?;
+        if !test.findings.is_empty() {
+            return Err(Failure::failed(format!("{scenario}: {:?}", test.findings[0])));
+        }
+    }
+    Ok(())
 }
 
 impl Test {
+    fn new(
+        arguments: &CrashTest,
+        folder: &Path,
+        options: NodeOptions,
+        seed: u64,
+    ) -> Result<Self, Failure> {
+        let (material, config) = read_material(arguments, folder)?;
+        Ok(Self {
+            traffic: Traffic::default(),
+            ledger: RefCell::new(Ledger::new(material.rows())),
+            material,
+            config,
+            next: Cell::new(0),
+            options,
+            connections: arguments.connections.clamp(1, 256),
+            random: Random(seed),
+            start: Duration::from_millis(200),
+            report: Report { seed, ..Report::default() },
+            findings: Vec::new(),
+        })
+    }
+
     fn run_rounds(&mut self, rounds: u32, life_ms: u64) -> Result<(), Failure> {
         for round in 1..=rounds {
             let is_start_kill = self.random.below(START_KILL_RATIO) == 0;
@@ -219,7 +265,7 @@ impl Test {
                 self.report.kills_while_writing += 1;
             }
             self.report.rounds = round;
-            if self.report.lost + self.report.wrong > 0 {
+            if self.report.lost + self.report.resurrected + self.report.wrong > 0 {
                 return Ok(());
             }
         }
@@ -241,6 +287,8 @@ impl Test {
             self.check_all(&address).await?;
             self.write_until_killed(&address, node, life).await
         })?;
+        let found = std::mem::take(&mut *self.traffic.findings.borrow_mut());
+        found.into_iter().for_each(|finding| self.note(Some(finding)));
         let acknowledged = self.ledger.borrow().acknowledged - before;
         println!(
             "round {round}: start {}, checked {} rows, killed after {} and {} acknowledged rows",
@@ -303,6 +351,7 @@ impl Test {
     fn note(&mut self, finding: Option<Finding>) {
         match &finding {
             Some(Finding::Lost(_)) => self.report.lost += 1,
+            Some(Finding::Resurrected(_)) => self.report.resurrected += 1,
             Some(Finding::Wrong(_)) => self.report.wrong += 1,
             None => {}
         }
@@ -349,24 +398,87 @@ impl Test {
             let first = self.next.get();
             self.next.set(first + BATCH);
             let rows = self.material.rows();
-            let places: Vec<(usize, u32)> =
-                (first..first + BATCH).map(|place| (place % rows, (place / rows) as u32)).collect();
-            let object = |(row, version): &(usize, u32)| {
-                Object::new(ObjectId::from_row(*row as u64))
-                    .with_properties(self.material.properties(*row, *version))
-                    .with_vector(self.material.vector(*row, *version).to_vec())
-            };
-            let objects: Vec<Object> = places.iter().map(object).collect();
-            for (row, version) in &places {
-                self.ledger.borrow_mut().sending(*row, Write::Put(*version));
-            }
-            let outcomes = collection.put_batch(PutMode::Replace, &objects).await?;
-            for (outcome, (row, version)) in outcomes.into_iter().zip(&places) {
-                outcome.map_err(|error| Failure::failed(format!("row {row}: {error}")))?;
-                self.ledger.borrow_mut().acknowledge(*row, Write::Put(*version));
-            }
+            let version = |place: usize| PASS_VERSIONS * (place / rows) as u32;
+            let mut places: Vec<(usize, u32)> =
+                (first..first + BATCH).map(|place| (place % rows, version(place))).collect();
+            self.put(&collection, PutMode::Replace, &places).await?;
+            self.update_some(&collection, &mut places).await?;
+            self.search_some(&collection, &places).await?;
             self.delete_some(&collection, &places).await?;
+            self.search_some(&collection, &places).await?;
         }
+    }
+
+    async fn put(
+        &self,
+        collection: &Collection,
+        mode: PutMode,
+        places: &[(usize, u32)],
+    ) -> Result<(), Failure> {
+        let object = |(row, version): &(usize, u32)| {
+            Object::new(ObjectId::from_row(*row as u64))
+                .with_properties(self.material.properties(*row, *version))
+                .with_vector(self.material.vector(*row, *version).to_vec())
+        };
+        let objects: Vec<Object> = places.iter().map(object).collect();
+        for (row, version) in places {
+            self.ledger.borrow_mut().sending(*row, Write::Put(*version));
+        }
+        let outcomes = collection.put_batch(mode, &objects).await?;
+        for (outcome, (row, version)) in outcomes.into_iter().zip(places) {
+            outcome.map_err(|error| Failure::failed(format!("row {row}: {error}")))?;
+            self.ledger.borrow_mut().acknowledge(*row, Write::Put(*version));
+        }
+        Ok(())
+    }
+
+    /// Updates some of the rows just put, other ones in each pass; their places move on.
+    async fn update_some(
+        &self,
+        collection: &Collection,
+        places: &mut [(usize, u32)],
+    ) -> Result<(), Failure> {
+        let mut chosen = Vec::new();
+        for (row, version) in places {
+            if (*row + *version as usize).is_multiple_of(UPDATE_RATIO) {
+                *version += 1;
+                chosen.push((*row, *version));
+            }
+        }
+        add(&self.traffic.updated, chosen.len() as u64);
+        self.put(collection, PutMode::Merge, &chosen).await
+    }
+
+    /// Searches by the vectors of some rows and checks every hit.
+    async fn search_some(
+        &self,
+        collection: &Collection,
+        places: &[(usize, u32)],
+    ) -> Result<(), Failure> {
+        let step = (places.len() / SEARCHES).max(1);
+        for (row, version) in places.iter().step_by(step) {
+            let vector = self.material.vector(*row, *version);
+            let search = Search::near(vector.to_vec()).k(SEARCH_HITS).with_properties();
+            let (sent_at, must_be_found) = {
+                let ledger = self.ledger.borrow();
+                (ledger.now(), ledger.is_settled(*row, Write::Put(*version)))
+            };
+            let found = collection.search(&search).await?;
+            add(&self.traffic.searches, 1);
+            let mut is_found = false;
+            for hit in &found.hits {
+                let Some((hit_row, hit_version)) = hit.object.as_ref().and_then(row_of) else {
+                    // Deleted or replaced between the search and the read of its properties.
+                    continue;
+                };
+                add(&self.traffic.hits, 1);
+                is_found |= hit_row == *row;
+                let finding = self.ledger.borrow().check_hit(hit_row, hit_version, sent_at);
+                self.traffic.findings.borrow_mut().extend(finding);
+            }
+            add(&self.traffic.missed, u64::from(must_be_found && !is_found));
+        }
+        Ok(())
     }
 
     /// Deletes some of the rows just put, other ones at each version.
@@ -397,6 +509,10 @@ impl Test {
     fn show(&mut self, json: bool) -> Result<(), Failure> {
         self.report.acknowledged = self.ledger.borrow().acknowledged;
         self.report.deletes_acknowledged = self.ledger.borrow().deleted;
+        self.report.updates_acknowledged = self.traffic.updated.get();
+        self.report.searches = self.traffic.searches.get();
+        self.report.searches_missed = self.traffic.missed.get();
+        self.report.hits_checked = self.traffic.hits.get();
         self.report.rows = self.ledger.borrow().certain_count();
         for finding in self.findings.iter().take(FINDINGS_SHOWN) {
             println!("{finding:?}");
@@ -413,15 +529,23 @@ impl Test {
             report.start_ms_max
         );
         println!(
-            "{} writes acknowledged, {} of them deletes; {} rows remain, {} rows checked",
+            "{} writes acknowledged, {} of them updates and {} deletes; {} rows remain, {} rows \
+             checked",
             grouped(report.acknowledged),
+            grouped(report.updates_acknowledged),
             grouped(report.deletes_acknowledged),
             grouped(report.rows),
             grouped(report.rows_checked)
         );
         println!(
-            "lost {}, wrong {}, failed starts {}, ended by itself {}",
-            report.lost, report.wrong, report.failed_starts, report.crashes
+            "{} searches meanwhile, {} of them missed their row, {} hits checked",
+            grouped(report.searches),
+            grouped(report.searches_missed),
+            grouped(report.hits_checked)
+        );
+        println!(
+            "lost {}, resurrected {}, wrong {}, failed starts {}, ended by itself {}",
+            report.lost, report.resurrected, report.wrong, report.failed_starts, report.crashes
         );
         Ok(())
     }

@@ -64,9 +64,15 @@ pub(crate) struct Node {
 impl Node {
     /// Starts a node on free ports and waits until it serves.
     pub(crate) fn start(data_dir: &str) -> Self {
+        Self::start_with(data_dir, &[])
+    }
+
+    /// As [`Node::start`], with more flags.
+    pub(crate) fn start_with(data_dir: &str, flags: &[&str]) -> Self {
         let mut child = heddle(&["serve", "--config", "/dev/null", "--data-dir", data_dir])
             .args(["--native-port", "0", "--core-port-base", "0", "--http-port", "0"])
             .args(["--ready-line", "always", "--log-level", "error"])
+            .args(flags)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

@@ -6,6 +6,8 @@
 
 mod command;
 mod compare;
+mod cross;
+mod disk;
 mod fuzz;
 mod report;
 mod tidy;
@@ -15,7 +17,7 @@ mod wrap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use command::{Failure, run_cargo};
+use command::{Failure, run_cargo, run_cargo_with};
 
 const HELP: &str = "\
 Developer tasks of Heddle.
@@ -31,7 +33,10 @@ Usage: cargo xtask <command>
   test [FILTER]             unit and integration tests whose name contains FILTER
   fuzz [TARGET] [--seconds N] [--seed N]
                             feed mutated bytes to one decoder, or to each in turn (default 60 s)
+  exhaustive-wal            every way to damage a small log, every crash and failure of a script
+  disk                      a node on a full disk and on a failing one; needs root and loop devices
   compare --set DIR         Heddle beside other libraries: recall, queries per second, memory
+  cross-test [FILTER...]    the kernels of aarch64 in an emulator; --help says what it needs
   help                      this text
 ";
 
@@ -59,6 +64,9 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
         "tidy" => refuse_arguments(rest).and_then(|()| tidy::run(&root)),
         "test" => test(&root, rest),
         "fuzz" => fuzz::attack(&root, rest),
+        "cross-test" => cross::run(&root, rest),
+        "exhaustive-wal" => refuse_arguments(rest).and_then(|()| exhaustive_wal(&root)),
+        "disk" => refuse_arguments(rest).and_then(|()| disk::run(&root)),
         "compare" => compare::run(&root, rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
@@ -83,6 +91,13 @@ fn fix(root: &Path) -> Result<(), Failure> {
     run_cargo(root, &["fmt", "--all"])?;
     wrap::run(root)?;
     tidy::lower_ratchet(root)
+}
+
+/// The tests of the log that take every case when asked to, one at a time: they count allocations.
+fn exhaustive_wal(root: &Path) -> Result<(), Failure> {
+    let tests = ["test", "--release", "-p", "heddle-sim", "--test", "wal_exhaustive"];
+    let crash = ["--test", "crash", "--", "--nocapture", "--test-threads=1"];
+    run_cargo_with(root, &[&tests[..], &crash[..]].concat(), &[("HEDDLE_EXHAUSTIVE", "1")])
 }
 
 fn test(root: &Path, rest: &[String]) -> Result<(), Failure> {

@@ -2,12 +2,15 @@
 
 use heddle_types::{ApiError, ErrorCode, Filter, Hlc, ObjectId, Operator, Value};
 use heddle_wire::message::{
-    CollectionCreateReply, CollectionCreateRequest, CollectionDropReply, CollectionDropRequest,
-    CollectionEntry, CollectionListReply, CollectionListRequest, CollectionShowReply,
-    CollectionShowRequest, CountReply, CountRequest, DeleteReply, DeleteRequest, ErrorReply,
-    GetReply, GetRequest, HelloReply, HelloRequest, NodeStatusReply, NodeStatusRequest,
-    ObjectColumns, PutMode, PutReply, PutRequest, ScanReply, ScanRequest, SearchReply,
-    SearchRequest, TopologyCollection, TopologyNode, TopologyReply, TopologyRequest, Want,
+    BackupBeginReply, BackupBeginRequest, BackupEndReply, BackupEndRequest, BackupReadReply,
+    BackupReadRequest, CollectionCreateReply, CollectionCreateRequest, CollectionDropReply,
+    CollectionDropRequest, CollectionEntry, CollectionListReply, CollectionListRequest,
+    CollectionShowReply, CollectionShowRequest, CountReply, CountRequest, DeleteReply,
+    DeleteRequest, DeleteWithReply, DeleteWithRequest, Durability, ErrorReply, GetReply,
+    GetRequest, HelloReply, HelloRequest, NodeStatusReply, NodeStatusRequest, ObjectColumns,
+    PutMode, PutReply, PutRequest, PutWithReply, PutWithRequest, ScanReply, ScanRequest,
+    SearchReply, SearchRequest, TopologyCollection, TopologyNode, TopologyReply, TopologyRequest,
+    Want,
 };
 use heddle_wire::{Body, encode_reply};
 
@@ -17,7 +20,7 @@ const DEFINITION: &str = r#"{"name":"Passage","properties":[{"name":"a","type":"
 /// A body in the place of each check, with the byte that picks it.
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
-    let bodies = [control(), collections(), objects(), queries(), status()].concat();
+    let bodies = [control(), collections(), objects(), queries(), status(), durability()].concat();
     assert_eq!(bodies.len(), super::CHECKS.len(), "one sample for each message");
     let numbered = (0_u8..).zip(bodies);
     numbered.map(|(kind, body)| [vec![kind], body].concat()).collect()
@@ -110,6 +113,26 @@ fn columns() -> ObjectColumns {
     columns
 }
 
+fn durability() -> Vec<Vec<u8>> {
+    let mut put = PutRequest::new(COLLECTION, "", 5, PutMode::Replace);
+    put.push(&ObjectId::from_row(1), b"");
+    assert!(put.push_vector("", &[0.5, -1.0]));
+    let mut put_reply = PutReply::default();
+    put_reply.push(Ok(Hlc(77)));
+    put_reply.push(Err(&error()));
+    let (collection, tenant) = (COLLECTION.to_owned(), "t".to_owned());
+    let ids = ObjectId::from_row(1).0.to_vec();
+    let delete = DeleteRequest { collection, tenant, epoch: 5, ids };
+    let mut delete_reply = DeleteReply::default();
+    delete_reply.push(Ok(true));
+    vec![
+        body(&PutWithRequest::new(Durability::Batched, put)),
+        body(&PutWithReply::new(Durability::Batched, put_reply)),
+        body(&DeleteWithRequest::new(Durability::Sync, delete)),
+        body(&DeleteWithReply::new(Durability::Sync, delete_reply)),
+    ]
+}
+
 fn objects() -> Vec<Vec<u8>> {
     let (collection, tenant) = (COLLECTION.to_owned(), "t".to_owned());
     let ids = [ObjectId::from_row(1).0, ObjectId::from_row(2).0].concat();
@@ -187,9 +210,16 @@ fn queries() -> Vec<Vec<u8>> {
 }
 
 fn status() -> Vec<Vec<u8>> {
+    let (backup, name) = (vec![7; 16], "shards/0000000001/image-3".to_owned());
     vec![
         body(&NodeStatusRequest::default()),
         body(&NodeStatusReply { json: "{\"cores\":2}".to_owned() }),
+        body(&BackupBeginRequest::default()),
+        body(&BackupBeginReply { backup: backup.clone(), json: "{\"files\":[]}".to_owned() }),
+        body(&BackupReadRequest { backup: backup.clone(), name, offset: 4_096, length: 1 << 20 }),
+        body(&BackupReadReply { bytes: vec![1, 2, 3] }),
+        body(&BackupEndRequest { backup }),
+        body(&BackupEndReply::default()),
         body(&ErrorReply::from(&error())),
     ]
 }

@@ -1,5 +1,9 @@
 //! The kernels of every instruction set, and the plain form of each.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+mod blocks;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -9,6 +13,7 @@ use super::encode::{EDGE_SCALE, NIBBLE_EDGE};
 use super::rotation::Rotation;
 use super::scalar::{LANES, dot_bits, dot_bytes, dot_nibbles, tree};
 use super::{CodeQuery, CodeRows, Codec, CodecScratch, RefineRows, finite, half, unpack};
+use crate::instruction_set::{self, InstructionSet};
 use crate::params::Codes;
 
 /// Estimates for many rows.
@@ -49,7 +54,7 @@ pub(super) const ONE: usize = 3;
 /// The kernels of one instruction set, by code and by whether distances are squared Euclidean.
 #[derive(Debug)]
 pub(super) struct Kernels {
-    pub(super) name: &'static str,
+    pub(super) set: InstructionSet,
     pub(super) many: [[ManyFn; 2]; 4],
     pub(super) refine: [[RefineFn; 2]; 4],
     pub(super) encode: EncodeFn,
@@ -65,14 +70,23 @@ pub(super) fn available() -> &'static [Kernels] {
         let mut tables = Vec::new();
         #[cfg(target_arch = "x86_64")]
         x86::append_available(&mut tables);
+        #[cfg(target_arch = "aarch64")]
+        aarch64::append_available(&mut tables);
         tables.push(plain());
         tables
     })
 }
 
+/// The fastest kernels that this process may use.
+pub(super) fn best() -> &'static Kernels {
+    let limit = instruction_set::limit();
+    let allowed = available().iter().find(|table| table.set <= limit);
+    allowed.expect("plain kernels are always there and always allowed")
+}
+
 fn plain() -> Kernels {
     Kernels {
-        name: "portable",
+        set: InstructionSet::Portable,
         many: [
             [many::<HALF, false>, many::<HALF, true>],
             [many::<EIGHT, false>, many::<EIGHT, true>],

@@ -5,17 +5,19 @@ use core::arch::x86_64::{
     _mm512_reduce_add_ps, _mm512_setzero_ps, _mm512_sub_ps,
 };
 
+use super::super::blocks::{BLOCK, LINE, fetch, window};
 use super::super::portable::{Hamming, Manhattan, Step, many_body, pair_body};
 use super::super::{Kernels, Rows};
-use super::{BLOCK, DOT, L2, LINE, fetch, window};
+use super::{DOT, L2};
+use crate::instruction_set::InstructionSet;
 
 pub(super) fn table() -> [Kernels; 4] {
-    const NAME: &str = "avx512";
+    let set = InstructionSet::Avx512;
     [
-        Kernels { name: NAME, pair: pair::<L2>, many: many::<L2> },
-        Kernels { name: NAME, pair: pair::<DOT>, many: many::<DOT> },
-        Kernels { name: NAME, pair: plain_pair::<Manhattan>, many: plain_many::<Manhattan> },
-        Kernels { name: NAME, pair: plain_pair::<Hamming>, many: plain_many::<Hamming> },
+        Kernels { set, pair: pair::<L2>, many: many::<L2> },
+        Kernels { set, pair: pair::<DOT>, many: many::<DOT> },
+        Kernels { set, pair: plain_pair::<Manhattan>, many: plain_many::<Manhattan> },
+        Kernels { set, pair: plain_pair::<Hamming>, many: plain_many::<Hamming> },
     ]
 }
 

@@ -7,10 +7,51 @@
 use super::{Mode, Phase, SearchTask};
 use crate::directory::SlotDirectory;
 use crate::search::descent::{absorb, prefetch_next};
+use crate::search::pool::Pool;
 use crate::search::scratch::Scratch;
 use crate::search::task::rescore::lowest;
 use crate::search::{Hit, SearchRequest, SearchStats};
 use crate::view::VectorView;
+
+/// Places behind the `k`-th that are watched with it: hits come from there as well, because estimates
+/// are ranked again.
+const WATCHED_BEHIND: usize = 5;
+
+/// Expansions without news that any walk allows itself, ...
+const PATIENCE_MIN: usize = 8;
+
+/// ... and for each ten candidates of its pool. With 8 at most one hit in ten thousand is lost, and
+/// 3, 7 and 10 % of the distances are saved at pools of 200, 400 and 800 (120,000 embeddings of 384
+/// components; 2, 5 and 10 % on 373,120 of 128). With 6.5 it is 11, 18 and 23 %, for up to nine hits
+/// in ten thousand.
+const PATIENCE_TENTHS: usize = 8;
+
+/// Ends a walk whose nearest candidates no longer change: what a large pool still holds then is far,
+/// and leads to what is farther.
+///
+/// Source: the "patience" of Teofili and Lin, "Patience in Proximity" (2025), with the distance of
+/// one place watched instead of the set.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    watched: f32,
+    idle: usize,
+}
+
+impl Patience {
+    pub(super) fn new() -> Self {
+        Self { watched: f32::INFINITY, idle: 0 }
+    }
+
+    /// Called for each expansion; true when there was no news for too long.
+    #[inline]
+    fn is_over(&mut self, pool: &Pool, k: usize, ef: usize) -> bool {
+        let Some(watched) = pool.entries().get(k + WATCHED_BEHIND) else { return false };
+        let distance = watched.distance();
+        self.idle = if distance < self.watched { 0 } else { self.idle + 1 };
+        self.watched = distance;
+        self.idle > PATIENCE_MIN + ef * PATIENCE_TENTHS / 10
+    }
+}
 
 impl SearchTask<'_> {
     /// Expands candidates until the budget or the walk is at its end.
@@ -35,6 +76,10 @@ impl SearchTask<'_> {
             self.end_walk();
             return false;
         };
+        if self.patience.is_over(pool, self.request.k as usize, self.ef) {
+            self.end_walk();
+            return false;
+        }
         pool.mark(at);
         walker.gather(self.view, node.slot(), 0);
         true

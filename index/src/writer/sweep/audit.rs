@@ -13,7 +13,7 @@ use crate::directory::SlotDirectory;
 use crate::search::descent::{descend, walk};
 use crate::search::pool::Pool;
 use crate::view::VectorView;
-use crate::writer::link::LinkScratch;
+use crate::writer::link::{LinkScratch, note_change};
 
 /// Candidates kept by the search for the surroundings of a node that is cut off.
 const POOL: usize = 48;
@@ -141,6 +141,7 @@ impl Audit {
             && let Some(word) = view.link_words(host, 0).last()
         {
             word.store(slot + 1, Ordering::Release);
+            note_change(view);
         }
     }
 }
@@ -151,6 +152,7 @@ fn link_from(view: &VectorView, host: Slot, slot: Slot) -> bool {
     let degree = view.neighbours(host, 0).count();
     if let Some(word) = words.get(degree) {
         word.store(slot + 1, Ordering::Release);
+        note_change(view);
         return true;
     }
     let is_spare = |target: Slot| {
@@ -164,6 +166,7 @@ fn link_from(view: &VectorView, host: Slot, slot: Slot) -> bool {
         .find(|word| word.load(Ordering::Relaxed).checked_sub(1).is_some_and(is_spare));
     if let Some(word) = spare {
         word.store(slot + 1, Ordering::Release);
+        note_change(view);
     }
     spare.is_some()
 }

@@ -2,9 +2,10 @@
 
 use core::sync::atomic::Ordering;
 
+use super::Stage;
 use crate::testing::{Random, Shard};
 use crate::writer::link::write_links;
-use crate::{IndexParams, Metric, SearchRequest, Slot, SweepState};
+use crate::{IndexParams, LinkScratch, Metric, SearchRequest, Slot, SweepState};
 
 const DIMS: usize = 24;
 
@@ -139,22 +140,29 @@ fn no_step_goes_far_beyond_its_budget() {
     }
 }
 
-#[test]
-fn a_node_that_is_cut_off_is_found_and_linked() {
-    let base = Random::new(45).vectors(1_000, DIMS, 10);
-    let mut shard = Shard::with(params(), &base);
+/// Takes all links that lead to some nodes out of the graph; returns these nodes.
+fn cut_off(shard: &Shard) -> Vec<Slot> {
     let view = shard.writer.view();
-    let entry = view.entry().unwrap().slot;
+    let (entry, end) = (view.entry().unwrap().slot, view.high.load(Ordering::Relaxed));
     let lonely: Vec<Slot> =
-        (0..1_000).filter(|&slot| view.level_of(slot) == 0 && slot != entry).step_by(50).collect();
-    for slot in 0..1_000 {
+        (0..end).filter(|&slot| view.level_of(slot) == 0 && slot != entry).step_by(50).collect();
+    for slot in 0..end {
         let distant = |other| crate::search::pool::Neighbour::new(0.0, other);
         let rest = view.neighbours(slot, 0).filter(|other| !lonely.contains(other));
         let rest: Vec<_> = rest.map(distant).collect();
         write_links(&view, slot, 0, &rest);
     }
-    let cut_off = view.graph_stats().unreachable as usize;
-    assert_eq!(cut_off, lonely.len());
+    assert_eq!(view.graph_stats().unreachable as usize, lonely.len());
+    lonely
+}
+
+#[test]
+fn a_node_that_is_cut_off_is_found_and_linked() {
+    let base = Random::new(45).vectors(1_000, DIMS, 10);
+    let mut shard = Shard::with(params(), &base);
+    let lonely = cut_off(&shard);
+    let view = shard.writer.view();
+    let entry = view.entry().unwrap().slot;
     shard.kill((0..1_000).find(|slot| !lonely.contains(slot) && *slot != entry).unwrap());
     shard.sweep(300);
     assert_eq!(view.graph_stats().unreachable, 0);
@@ -164,4 +172,29 @@ fn a_node_that_is_cut_off_is_found_and_linked() {
         assert_eq!((hits[0].slot, stats.exact), (slot, false));
     }
     assert_eq!(view.tail_count.load(Ordering::Relaxed), 0);
+}
+
+/// The audit wrote links without saying so. A batch computed before it could choose the changed row
+/// anew from what it was, and the node that the audit had linked was cut off again.
+#[test]
+fn a_batch_from_before_an_audit_that_linked_nodes_is_refused() {
+    let base = Random::new(46).vectors(1_001, DIMS, 10);
+    let mut shard = Shard::with(params(), &base[..1_000]);
+    let lonely = cut_off(&shard);
+    let entry = shard.writer.view().entry().unwrap().slot;
+    shard.kill((0..1_000).find(|slot| !lonely.contains(slot) && *slot != entry).unwrap());
+    let directory = shard.directory.view();
+    let mut freed = Vec::new();
+    while !matches!(shard.writer.sweep.stage, Some(Stage::Audit(_))) {
+        shard.writer.sweep_step(&directory, 64, &mut freed);
+    }
+    shard.store(&base[1_000]);
+    let batch = shard.writer.begin_batch(1).unwrap();
+    let mut scratch = LinkScratch::new();
+    let rows = batch.gather(vec![batch.find(&directory, 0, &mut scratch)]);
+    let pruned = rows.prune(&directory, 0..rows.target_count(), &mut scratch);
+    while shard.writer.sweep_step(&directory, 64, &mut freed) != SweepState::Finished {}
+    assert_eq!(shard.writer.commit_batch(&rows, &[pruned], &directory).unwrap(), 0);
+    assert_eq!(shard.writer.backlog(), 1, "the member goes on waiting");
+    assert_eq!(shard.writer.view().graph_stats().unreachable, 0);
 }

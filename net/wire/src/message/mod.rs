@@ -7,8 +7,10 @@
 //! The archived form of a struct is read in place; its slices of numbers are slices of the body
 //! (see [`floats`]). Property rows and filters are opaque here, heddle-types decodes them.
 
+mod backup;
 mod check;
 mod collection;
+mod durability;
 mod error;
 mod hello;
 mod node;
@@ -33,6 +35,11 @@ use heddle_types::limits::{CLIENT_BODY_BYTES_MAX, NODE_BODY_BYTES_MAX};
 use crate::error::MessageError;
 use crate::kind::{ERROR_NUMBER, FrameKind, MessageType};
 
+pub use backup::{
+    ArchivedBackupBeginReply, ArchivedBackupBeginRequest, ArchivedBackupEndReply,
+    ArchivedBackupEndRequest, ArchivedBackupReadReply, ArchivedBackupReadRequest, BackupBeginReply,
+    BackupBeginRequest, BackupEndReply, BackupEndRequest, BackupReadReply, BackupReadRequest,
+};
 pub use collection::{
     ArchivedCollectionCreateReply, ArchivedCollectionCreateRequest, ArchivedCollectionDropReply,
     ArchivedCollectionDropRequest, ArchivedCollectionEntry, ArchivedCollectionListReply,
@@ -40,6 +47,11 @@ pub use collection::{
     CollectionCreateReply, CollectionCreateRequest, CollectionDropReply, CollectionDropRequest,
     CollectionEntry, CollectionListReply, CollectionListRequest, CollectionShowReply,
     CollectionShowRequest,
+};
+pub use durability::{
+    ArchivedDeleteWithReply, ArchivedDeleteWithRequest, ArchivedPutWithReply,
+    ArchivedPutWithRequest, DeleteWithReply, DeleteWithRequest, Durability, PutWithReply,
+    PutWithRequest,
 };
 pub use error::{ArchivedErrorReply, ErrorReply};
 pub use hello::{ArchivedHelloReply, ArchivedHelloRequest, FEATURES, HelloReply, HelloRequest};
@@ -213,10 +225,15 @@ messages! {
     Put: PutRequest => PutReply,
     Get: GetRequest => GetReply,
     Delete: DeleteRequest => DeleteReply,
+    PutWith: PutWithRequest => PutWithReply,
+    DeleteWith: DeleteWithRequest => DeleteWithReply,
     Search: SearchRequest => SearchReply,
     Scan: ScanRequest => ScanReply,
     Count: CountRequest => CountReply,
     NodeStatus: NodeStatusRequest => NodeStatusReply,
+    BackupBegin: BackupBeginRequest => BackupBeginReply,
+    BackupRead: BackupReadRequest => BackupReadReply,
+    BackupEnd: BackupEndRequest => BackupEndReply,
 }
 
 impl Body for ErrorReply {

@@ -2,11 +2,13 @@
 
 use heddle_types::{ApiError, ErrorCode, Hlc, ObjectId};
 use heddle_wire::message::{
-    CollectionCreateReply, CollectionCreateRequest, CollectionDropReply, CollectionDropRequest,
-    CollectionEntry, CollectionListReply, CollectionListRequest, CollectionShowReply,
-    CollectionShowRequest, CountReply, CountRequest, DeleteReply, DeleteRequest, GetReply,
-    GetRequest, HelloReply, HelloRequest, NodeStatusReply, NodeStatusRequest, ObjectColumns,
-    PutMode, PutReply, PutRequest, ScanReply, ScanRequest, SearchReply, SearchRequest,
+    BackupBeginReply, BackupBeginRequest, BackupEndReply, BackupEndRequest, BackupReadReply,
+    BackupReadRequest, CollectionCreateReply, CollectionCreateRequest, CollectionDropReply,
+    CollectionDropRequest, CollectionEntry, CollectionListReply, CollectionListRequest,
+    CollectionShowReply, CollectionShowRequest, CountReply, CountRequest, DeleteReply,
+    DeleteRequest, DeleteWithReply, DeleteWithRequest, Durability, GetReply, GetRequest,
+    HelloReply, HelloRequest, NodeStatusReply, NodeStatusRequest, ObjectColumns, PutMode, PutReply,
+    PutRequest, PutWithReply, PutWithRequest, ScanReply, ScanRequest, SearchReply, SearchRequest,
     TopologyCollection, TopologyNode, TopologyReply, TopologyRequest, Want,
 };
 use heddle_wire::{Body, Frame, Request, encode_error, encode_reply, encode_request};
@@ -79,6 +81,13 @@ fn plain() -> Vec<(&'static str, Frame)> {
     let hello_request = HelloRequest { version_min: 1, version_max: 1, features: 0, client };
     let json = r#"{"version":"0.1.0"}"#.to_owned();
     let name = "Docs".to_owned();
+    let backup = vec![7; 16];
+    let backup_read = BackupReadRequest {
+        backup: backup.clone(),
+        name: "shards/0000000001/image-3".to_owned(),
+        offset: 4_096,
+        length: 1 << 20,
+    };
     vec![
         ("hello.request", request(1, 10, &hello_request)),
         ("hello.reply", reply(1, &hello())),
@@ -100,6 +109,18 @@ fn plain() -> Vec<(&'static str, Frame)> {
         ("collection_drop.reply", reply(6, &CollectionDropReply { epoch })),
         ("node_status.request", request(7, 70, &NodeStatusRequest::default())),
         ("node_status.reply", reply(7, &NodeStatusReply { json })),
+        ("backup_begin.request", request(9, 90, &BackupBeginRequest::default())),
+        (
+            "backup_begin.reply",
+            reply(
+                9,
+                &BackupBeginReply { backup: backup.clone(), json: "{\"files\":[]}".to_owned() },
+            ),
+        ),
+        ("backup_read.request", request(10, 100, &backup_read)),
+        ("backup_read.reply", reply(10, &BackupReadReply { bytes: vec![1, 2, 3] })),
+        ("backup_end.request", request(11, 110, &BackupEndRequest { backup })),
+        ("backup_end.reply", reply(11, &BackupEndReply::default())),
         ("error.reply", encode_error(8, &error)),
     ]
 }
@@ -184,7 +205,15 @@ fn data() -> Vec<(&'static str, Frame)> {
     delete_reply.push(Err(&error));
     let get_reply = GetReply { found: vec![1, 0, 1], objects: objects() };
     let scan_reply = ScanReply { objects: objects(), next: ids(&[3]) };
+    let put_with = PutWithRequest::new(Durability::Batched, put_request());
+    let put_with_reply = PutWithReply::new(Durability::Batched, put_reply.clone());
+    let delete_with = DeleteWithRequest::new(Durability::Batched, delete.clone());
+    let delete_with_reply = DeleteWithReply::new(Durability::Sync, delete_reply.clone());
     vec![
+        ("put_with.request", request(16, 160, &put_with)),
+        ("put_with.reply", reply(16, &put_with_reply)),
+        ("delete_with.request", request(17, 170, &delete_with)),
+        ("delete_with.reply", reply(17, &delete_with_reply)),
         ("put.request", request(9, 90, &put_request())),
         ("put.reply", reply(9, &put_reply)),
         ("get.request", request(10, 100, &get)),

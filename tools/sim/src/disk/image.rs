@@ -21,6 +21,10 @@ pub enum Crash {
     KeepData,
     /// Any subset of sectors, lengths and directory entries, by this seed.
     Random(u64),
+    /// Everything but the unsynced effect of this number, below [`super::SimDisk::unsynced`].
+    Without(usize),
+    /// Everything, but of the unsynced effect of this number only every other sector.
+    Torn(usize),
 }
 
 /// Decides item by item.
@@ -35,19 +39,24 @@ impl Judge {
         Self { crash, random: Random::new(seed) }
     }
 
-    fn keeps_name(&mut self) -> bool {
+    /// Does the change of a name of this number survive? A name is old or new, never torn.
+    fn keeps_name(&mut self, effect: usize) -> bool {
         match self.crash {
             Crash::LoseUnsynced | Crash::KeepData => false,
-            Crash::KeepAll | Crash::KeepNames => true,
+            Crash::KeepAll | Crash::KeepNames | Crash::Torn(_) => true,
             Crash::Random(_) => self.random.one_in(2),
+            Crash::Without(lost) => lost != effect,
         }
     }
 
-    fn keeps_data(&mut self) -> bool {
+    /// Does a sector of the change of bytes of this number survive?
+    fn keeps_data(&mut self, effect: usize, sector: usize) -> bool {
         match self.crash {
             Crash::LoseUnsynced | Crash::KeepNames => false,
             Crash::KeepAll | Crash::KeepData => true,
             Crash::Random(_) => self.random.one_in(2),
+            Crash::Without(lost) => lost != effect,
+            Crash::Torn(torn) => torn != effect || sector.is_multiple_of(2),
         }
     }
 }
@@ -97,7 +106,7 @@ impl Inode {
     pub(super) fn sync(&mut self) {
         // Not a copy of what readers see: what a failed sync dropped stays lost.
         let durable = std::mem::take(&mut self.durable);
-        self.durable = self.apply_pending(durable, &mut Judge::new(Crash::KeepAll));
+        self.durable = self.apply_pending(durable, 0, &mut Judge::new(Crash::KeepAll));
         self.pending.clear();
     }
 
@@ -106,28 +115,30 @@ impl Inode {
         self.pending.clear();
     }
 
-    fn after(&self, judge: &mut Judge) -> Vec<u8> {
-        self.apply_pending(self.durable.clone(), judge)
+    /// The bytes after a power cut; `first` is the number of this file's first unsynced effect.
+    fn after(&self, first: usize, judge: &mut Judge) -> Vec<u8> {
+        self.apply_pending(self.durable.clone(), first, judge)
     }
 
-    fn apply_pending(&self, mut bytes: Vec<u8>, judge: &mut Judge) -> Vec<u8> {
-        for pending in &self.pending {
+    fn apply_pending(&self, mut bytes: Vec<u8>, first: usize, judge: &mut Judge) -> Vec<u8> {
+        for (effect, pending) in (first..).zip(&self.pending) {
             match pending {
-                Pending::Length(length) if judge.keeps_data() => {
+                Pending::Length(length) if judge.keeps_data(effect, 0) => {
                     bytes.resize(bytes.len().max(*length), 0);
                 }
                 Pending::Length(_) => {}
                 Pending::Bytes { offset, bytes: written } => {
                     for (index, sector) in written.chunks(SECTOR_BYTES).enumerate() {
-                        if judge.keeps_data() {
+                        if judge.keeps_data(effect, index) {
                             put(&mut bytes, offset + index * SECTOR_BYTES, sector);
                         }
                     }
                 }
                 Pending::Zeros { offset, length } => {
-                    for start in (*offset..offset + length).step_by(SECTOR_BYTES) {
+                    let starts = (*offset..offset + length).step_by(SECTOR_BYTES);
+                    for (index, start) in starts.enumerate() {
                         let sector = SECTOR_BYTES.min(offset + length - start);
-                        if judge.keeps_data() {
+                        if judge.keeps_data(effect, index) {
                             put(&mut bytes, start, &[0; SECTOR_BYTES][..sector]);
                         }
                     }
@@ -258,6 +269,10 @@ impl Image {
         names.cloned().collect()
     }
 
+    pub(super) fn link(&mut self, id: InodeId, target: &str) {
+        self.change(NameChange::Add { path: target.to_owned(), entry: Entry::File(id) });
+    }
+
     pub(super) fn rename(&mut self, source: &str, target: &str, entry: Entry) {
         let (source, target) = (source.to_owned(), target.to_owned());
         self.change(NameChange::Rename { source, target, entry });
@@ -281,12 +296,18 @@ impl Image {
         files.map(|inode| inode.volatile.len() as u64).sum()
     }
 
+    /// Changes of names and bytes that no sync has made durable yet.
+    pub(super) fn unsynced(&self) -> usize {
+        let pending = self.inodes.values().map(|inode| inode.pending.len());
+        self.changes.len() + pending.sum::<usize>()
+    }
+
     /// What a power cut leaves.
     pub(super) fn after(&self, crash: Crash) -> Self {
         let mut judge = Judge::new(crash);
         let mut names = self.durable_names.clone();
-        for change in &self.changes {
-            if judge.keeps_name() {
+        for (effect, change) in self.changes.iter().enumerate() {
+            if judge.keeps_name(effect) {
                 change.apply(&mut names);
             }
         }
@@ -299,13 +320,14 @@ impl Image {
                 kept.insert(path, entry);
             }
         }
+        let is_kept = |id: &InodeId| kept.values().any(|entry| *entry == Entry::File(*id));
         let mut inodes = BTreeMap::new();
-        for entry in kept.values() {
-            if let Entry::File(id) = entry
-                && let Some(inode) = self.inodes.get(id)
-            {
-                inodes.insert(*id, Inode::durable(inode.after(&mut judge)));
+        let mut effect = self.changes.len();
+        for (id, inode) in &self.inodes {
+            if is_kept(id) {
+                inodes.insert(*id, Inode::durable(inode.after(effect, &mut judge)));
             }
+            effect += inode.pending.len();
         }
         Self {
             names: kept.clone(),

@@ -114,6 +114,13 @@ impl SimDisk {
         other
     }
 
+    /// Changes of names and bytes that no sync has made durable yet: what [`Crash::Without`] and
+    /// [`Crash::Torn`] choose from.
+    #[must_use]
+    pub fn unsynced(&self) -> usize {
+        self.state.borrow().image.unsynced()
+    }
+
     /// Lets each operation wait a random number of turns, at most this many; 0 for none.
     pub fn set_latency_turns_max(&self, turns: u64) {
         self.state.borrow_mut().latency_turns_max = turns;
@@ -328,6 +335,14 @@ impl Device for SimDisk {
         let mut state = self.state.borrow_mut();
         let entry = state.image.names.get(source).copied().ok_or_else(|| not_found(source))?;
         state.image.rename(source, target, entry);
+        Ok(())
+    }
+
+    async fn link(&self, source: &str, target: &str) -> Result<(), DeviceError> {
+        self.begin_whole(source, "link", Effect::Change).await?;
+        let mut state = self.state.borrow_mut();
+        let id = state.image.file(source).ok_or_else(|| not_found(source))?;
+        state.image.link(id, target);
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Tests of the simulated disk: it must be at least as unkind as a real one.
 
+use futures::FutureExt;
 use futures::executor::block_on;
 use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, OpenMode};
 
@@ -43,6 +44,32 @@ fn a_random_crash_tears_a_write_at_sectors() {
         }
         assert!(torn > 10, "most random crashes tear, {torn} of 20 did");
     });
+}
+
+#[test]
+fn each_unsynced_effect_can_be_lost_or_torn_by_itself() {
+    block_on(async {
+        let disk = SimDisk::new(1);
+        let file = write(&disk, "a", 1, 1).await;
+        file.sync().await.unwrap();
+        disk.sync_dir("").await.unwrap();
+        file.write_at(0, AlignedBuf::from_slice(&[2; 4096])).await.unwrap();
+        disk.create_dir("x").await.unwrap();
+        assert_eq!(disk.unsynced(), 2, "a name and a write");
+        let first = |crash| disk.crashed(crash).file_bytes("a").unwrap()[..1024].to_vec();
+        let has_name = |crash| block_on_list(&disk.crashed(crash)).contains(&"x".to_owned());
+        assert_eq!((first(Crash::Without(0)), has_name(Crash::Without(0))), (vec![2; 1024], false));
+        assert_eq!((first(Crash::Without(1)), has_name(Crash::Without(1))), (vec![1; 1024], true));
+        let torn = [[2; 512], [1; 512]].concat();
+        assert_eq!((first(Crash::Torn(1)), has_name(Crash::Torn(1))), (torn, true));
+        assert_eq!(first(Crash::Without(2)), vec![2; 1024], "there is no such effect");
+    });
+}
+
+/// Names in the root, without the turns of an executor.
+fn block_on_list(disk: &SimDisk) -> Vec<String> {
+    disk.set_latency_turns_max(0);
+    disk.list("").now_or_never().unwrap().unwrap()
 }
 
 #[test]

@@ -3,20 +3,21 @@
 use core::arch::x86_64::*;
 
 use super::super::{EIGHT, FOUR, HALF, Kernels, ONE};
-use super::{
-    BLOCK, CodeQuery, CodeRows, LINE, RefineRows, block_slots, fetch, fetch_both, finish_block,
-    window,
-};
-use crate::codes::encode::{EDGE_SCALE, NIBBLE_EDGE};
+use crate::codes::encode::EDGE_SCALE;
+use crate::codes::kernels::blocks::{BLOCK, LINE, Scales, each_block, each_row};
 use crate::codes::scalar::LANES;
-use crate::codes::{Codec, CodecScratch, finite};
+use crate::codes::{CodeQuery, CodeRows, Codec, CodecScratch, RefineRows};
+use crate::instruction_set::InstructionSet;
 
 /// Bytes of a step.
-const STEP: usize = 32;
+pub(super) const STEP: usize = 32;
+
+/// What multiplies the residuals of outermost codes.
+const EDGE: i8 = EDGE_SCALE as i8;
 
 pub(super) fn table() -> Kernels {
     Kernels {
-        name: "avx2",
+        set: InstructionSet::Avx2,
         many: [
             [many::<HALF, false>, many::<HALF, true>],
             [many::<EIGHT, false>, many::<EIGHT, true>],
@@ -74,7 +75,7 @@ unsafe fn prepare_row(
 /// 32 bytes must be readable at `from + at`.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn load(from: *const u8, at: usize) -> __m256i {
+pub(super) unsafe fn load(from: *const u8, at: usize) -> __m256i {
     // SAFETY: the caller vouches for the bytes.
     unsafe { _mm256_loadu_si256(from.wrapping_add(at).cast()) }
 }
@@ -91,7 +92,7 @@ unsafe fn load_floats(from: *const f32, at: usize) -> __m256 {
 /// Sums of the lanes of four registers.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn reduce(sums: [__m256i; BLOCK]) -> [i32; BLOCK] {
+pub(super) fn reduce(sums: [__m256i; BLOCK]) -> [i32; BLOCK] {
     let [a, b, c, d] = sums;
     let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
     let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
@@ -241,90 +242,151 @@ unsafe fn many<const CODE: usize, const L2: bool>(
 ) {
     let integers = query.codes_bytes.bytes().as_ptr();
     let floats = query.rotated.floats().as_ptr();
-    for (index, (slots_here, out)) in slots.chunks(BLOCK).zip(out.chunks_mut(BLOCK)).enumerate() {
-        fetch(rows, window(slots, index));
-        let slots_here = block_slots(slots_here);
-        let at = slots_here.map(|slot| rows.row(slot));
-        let (bytes, sum) = (rows.row_bytes, query.sum);
-        let products = match CODE {
-            // SAFETY: the caller vouches for the rows; the query was prepared for such rows.
-            HALF => unsafe { halves_block(floats, at, bytes) },
-            // SAFETY: as above.
-            EIGHT => unsafe { bytes_block(integers, at, bytes) },
-            // SAFETY: as above.
-            FOUR => unsafe { nibbles_block(integers, at, bytes, sum) },
-            // SAFETY: as above.
-            _ => unsafe { bits_block(integers, at, bytes, query.padded_dims / 64, sum) },
-        };
-        // SAFETY: the caller vouches for the factors too.
-        let found = unsafe { finish_block::<L2>(query, rows, slots_here, products) };
-        out.copy_from_slice(&found[..out.len()]);
-    }
-}
-
-/// The numbers of eight components of the walk plane, from component `at`.
-///
-/// # Safety
-/// The row must hold these components.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn numbers<const CODE: usize>(row: *const u8, at: usize) -> __m256 {
-    let byte = match CODE {
-        FOUR => at / 128 * LINE + at % LINE,
-        ONE => at / 8,
-        _ => at,
+    let (bytes, sum) = (rows.row_bytes, query.sum);
+    let products = |at: [*const u8; BLOCK]| match CODE {
+        // SAFETY: the caller vouches for the rows; the query was prepared for such rows.
+        HALF => unsafe { halves_block(floats, at, bytes) },
+        // SAFETY: as above.
+        EIGHT => unsafe { bytes_block(integers, at, bytes) },
+        // SAFETY: as above.
+        FOUR => unsafe { nibbles_block(integers, at, bytes, sum) },
+        // SAFETY: as above.
+        _ => unsafe { bits_block(integers, at, bytes, query.padded_dims / 64, sum) },
     };
-    let row = row.wrapping_add(byte);
-    if CODE == ONE {
-        // SAFETY: passed on: eight components are one byte.
-        let bits = _mm256_set1_epi32(i32::from(unsafe { *row }));
-        let picks = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-        let is_set = _mm256_cmpeq_epi32(_mm256_and_si256(bits, picks), picks);
-        let (minus, plus) = (_mm256_set1_ps(-1.0), _mm256_set1_ps(1.0));
-        return _mm256_blendv_ps(minus, plus, _mm256_castsi256_ps(is_set));
-    }
-    // SAFETY: passed on: eight components lie in eight bytes.
-    let bytes = unsafe { _mm_loadl_epi64(row.cast()) };
-    if CODE == FOUR {
-        let is_high = at % 128 >= LINE;
-        let bytes = if is_high { _mm_srli_epi16::<4>(bytes) } else { bytes };
-        let levels = _mm256_cvtepu8_epi32(_mm_and_si128(bytes, _mm_set1_epi8(15)));
-        let twice = _mm256_slli_epi32::<1>(levels);
-        return _mm256_cvtepi32_ps(_mm256_sub_epi32(twice, _mm256_set1_epi32(15)));
-    }
-    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
+    // SAFETY: the caller vouches for rows and factors.
+    unsafe { each_block::<L2>(query, rows, slots, out, products) };
 }
 
-/// One step of a refined distance: eight components from `at`.
+/// Eight signed bytes as integers.
 ///
 /// # Safety
-/// The rows and the query must hold these components.
+/// They must be readable at `from`.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn step<const CODE: usize, const L2: bool>(
-    sum: __m256,
+unsafe fn load_eight(from: *const u8) -> __m256i {
+    // SAFETY: passed on.
+    _mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(from.cast()) })
+}
+
+/// Adds the terms of eight components: `number` and `left` in units of their scales.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_terms<const L2: bool>(sum: __m256, query: __m256, number: __m256, left: __m256) -> __m256 {
+    let x = _mm256_add_ps(number, left);
+    let difference = _mm256_sub_ps(query, x);
+    let (a, b) = if L2 { (difference, difference) } else { (query, x) };
+    _mm256_add_ps(sum, _mm256_mul_ps(a, b))
+}
+
+/// Both halves of a register.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn halves(x: __m256i) -> [__m128i; 2] {
+    [_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x)]
+}
+
+/// A table of sixteen bytes in both halves of a register.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lookup(bytes: [i8; 16]) -> __m256i {
+    // SAFETY: the array has the sixteen bytes.
+    _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+}
+
+/// The sum of a row of four-bit codes with its residuals.
+///
+/// # Safety
+/// `bytes` residuals and as many floats of the query must be readable, and half as many bytes of
+/// the row; whole lines of the row.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn nibbles_sum<const L2: bool>(
     query: *const f32,
-    rows: [*const u8; 2],
-    scales: [__m256; 3],
-    at: usize,
-) -> __m256 {
-    // SAFETY: passed on.
-    let number = unsafe { numbers::<CODE>(rows[0], at) };
-    // SAFETY: passed on.
-    let left = unsafe { numbers::<EIGHT>(rows[1], at) };
-    // SAFETY: passed on.
-    let q = unsafe { load_floats(query, at) };
-    let scale = if CODE == FOUR {
-        let magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0), number);
-        let is_edge = _mm256_cmp_ps::<_CMP_EQ_OQ>(magnitude, _mm256_set1_ps(NIBBLE_EDGE));
-        _mm256_blendv_ps(scales[1], scales[2], is_edge)
-    } else {
-        scales[1]
-    };
-    let x = _mm256_add_ps(_mm256_mul_ps(number, scales[0]), _mm256_mul_ps(left, scale));
-    let difference = _mm256_sub_ps(q, x);
-    let term = if L2 { _mm256_mul_ps(difference, difference) } else { _mm256_mul_ps(q, x) };
-    _mm256_add_ps(sum, term)
+    row: *const u8,
+    residual: *const u8,
+    bytes: usize,
+    scales: Scales,
+) -> f32 {
+    let mask = _mm256_set1_epi8(15);
+    let numbers = lookup(core::array::from_fn(|code| 2 * code as i8 - 15));
+    let edges = lookup(core::array::from_fn(|code| if code % 15 == 0 { EDGE } else { 1 }));
+    let multiplier = _mm256_set1_ps(scales.multiplier);
+    let scale = _mm256_set1_ps(scales.residual);
+    let mut sums = [_mm256_setzero_ps(); 2];
+    for start in (0..bytes).step_by(STEP) {
+        // SAFETY: the row has a line for each two of the residuals.
+        let codes = unsafe { load(row, start / (2 * LINE) * LINE + start % LINE) };
+        let is_high = start % (2 * LINE) >= LINE;
+        let codes = if is_high { _mm256_srli_epi16::<4>(codes) } else { codes };
+        let codes = _mm256_and_si256(codes, mask);
+        let numbers = halves(_mm256_shuffle_epi8(numbers, codes));
+        let edges = halves(_mm256_shuffle_epi8(edges, codes));
+        for part in 0..STEP / LANES {
+            let at = start + part * LANES;
+            // SAFETY: `at + 16` residuals are in the row.
+            let left = unsafe { _mm_loadu_si128(residual.wrapping_add(at).cast()) };
+            let edges = _mm256_cvtepi8_epi16(edges[part]);
+            let left = halves(_mm256_mullo_epi16(_mm256_cvtepi8_epi16(left), edges));
+            let high = _mm_unpackhi_epi64(numbers[part], numbers[part]);
+            for (half, number) in [numbers[part], high].into_iter().enumerate() {
+                // SAFETY: and as many floats in the query.
+                let q = unsafe { load_floats(query, at + 8 * half) };
+                let number = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(number));
+                let left = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(left[half]));
+                let (number, left) =
+                    (_mm256_mul_ps(number, multiplier), _mm256_mul_ps(left, scale));
+                sums[half] = add_terms::<L2>(sums[half], q, number, left);
+            }
+        }
+    }
+    tree(sums[0], sums[1])
+}
+
+/// Eight one-bit codes, plus or minus the multiplier.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn signs(bits: u8, multiplier: f32) -> __m256 {
+    let picks = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    let is_set = _mm256_and_si256(_mm256_set1_epi32(i32::from(bits)), picks);
+    let is_set = _mm256_castsi256_ps(_mm256_cmpeq_epi32(is_set, picks));
+    _mm256_blendv_ps(_mm256_set1_ps(-multiplier), _mm256_set1_ps(multiplier), is_set)
+}
+
+/// The sum of a row of eight-bit or one-bit codes with its residuals.
+///
+/// # Safety
+/// `bytes` residuals, as many floats of the query and as many codes must be readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn numbers_sum<const CODE: usize, const L2: bool>(
+    query: *const f32,
+    row: *const u8,
+    residual: *const u8,
+    bytes: usize,
+    scales: Scales,
+) -> f32 {
+    let multiplier = _mm256_set1_ps(scales.multiplier);
+    let scale = _mm256_set1_ps(scales.residual);
+    let mut sums = [_mm256_setzero_ps(); 2];
+    for start in (0..bytes).step_by(LANES) {
+        for (part, sum) in sums.iter_mut().enumerate() {
+            let at = start + 8 * part;
+            let number = if CODE == ONE {
+                // SAFETY: passed on: eight codes are one byte.
+                signs(unsafe { *row.wrapping_add(at / 8) }, scales.multiplier)
+            } else {
+                // SAFETY: passed on.
+                let number = _mm256_cvtepi32_ps(unsafe { load_eight(row.wrapping_add(at)) });
+                _mm256_mul_ps(number, multiplier)
+            };
+            // SAFETY: passed on.
+            let left = _mm256_cvtepi32_ps(unsafe { load_eight(residual.wrapping_add(at)) });
+            // SAFETY: passed on.
+            let q = unsafe { load_floats(query, at) };
+            *sum = add_terms::<L2>(*sum, q, number, _mm256_mul_ps(left, scale));
+        }
+    }
+    tree(sums[0], sums[1])
 }
 
 /// # Safety
@@ -338,24 +400,13 @@ unsafe fn refine<const CODE: usize, const L2: bool>(
     out: &mut [f32],
 ) {
     let floats = query.rotated.floats().as_ptr();
-    for (index, (slots_here, out)) in slots.chunks(BLOCK).zip(out.chunks_mut(BLOCK)).enumerate() {
-        fetch_both(rows, residuals, window(slots, index));
-        for (distance, &slot) in out.iter_mut().zip(slots_here) {
-            let planes = [rows.row(slot), residuals.row(slot)];
-            // SAFETY: the caller vouches for the factors.
-            let (multiplier, scale) = unsafe { super::scales(rows, slot) };
-            let scales = [multiplier, scale, scale * EDGE_SCALE].map(|s| _mm256_set1_ps(s));
-            let (mut low, mut high) = (_mm256_setzero_ps(), _mm256_setzero_ps());
-            let mut at = 0;
-            while at < residuals.row_bytes {
-                // SAFETY: `at + 16` components are in the rows and in the query.
-                low = unsafe { step::<CODE, L2>(low, floats, planes, scales, at) };
-                // SAFETY: as above.
-                high = unsafe { step::<CODE, L2>(high, floats, planes, scales, at + 8) };
-                at += LANES;
-            }
-            let sum = tree(low, high);
-            *distance = finite(if L2 { sum } else { -sum });
-        }
-    }
+    let bytes = residuals.row_bytes;
+    let sum = |row: *const u8, residual: *const u8, scales: Scales| match CODE {
+        // SAFETY: the caller vouches for the rows; the query was prepared for such rows.
+        FOUR => unsafe { nibbles_sum::<L2>(floats, row, residual, bytes, scales) },
+        // SAFETY: as above.
+        _ => unsafe { numbers_sum::<CODE, L2>(floats, row, residual, bytes, scales) },
+    };
+    // SAFETY: the caller vouches for rows and factors.
+    unsafe { each_row::<L2>(rows, residuals, slots, out, sum) };
 }

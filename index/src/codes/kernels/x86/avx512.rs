@@ -3,17 +3,15 @@
 use core::arch::x86_64::*;
 
 use super::super::{EIGHT, FOUR, HALF, Kernels, ONE};
-use super::{
-    BLOCK, CodeQuery, CodeRows, LINE, RefineRows, block_slots, fetch, fetch_both, finish_block,
-    window,
-};
-use crate::codes::encode::{EDGE_SCALE, NIBBLE_EDGE};
+use crate::codes::encode::EDGE_SCALE;
+use crate::codes::kernels::blocks::{BLOCK, LINE, Scales, each_block, each_row};
 use crate::codes::scalar::LANES;
-use crate::codes::{Codec, CodecScratch, finite};
+use crate::codes::{CodeQuery, CodeRows, Codec, CodecScratch, RefineRows};
+use crate::instruction_set::InstructionSet;
 
 pub(super) fn table() -> Kernels {
     Kernels {
-        name: "avx512",
+        set: InstructionSet::Avx512,
         many: [
             [many::<HALF, false>, many::<HALF, true>],
             [many::<EIGHT, false>, many::<EIGHT, true>],
@@ -242,55 +240,118 @@ unsafe fn many<const CODE: usize, const L2: bool>(
 ) {
     let integers = query.codes_bytes.bytes().as_ptr();
     let floats = query.rotated.floats().as_ptr();
-    for (index, (slots_here, out)) in slots.chunks(BLOCK).zip(out.chunks_mut(BLOCK)).enumerate() {
-        fetch(rows, window(slots, index));
-        let slots_here = block_slots(slots_here);
-        let at = slots_here.map(|slot| rows.row(slot));
-        let (bytes, sum) = (rows.row_bytes, query.sum);
-        let products = match CODE {
-            // SAFETY: the caller vouches for the rows; the query was prepared for such rows.
-            HALF => unsafe { halves_block(floats, at, bytes) },
-            // SAFETY: as above.
-            EIGHT => unsafe { bytes_block(integers, at, bytes, sum) },
-            // SAFETY: as above.
-            FOUR => unsafe { nibbles_block(integers, at, bytes, sum) },
-            // SAFETY: as above.
-            _ => unsafe { bits_block(integers, at, bytes, sum) },
-        };
-        // SAFETY: the caller vouches for the factors too.
-        let found = unsafe { finish_block::<L2>(query, rows, slots_here, products) };
-        out.copy_from_slice(&found[..out.len()]);
-    }
+    let (bytes, sum) = (rows.row_bytes, query.sum);
+    let products = |at: [*const u8; BLOCK]| match CODE {
+        // SAFETY: the caller vouches for the rows; the query was prepared for such rows.
+        HALF => unsafe { halves_block(floats, at, bytes) },
+        // SAFETY: as above.
+        EIGHT => unsafe { bytes_block(integers, at, bytes, sum) },
+        // SAFETY: as above.
+        FOUR => unsafe { nibbles_block(integers, at, bytes, sum) },
+        // SAFETY: as above.
+        _ => unsafe { bits_block(integers, at, bytes, sum) },
+    };
+    // SAFETY: the caller vouches for rows and factors.
+    unsafe { each_block::<L2>(query, rows, slots, out, products) };
 }
 
-/// The numbers of sixteen components of the walk plane, from component `at`.
+/// Sixteen signed bytes as floats.
 ///
 /// # Safety
-/// The row must hold these components.
+/// They must be readable at `from + at`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn numbers<const CODE: usize>(row: *const u8, at: usize) -> __m512 {
-    match CODE {
-        FOUR => {
-            // SAFETY: passed on.
-            let bytes = unsafe { load_short(row, at / 128 * LINE + at % LINE) };
-            let is_high = at % 128 >= LINE;
-            let bytes = if is_high { _mm_srli_epi16::<4>(bytes) } else { bytes };
-            let levels = _mm512_cvtepu8_epi32(_mm_and_si128(bytes, _mm_set1_epi8(15)));
-            let twice = _mm512_slli_epi32::<1>(levels);
-            _mm512_cvtepi32_ps(_mm512_sub_epi32(twice, _mm512_set1_epi32(15)))
-        }
-        ONE => {
-            // SAFETY: passed on: sixteen components are two bytes.
-            let bits = unsafe { row.wrapping_add(at / 8).cast::<u16>().read_unaligned() };
-            _mm512_mask_blend_ps(bits, _mm512_set1_ps(-1.0), _mm512_set1_ps(1.0))
-        }
-        _ => {
-            // SAFETY: passed on.
-            let bytes = unsafe { load_short(row, at) };
-            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
+unsafe fn bytes_as_floats(from: *const u8, at: usize) -> __m512 {
+    // SAFETY: passed on.
+    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe { load_short(from, at) }))
+}
+
+/// Adds the terms of sixteen components.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_terms<const L2: bool>(sum: __m512, query: __m512, x: __m512) -> __m512 {
+    let difference = _mm512_sub_ps(query, x);
+    let (a, b) = if L2 { (difference, difference) } else { (query, x) };
+    _mm512_add_ps(sum, _mm512_mul_ps(a, b))
+}
+
+/// The sum of a row of four-bit codes with its residuals. A code picks its number, multiplied once
+/// for the whole row, and the scale of its residual.
+///
+/// # Safety
+/// `bytes` residuals and as many floats of the query must be readable, and half as many bytes of
+/// the row; whole lines of the row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn nibbles_sum<const L2: bool>(
+    query: *const f32,
+    row: *const u8,
+    residual: *const u8,
+    bytes: usize,
+    scales: Scales,
+) -> f32 {
+    let level = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let twice = _mm512_slli_epi32::<1>(level);
+    let numbers = _mm512_cvtepi32_ps(_mm512_sub_epi32(twice, _mm512_set1_epi32(15)));
+    let numbers = _mm512_mul_ps(numbers, _mm512_set1_ps(scales.multiplier));
+    let (scale, edge) = (scales.residual, scales.residual * EDGE_SCALE);
+    let units = _mm512_mask_blend_ps(0x8001, _mm512_set1_ps(scale), _mm512_set1_ps(edge));
+    let mut sum = _mm512_setzero_ps();
+    for line in (0..bytes).step_by(2 * LINE) {
+        // The pick looks at the lowest four bits alone.
+        let codes: [__m512i; 4] = core::array::from_fn(|part| {
+            // SAFETY: the row has a line for each two of the residuals.
+            _mm512_cvtepu8_epi32(unsafe { load_short(row, line / 2 + part * LANES) })
+        });
+        let high = codes.map(|codes| _mm512_srli_epi32::<4>(codes));
+        for (part, codes) in codes.into_iter().chain(high).enumerate() {
+            let at = line + part * LANES;
+            // SAFETY: `at + 16` residuals are in the row.
+            let left = unsafe { bytes_as_floats(residual, at) };
+            // SAFETY: and as many floats in the query.
+            let q = unsafe { load_floats(query, at) };
+            let number = _mm512_permutexvar_ps(codes, numbers);
+            let unit = _mm512_permutexvar_ps(codes, units);
+            let x = _mm512_add_ps(number, _mm512_mul_ps(left, unit));
+            sum = add_terms::<L2>(sum, q, x);
         }
     }
+    tree(sum)
+}
+
+/// The sum of a row of eight-bit or one-bit codes with its residuals.
+///
+/// # Safety
+/// `bytes` residuals, as many floats of the query and as many codes must be readable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn numbers_sum<const CODE: usize, const L2: bool>(
+    query: *const f32,
+    row: *const u8,
+    residual: *const u8,
+    bytes: usize,
+    scales: Scales,
+) -> f32 {
+    let multiplier = _mm512_set1_ps(scales.multiplier);
+    let negative = _mm512_set1_ps(-scales.multiplier);
+    let scale = _mm512_set1_ps(scales.residual);
+    let mut sum = _mm512_setzero_ps();
+    for at in (0..bytes).step_by(LANES) {
+        let number = if CODE == ONE {
+            // SAFETY: sixteen codes are two bytes.
+            let bits = unsafe { row.wrapping_add(at / 8).cast::<u16>().read_unaligned() };
+            _mm512_mask_blend_ps(bits, negative, multiplier)
+        } else {
+            // SAFETY: passed on.
+            _mm512_mul_ps(unsafe { bytes_as_floats(row, at) }, multiplier)
+        };
+        // SAFETY: passed on.
+        let left = unsafe { bytes_as_floats(residual, at) };
+        // SAFETY: passed on.
+        let q = unsafe { load_floats(query, at) };
+        sum = add_terms::<L2>(sum, q, _mm512_add_ps(number, _mm512_mul_ps(left, scale)));
+    }
+    tree(sum)
 }
 
 /// # Safety
@@ -304,43 +365,13 @@ unsafe fn refine<const CODE: usize, const L2: bool>(
     out: &mut [f32],
 ) {
     let floats = query.rotated.floats().as_ptr();
-    for (index, (slots_here, out)) in slots.chunks(BLOCK).zip(out.chunks_mut(BLOCK)).enumerate() {
-        fetch_both(rows, residuals, window(slots, index));
-        for (distance, &slot) in out.iter_mut().zip(slots_here) {
-            let (row, residual) = (rows.row(slot), residuals.row(slot));
-            // SAFETY: the caller vouches for the factors.
-            let (multiplier, scale) = unsafe { super::scales(rows, slot) };
-            let multiplier = _mm512_set1_ps(multiplier);
-            let wide = _mm512_set1_ps(scale * EDGE_SCALE);
-            let scale = _mm512_set1_ps(scale);
-            let mut sum = _mm512_setzero_ps();
-            let mut at = 0;
-            while at < residuals.row_bytes {
-                // SAFETY: `at + 16` components are in the rows and in the query.
-                let number = unsafe { numbers::<CODE>(row, at) };
-                // SAFETY: as above.
-                let left = unsafe { numbers::<EIGHT>(residual, at) };
-                // SAFETY: as above.
-                let q = unsafe { load_floats(floats, at) };
-                let scale = if CODE == FOUR {
-                    let edge = _mm512_set1_ps(NIBBLE_EDGE);
-                    let is_edge = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(_mm512_abs_ps(number), edge);
-                    _mm512_mask_blend_ps(is_edge, scale, wide)
-                } else {
-                    scale
-                };
-                let x =
-                    _mm512_add_ps(_mm512_mul_ps(number, multiplier), _mm512_mul_ps(left, scale));
-                let (a, b) = if L2 {
-                    let difference = _mm512_sub_ps(q, x);
-                    (difference, difference)
-                } else {
-                    (q, x)
-                };
-                sum = _mm512_add_ps(sum, _mm512_mul_ps(a, b));
-                at += LANES;
-            }
-            *distance = finite(if L2 { tree(sum) } else { -tree(sum) });
-        }
-    }
+    let bytes = residuals.row_bytes;
+    let sum = |row: *const u8, residual: *const u8, scales: Scales| match CODE {
+        // SAFETY: the caller vouches for the rows; the query was prepared for such rows.
+        FOUR => unsafe { nibbles_sum::<L2>(floats, row, residual, bytes, scales) },
+        // SAFETY: as above.
+        _ => unsafe { numbers_sum::<CODE, L2>(floats, row, residual, bytes, scales) },
+    };
+    // SAFETY: the caller vouches for rows and factors.
+    unsafe { each_row::<L2>(rows, residuals, slots, out, sum) };
 }

@@ -1,0 +1,188 @@
+//! A consistent copy of a core's shards while they serve: an image of each, and the log behind it.
+//!
+//! Each shard gets a fresh image, and the files that make it get a second name in the backup's
+//! folder; they never change, so nothing is copied and nothing has to wait for whoever fetches
+//! them. An image is exact only together with the log records that were written while it was; so
+//! the log is held back, and copied when the last image is there, up to what is durable then.
+//! Whatever was acknowledged before the call is therefore in the images or in the log.
+
+use std::rc::Rc;
+
+use heddle_types::limits::PAGE_SIZE_BYTES;
+use heddle_types::{AlignedBuf, Clock, Device, DeviceFile, ErrorCode, Lsn, OpenMode, ShardId};
+
+use super::checkpoint::Imaging;
+use super::recover::{log_directory, parent};
+use super::{Engine, EngineError, ShardCell};
+use crate::checkpoint::{ImageReader, image_path, ledger_path, superblock_paths};
+use crate::objects::segment_path;
+use crate::shard::image::{ImageMeta, RestoreError};
+
+/// A file of a backup.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BackupFile {
+    /// Path below the backup's folder, and below the data directory it is restored to.
+    pub name: String,
+    /// Bytes that it holds.
+    pub bytes: u64,
+    /// Bytes that it has to have when restored; the rest are zeros.
+    pub length: u64,
+}
+
+/// Keeps the log from being given up; ends when it is dropped.
+struct LogHold<D: Device, C: Clock>(Engine<D, C>);
+
+impl<D: Device, C: Clock> LogHold<D, C> {
+    fn begin(engine: &Engine<D, C>) -> Self {
+        let holds = &engine.inner.log_holds;
+        holds.set(holds.get() + 1);
+        Self(engine.clone())
+    }
+}
+
+impl<D: Device, C: Clock> Drop for LogHold<D, C> {
+    fn drop(&mut self) {
+        let holds = &self.0.inner.log_holds;
+        holds.set(holds.get() - 1);
+        self.0.wake_background();
+    }
+}
+
+impl<D: Device, C: Clock> Engine<D, C> {
+    /// Puts everything that these shards need to be restored into an existing empty folder.
+    ///
+    /// Everything that was acknowledged before the call is in it, and no write is in it in part.
+    /// The files stay as they are until the folder is removed, which is up to the caller, also
+    /// after an error: then it is of no use. Errors: [`EngineError::NoShard`] when one was dropped
+    /// meanwhile or is being built again, [`EngineError::Unserved`] when one is damaged, [`EngineError::Poisoned`], and those of [`Engine::checkpoint`]. Needs
+    /// [`Engine::run_wal`] to be running. Cost: an image of each shard, one after the other, and
+    /// a copy of the log behind them.
+    pub async fn back_up(
+        &self,
+        folder: &str,
+        shards: &[ShardId],
+    ) -> Result<Vec<BackupFile>, EngineError> {
+        let _hold = LogHold::begin(self);
+        let mut files = Vec::new();
+        let mut covered: Option<Lsn> = None;
+        for shard in shards {
+            let cell = self.cell(*shard).map_err(|refusal| match refusal.code {
+                ErrorCode::Corrupt => EngineError::Unserved { shard: *shard, refusal },
+                _ => EngineError::NoShard { shard: *shard },
+            })?;
+            if !self.is_imaged_now(&cell) {
+                self.checkpoint(*shard).await?;
+            }
+            let covers = self.link_shard(&cell, folder, &mut files).await?;
+            covered = Some(covered.map_or(covers, |lowest| lowest.min(covers)));
+        }
+        if let Some(covered) = covered {
+            self.copy_log(folder, covered, &mut files).await?;
+        }
+        Ok(files)
+    }
+
+    /// Does the image of a shard hold all that was acknowledged so far?
+    fn is_imaged_now(&self, cell: &ShardCell<D>) -> bool {
+        let applied = self.inner.state.borrow().applied_lsn;
+        let book = cell.book.borrow();
+        book.generation > 0 && book.is_imaged(applied)
+    }
+
+    /// Gives the files of the shard's image a name in the folder; the position that it covers.
+    async fn link_shard(
+        &self,
+        cell: &Rc<ShardCell<D>>,
+        folder: &str,
+        files: &mut Vec<BackupFile>,
+    ) -> Result<Lsn, EngineError> {
+        let shard = cell.id;
+        self.inner.settled.wait_until(|| !cell.book.borrow().imaging).await;
+        // No other image takes the place of this one, and no segment leaves, while it is held.
+        let _imaging = Imaging::begin(self, cell);
+        self.inner.settled.wait_until(|| !cell.book.borrow().compacting).await;
+        if cell.dropped.get() {
+            return Err(EngineError::NoShard { shard });
+        }
+        if cell.book.borrow().poisoned {
+            return Err(EngineError::Poisoned { shard });
+        }
+        let device = &self.inner.device;
+        let spec = cell.shard.borrow().spec.clone();
+        let failed = |source| EngineError::Checkpoint { shard, source };
+        let reader = ImageReader::open(device, &spec.directory, shard).await.map_err(failed)?;
+        let Some(reader) = reader else { return Err(EngineError::Poisoned { shard }) };
+        let meta = ImageMeta::decode(reader.meta(), &spec).map_err(|error| match error {
+            RestoreError::Unfit(problem) => EngineError::Image { shard, problem },
+            RestoreError::Index(source) => EngineError::Index { shard, source },
+            RestoreError::Objects(source) => EngineError::Objects { shard, source },
+        })?;
+        let target = format!("{folder}/{}", spec.directory);
+        device.create_dir(&target).await?;
+        let segments = meta.segments.iter().map(|number| segment_path(&spec.directory, *number));
+        let images = reader.files().into_iter().map(|it| image_path(&spec.directory, it));
+        let ledger = ledger_path(&spec.directory, reader.generation());
+        let ledger = reader.has_ledger().then_some(ledger);
+        for name in segments.chain(images).chain(ledger) {
+            device.link(&name, &format!("{folder}/{name}")).await?;
+            let bytes = self.length_of(&name).await?;
+            files.push(BackupFile { name, bytes, length: bytes });
+        }
+        for name in superblock_paths(&spec.directory) {
+            // They are written over, so they are copied.
+            let page = device.open(&name, OpenMode::Read).await?;
+            let page = page.read_at(0, PAGE_SIZE_BYTES).await?;
+            self.write_file(&format!("{folder}/{name}"), page).await?;
+            let bytes = PAGE_SIZE_BYTES as u64;
+            files.push(BackupFile { name, bytes, length: bytes });
+        }
+        device.sync_dir(&target).await?;
+        device.sync_dir(parent(&target)).await?;
+        Ok(reader.covers())
+    }
+
+    async fn length_of(&self, path: &str) -> Result<u64, EngineError> {
+        let file = self.inner.device.open(path, OpenMode::Read).await?;
+        let length = file.length().await?;
+        file.close().await?;
+        Ok(length)
+    }
+
+    async fn write_file(&self, path: &str, bytes: AlignedBuf) -> Result<(), EngineError> {
+        let file = self.inner.device.open(path, OpenMode::CreateNew).await?;
+        file.write_at(0, bytes).await?;
+        file.sync().await?;
+        Ok(file.close().await?)
+    }
+
+    /// Copies the batches that are durable now, from the segment that holds `covered` on.
+    async fn copy_log(
+        &self,
+        folder: &str,
+        covered: Lsn,
+        files: &mut Vec<BackupFile>,
+    ) -> Result<(), EngineError> {
+        let device = &self.inner.device;
+        let directory = log_directory(self.log_index());
+        let target = format!("{folder}/{directory}");
+        device.create_dir(&target).await?;
+        for number in self.inner.wal.segments_from(covered) {
+            let Some(mut segment) = self.inner.wal.begin_scrub(number).await? else { continue };
+            let name = segment.path().to_owned();
+            let file = device.open(&format!("{folder}/{name}"), OpenMode::CreateNew).await?;
+            let bytes = loop {
+                let part = segment.step().await?;
+                let (offset, length) = (part.offset, part.bytes.len() as u64);
+                file.write_at(offset, part.bytes).await?;
+                if part.is_last {
+                    break offset + length;
+                }
+            };
+            file.sync().await?;
+            file.close().await?;
+            files.push(BackupFile { name, bytes, length: segment.segment_bytes() });
+        }
+        device.sync_dir(&target).await?;
+        Ok(device.sync_dir(parent(&target)).await?)
+    }
+}

@@ -1,0 +1,134 @@
+//! Who holds which bytes of disk, what a full disk still takes, and that space comes back.
+#![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
+
+mod common;
+
+use common::{SHARD, SimEngine, World, delete, fixture, id, link_all, put, random_item};
+use heddle_core::engine::{EngineStatus, PutMode, SpaceLevel};
+use heddle_sim::{Random, SimDisk};
+use heddle_types::{ErrorCode, ObjectId};
+
+/// Bytes of files that a status accounts for.
+fn accounted(status: &EngineStatus) -> u64 {
+    let wal = status.wal.segment_bytes + status.wal.spare_bytes;
+    let shards = status.shards.iter();
+    let of_shard = |shard: &heddle_core::engine::ShardStatus| {
+        shard.image_bytes + shard.rows.disk_bytes + shard.rows.retired_bytes
+    };
+    wal + shards.map(of_shard).sum::<u64>()
+}
+
+/// Waits until nothing works on the disk: the log makes a spare segment of a released one.
+async fn settle(disk: &SimDisk) {
+    let mut seen = disk.operations() + 1;
+    while seen != disk.operations() {
+        seen = disk.operations();
+        for _ in 0..100 {
+            let mut turned = false;
+            std::future::poll_fn(|context| {
+                if std::mem::replace(&mut turned, true) {
+                    return std::task::Poll::Ready(());
+                }
+                context.waker().wake_by_ref();
+                std::task::Poll::Pending
+            })
+            .await;
+        }
+    }
+}
+
+fn assert_accounted(engine: &SimEngine, disk: &SimDisk) {
+    let status = engine.status();
+    assert_eq!(accounted(&status), disk.used_bytes(), "{status:#?} {:?}", disk.files());
+}
+
+#[test]
+fn the_status_accounts_for_every_byte_of_every_file() {
+    const SEED: u64 = 4;
+    println!("seed {SEED}");
+    let mut world = World { memtable_bytes: 2 << 10, segment_bytes: 64 << 10, ..World::new(SEED) };
+    let disk = world.disk.clone();
+    for _ in 0..2 {
+        let disk = disk.clone();
+        world.run(|engine| async move {
+            let mut random = Random::new(SEED);
+            for round in 0..30 {
+                for _ in 0..20 {
+                    let object = id(random.below(60));
+                    put(&engine, random_item(&mut random, object)).await;
+                }
+                while engine.maintain().await.unwrap() {}
+                link_all(&engine, 16);
+                if round % 4 == 0 {
+                    engine.checkpoint(SHARD).await.unwrap();
+                }
+            }
+            engine.checkpoint(SHARD).await.unwrap();
+            settle(&disk).await;
+            assert_accounted(&engine, &disk);
+        });
+    }
+}
+
+async fn try_put(engine: &SimEngine, object: ObjectId) -> Result<(), ErrorCode> {
+    let item = random_item(&mut Random::new(1), object);
+    let mut results = engine.put(SHARD, PutMode::Replace, vec![item]).await.unwrap();
+    results.remove(0).map(drop).map_err(|error| error.code)
+}
+
+#[test]
+fn a_disk_that_fills_up_takes_less_and_less_and_everything_again_with_space() {
+    let mut world = fixture::world();
+    world.run(|engine| async move {
+        for object in 0..10 {
+            try_put(&engine, id(object)).await.unwrap();
+        }
+        for level in [SpaceLevel::Saving, SpaceLevel::Plenty] {
+            engine.set_space(level);
+            assert_eq!(try_put(&engine, id(10)).await, Ok(()));
+        }
+        engine.set_space(SpaceLevel::NoInserts);
+        assert_eq!(try_put(&engine, id(11)).await, Err(ErrorCode::DiskFull));
+        assert_eq!(try_put(&engine, id(1)).await, Ok(()), "an object that exists is replaced");
+        assert!(delete(&engine, id(1)).await);
+        assert_eq!(try_put(&engine, id(1)).await, Err(ErrorCode::DiskFull), "it is new again");
+        engine.set_space(SpaceLevel::DeletesOnly);
+        assert_eq!(try_put(&engine, id(2)).await, Err(ErrorCode::DiskFull));
+        assert!(delete(&engine, id(2)).await);
+        assert_eq!(engine.count(SHARD, None).await, Ok(9));
+        engine.set_space(SpaceLevel::Plenty);
+        assert_eq!(try_put(&engine, id(11)).await, Ok(()));
+        assert_eq!(engine.count(SHARD, None).await, Ok(10));
+    });
+}
+
+#[test]
+fn deletions_give_their_space_back_to_the_file_system() {
+    let mut world = World { memtable_bytes: 8 << 10, ..fixture::world() };
+    let disk = world.disk.clone();
+    world.run(|engine| async move {
+        let mut random = Random::new(7);
+        for object in 0..400 {
+            put(&engine, random_item(&mut random, id(object))).await;
+            engine.maintain().await.unwrap();
+        }
+        engine.checkpoint(SHARD).await.unwrap();
+        let rows = |engine: &SimEngine| engine.status().shards[0].rows;
+        let full = rows(&engine);
+        for object in 0..390 {
+            assert!(delete(&engine, id(object)).await);
+        }
+        engine.set_space(SpaceLevel::Saving);
+        while engine.maintain().await.unwrap() {}
+        assert!(rows(&engine).retired_bytes > 0);
+        assert_eq!(engine.checkpoint_due(), [SHARD], "the image is due for what it would free");
+        engine.checkpoint(SHARD).await.unwrap();
+        let left = rows(&engine);
+        assert_eq!(left.retired_bytes, 0);
+        assert!(left.disk_bytes * 4 < full.disk_bytes, "{left:?} of {full:?}");
+        let on_disk = disk.files().into_iter().filter(|path| path.contains("objects-"));
+        let on_disk: u64 = on_disk.map(|path| disk.file_bytes(&path).unwrap().len() as u64).sum();
+        assert_eq!(on_disk, left.disk_bytes);
+        assert!(engine.checkpoint_due().is_empty());
+    });
+}
