@@ -8,9 +8,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use common::{SHARD, SimEngine, World, delete, dump, id, link_all, put, random_item};
-use heddle_core::engine::{BackupFile, EngineError, PutItem};
+use heddle_core::engine::{BackupFile, EngineError, PutItem, ScrubStep, ShardState};
 use heddle_core::wal::{Wal, WalConfig};
 use heddle_sim::{Fault, Random, SimDisk};
+use heddle_types::backup::is_backup_name;
 use heddle_types::row::decode_row;
 use heddle_types::{Device, NodeId, ObjectId, ShardId};
 use uuid::Uuid;
@@ -240,4 +241,59 @@ fn a_shard_that_is_not_there_fails_the_backup_and_log_is_given_up_again() {
         let status = engine.status();
         assert!(status.wal.segments < 5, "{status:?}");
     });
+}
+
+#[test]
+fn an_image_of_several_files_is_backed_up_whole_with_its_ledger() {
+    const ROWS: u64 = 400;
+    let mut world = World { memtable_bytes: 8 << 10, ..World::new(21) };
+    let disk = world.disk.clone();
+    let (files, before, deleted) = world.run(|engine| async move {
+        let mut random = Random::new(21);
+        for row in 0..ROWS {
+            put(&engine, random_item(&mut random, id(row))).await;
+        }
+        link_all(&engine, 16);
+        engine.checkpoint(SHARD).await.unwrap();
+        for row in (0..ROWS).step_by(50) {
+            assert!(delete(&engine, id(row)).await);
+        }
+        engine.checkpoint(SHARD).await.unwrap();
+        // These are in the log alone.
+        for row in (1..ROWS).step_by(80) {
+            assert!(delete(&engine, id(row)).await);
+        }
+        let before = dump(&engine, SHARD).await;
+        let deleted = engine.status().shards[0].tombstones;
+        new_folder(&disk).await;
+        let files = engine.back_up(FOLDER, &[SHARD]).await.unwrap();
+        // Later images need the files no more, the backup does.
+        for round in 0..3 {
+            for row in 0..ROWS {
+                put(&engine, random_item(&mut random, id(row + round))).await;
+            }
+            link_all(&engine, 16);
+            while engine.maintain().await.unwrap() {}
+            engine.checkpoint(SHARD).await.unwrap();
+        }
+        (files, before, deleted)
+    });
+    assert_eq!(deleted, 13);
+    let count = |kind: &str| files.iter().filter(|file| file.name.contains(kind)).count();
+    assert!(count("/image-") > 1, "{files:?}");
+    assert_eq!(count("/ledger-"), 1, "{files:?}");
+    assert!(files.iter().all(|file| is_backup_name(&file.name)), "{files:?}");
+    let mut copy = restored(&world, &files);
+    for _ in 0..2 {
+        let before = before.clone();
+        copy.run(|engine| async move {
+            let status = engine.status();
+            assert_eq!(status.shards[0].state, ShardState::Serving);
+            assert_eq!(status.shards[0].tombstones, deleted);
+            assert_eq!(dump(&engine, SHARD).await, before);
+            while engine.scrub_step().await != ScrubStep::PassEnded {}
+            assert_eq!(engine.scrub_stats().findings, []);
+            engine.checkpoint(SHARD).await.unwrap();
+        });
+    }
 }

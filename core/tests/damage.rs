@@ -311,7 +311,7 @@ fn damaged_rows_cannot_be_built_from() {
         let (shard, built) = engine.rebuild_next().await.unwrap();
         let error = built.unwrap_err();
         assert_eq!((shard, error.code), (SHARD, ErrorCode::Corrupt));
-        assert!(error.message.contains("entry checksum"), "{error}");
+        assert!(error.message.contains("checksum"), "{error}");
         assert!(engine.status().shards[0].state != ShardState::Serving);
         assert_eq!(engine.count(OTHER, None).await.unwrap(), 10);
     });

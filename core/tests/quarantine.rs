@@ -4,8 +4,9 @@
 mod common;
 
 use common::*;
-use heddle_core::engine::{OnDataLoss, PutItem, PutMode};
-use heddle_types::{ErrorCode, ShardId, Value};
+use futures::executor::block_on;
+use heddle_core::engine::{EngineError, OnDataLoss, PutItem, PutMode, ShardState};
+use heddle_types::{Device, ErrorCode, ShardId, Value};
 
 const PAGE: usize = 4096;
 /// Bytes of a batch header and of a record header.
@@ -190,5 +191,96 @@ fn a_shortened_log_quarantines_what_has_no_image_and_positions_go_on() {
     world.on_data_loss = OnDataLoss::Quarantine;
     world.run(|engine| async move {
         assert_eq!(counts(&engine).await, [Ok(11), Ok(11), Ok(11)]);
+    });
+}
+
+/// A shard without image and ledger, one whose image is damaged and whose log lost a record that
+/// was written behind it, and one that is sound.
+fn damaged_in_both_ways() -> World {
+    let mut world = written();
+    world.run(|engine| async move {
+        engine.checkpoint(ShardId(1)).await.unwrap();
+        engine.checkpoint(ShardId(2)).await.unwrap();
+        put_in(&engine, 2, 100).await;
+        put_in(&engine, 3, 100).await;
+    });
+    let first_of = |shard: u64, kind: &str| {
+        let prefix = format!("shards/{shard:010}/{kind}-");
+        world.disk.files().into_iter().find(|name| name.starts_with(&prefix)).unwrap()
+    };
+    block_on(world.disk.remove(&first_of(1, "image"))).unwrap();
+    for path in [first_of(1, "ledger"), first_of(2, "image")] {
+        let mut bytes = world.disk.file_bytes(&path).unwrap();
+        bytes[PAGE + 3] ^= 1;
+        world.disk.plant_file(&path, bytes);
+    }
+    // The record behind the image of the second shard; that of the third vouches for it.
+    let has_batch = |path: &String| {
+        let bytes = world.disk.file_bytes(path).unwrap_or_default();
+        path.ends_with(".wal") && bytes.iter().skip(PAGE).any(|byte| *byte != 0)
+    };
+    let log = world.disk.files().into_iter().rfind(has_batch).unwrap();
+    assert_ne!(log, LOG, "each start writes to a segment of its own");
+    let mut bytes = world.disk.file_bytes(&log).unwrap();
+    bytes[PAGE + 2 * HEAD + 20] ^= 1;
+    world.disk.plant_file(&log, bytes);
+    world
+}
+
+#[test]
+fn shards_lost_by_their_image_and_by_their_log_are_told_apart_and_others_serve() {
+    let mut world = damaged_in_both_ways();
+    for _ in 0..2 {
+        let (engine, report) = block_on(world.open()).unwrap();
+        let named = |shards: &[(ShardId, String)]| shards.iter().map(|(id, _)| id.0).collect();
+        let quarantined: Vec<u64> = named(&report.quarantined);
+        assert_eq!(quarantined, [2], "{report:?}");
+        assert_eq!(report.shards_lost.len(), 1, "{report:?}");
+        assert_eq!(report.shards_to_rebuild, [], "what log and rows make of it lacks a record");
+        drop(engine);
+    }
+    let disk = world.disk.clone();
+    world.run(|engine| async move {
+        let corrupt = Err(ErrorCode::Corrupt);
+        assert_eq!(counts(&engine).await, [corrupt, corrupt, Ok(11)]);
+        assert_eq!(engine.rebuild_next().await, None);
+        let lost = engine.count(ShardId(1), None).await.unwrap_err();
+        assert!(lost.message.contains("shard 1 is damaged"), "{lost}");
+        let quarantined = engine.count(ShardId(2), None).await.unwrap_err();
+        assert!(quarantined.message.contains("shard 2 is quarantined"), "{quarantined}");
+        let refused = engine.back_up("backups/one", &[ShardId(2)]).await;
+        assert!(matches!(refused, Err(EngineError::Unserved { shard: ShardId(2), .. })));
+        let status = engine.status();
+        assert!(matches!(status.shards[0].state, ShardState::Lost { .. }), "{status:?}");
+        assert_eq!(status.quarantined.len(), 1);
+        // Both keep the log, and do not make images of the third one due for it.
+        put_in(&engine, 3, 101).await;
+        engine.checkpoint(ShardId(3)).await.unwrap();
+        assert_eq!(engine.checkpoint_due(), []);
+        let has_log = || disk.files().iter().any(|name| name == LOG);
+        for shard in [1, 2] {
+            assert!(has_log() && engine.has_shard(ShardId(shard)));
+            engine.drop_shard(ShardId(shard)).await.unwrap();
+            assert!(!engine.has_shard(ShardId(shard)));
+        }
+        assert!(!has_log(), "{:?}", disk.files());
+        assert_eq!(engine.unserved(), None);
+    });
+}
+
+#[test]
+fn a_shard_whose_image_and_log_are_damaged_is_built_without_the_record_if_that_is_accepted() {
+    let mut world = damaged_in_both_ways();
+    world.on_data_loss = OnDataLoss::Accept;
+    world.run(|engine| async move {
+        assert_eq!(counts(&engine).await[1], Err(ErrorCode::Unavailable));
+        assert_eq!(engine.rebuild_next().await, Some((ShardId(2), Ok(()))));
+        assert_eq!(counts(&engine).await, [Err(ErrorCode::Corrupt), Ok(10), Ok(11)]);
+        assert_eq!(engine.checkpoint_due(), [ShardId(2)], "the loss is written down");
+        engine.checkpoint(ShardId(2)).await.unwrap();
+    });
+    world.on_data_loss = OnDataLoss::Quarantine;
+    world.run(|engine| async move {
+        assert_eq!(counts(&engine).await, [Err(ErrorCode::Corrupt), Ok(10), Ok(11)]);
     });
 }

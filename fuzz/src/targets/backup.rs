@@ -40,7 +40,7 @@ fn is_harmless(name: &str) -> bool {
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
     let file = |name: &str| FileEntry { name: name.to_owned(), bytes: 4, length: 9, crc32c: 1 };
-    let names = ["logs/0000/0000000001.wal", "shards/0000000001/image-3"];
+    let names = ["logs/0000/0000000001.wal", "shards/0000000001/ledger-3"];
     let manifest = |files| Manifest {
         format_version: 1,
         server_version: "0.1.0".to_owned(),
