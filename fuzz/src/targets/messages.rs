@@ -38,6 +38,10 @@ const CHECKS: [fn(&[u8]); 37] = [
     get_reply,
     delete_request,
     delete_reply,
+    round_trip::<PutWithRequest>,
+    round_trip::<PutWithReply>,
+    round_trip::<DeleteWithRequest>,
+    round_trip::<DeleteWithReply>,
     search_request,
     search_reply,
     scan_request,
@@ -53,10 +57,6 @@ const CHECKS: [fn(&[u8]); 37] = [
     round_trip::<BackupEndRequest>,
     round_trip::<BackupEndReply>,
     round_trip::<ErrorReply>,
-    round_trip::<PutWithRequest>,
-    round_trip::<PutWithReply>,
-    round_trip::<DeleteWithRequest>,
-    round_trip::<DeleteWithReply>,
 ];
 
 /// Checks a body and reads all of it, in place and copied.

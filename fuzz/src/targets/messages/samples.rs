@@ -20,7 +20,7 @@ const DEFINITION: &str = r#"{"name":"Passage","properties":[{"name":"a","type":"
 /// A body in the place of each check, with the byte that picks it.
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
-    let bodies = [control(), collections(), objects(), queries(), status(), durability()].concat();
+    let bodies = [control(), collections(), objects(), durability(), queries(), status()].concat();
     assert_eq!(bodies.len(), super::CHECKS.len(), "one sample for each message");
     let numbered = (0_u8..).zip(bodies);
     numbered.map(|(kind, body)| [vec![kind], body].concat()).collect()

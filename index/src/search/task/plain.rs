@@ -13,8 +13,8 @@ use crate::search::task::rescore::lowest;
 use crate::search::{Hit, SearchRequest, SearchStats};
 use crate::view::VectorView;
 
-/// Places behind the `k`-th that are watched with it: hits come from there as well, because estimates
-/// are ranked again.
+/// Places behind the `k`-th that are watched with it: hits come from there as well, because
+/// estimates are ranked again.
 const WATCHED_BEHIND: usize = 5;
 
 /// Expansions without news that any walk allows itself, ...
@@ -22,12 +22,12 @@ const PATIENCE_MIN: usize = 8;
 
 /// ... and for each ten candidates of its pool. With 8 at most one hit in ten thousand is lost, and
 /// 3, 7 and 10 % of the distances are saved at pools of 200, 400 and 800 (120,000 embeddings of 384
-/// components; 2, 5 and 10 % on 373,120 of 128). With 6.5 it is 11, 18 and 23 %, for up to nine hits
-/// in ten thousand.
+/// components; 2, 5 and 10 % on 373,120 of 128). With 6.5 it is 11, 18 and 23 %, for up to nine
+/// hits in ten thousand.
 const PATIENCE_TENTHS: usize = 8;
 
-/// Ends a walk whose nearest candidates no longer change: what a large pool still holds then is far,
-/// and leads to what is farther.
+/// Ends a walk whose nearest candidates no longer change: what a large pool still holds then is
+/// far, and leads to what is farther.
 ///
 /// Source: the "patience" of Teofili and Lin, "Patience in Proximity" (2025), with the distance of
 /// one place watched instead of the set.
