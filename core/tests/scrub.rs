@@ -59,7 +59,7 @@ fn a_flipped_bit_anywhere_is_found_and_named() {
     let mut random = Random::new(SEED);
     let world = lived();
     let files = covered_files(&world.disk);
-    for kind in ["objects-", "image-", "superblock.0", "superblock.1", ".wal"] {
+    for kind in ["objects-", "image-", "ledger-", "superblock.0", "superblock.1", ".wal"] {
         assert!(files.iter().any(|(path, _)| path.contains(kind)), "no {kind} in {files:?}");
     }
     for (path, bytes) in &files {

@@ -39,10 +39,9 @@ fn check(segment: &[u8]) {
     disk.plant_file(&path, segment.to_vec());
     match recover(&disk) {
         Ok((found, report)) => {
-            // The plain form gives up a segment whose header is damaged; recovery does not.
-            if report.flawed.is_empty() {
-                assert_eq!(found, bare, "recovery and its plain form differ");
-            }
+            // The plain form ends at the first page without a batch, and at a bad header; recovery
+            // goes on where no position is missing.
+            assert!(found.starts_with(&bare), "recovery misses what its plain form finds");
             assert_eq!(report.records, found.len() as u64);
             assert!(found.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0), "a gap in the log");
             if !is_near_its_end(segment, &report) {
