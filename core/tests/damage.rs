@@ -109,13 +109,12 @@ fn set_version(world: &World, path: &str, used_bytes: usize) {
 
 /// The first shard comes back whole while the second serves; the image after it is whole as well.
 fn check_rebuilt(mut world: World, model: &Model, what: &str) {
-    println!("{what}");
     let kept = model.clone();
     world.run(|engine| async move {
         assert_eq!(engine.count(OTHER, None).await.unwrap(), 10, "the other shard serves");
         let status = engine.status();
         let state = &status.shards[0].state;
-        assert_eq!(*state, ShardState::Rebuilding { entries: 0 });
+        assert_eq!(*state, ShardState::Rebuilding { entries: 0 }, "{what}");
         let refused = engine.count(SHARD, None).await.unwrap_err();
         assert_eq!(refused.code, ErrorCode::Unavailable);
         assert!(engine.view(SHARD).is_none());
