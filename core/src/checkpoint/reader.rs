@@ -333,8 +333,8 @@ pub(crate) async fn verify_superblocks<D: Device>(
     wrong
 }
 
-/// Bytes of the files that make a committed image: those of its chunks ([`ImageReader::files`]), its
-/// ledger, if it has one, and both superblocks.
+/// Bytes of the files that make a committed image: those of its chunks ([`ImageReader::files`]),
+/// its ledger, if it has one, and both superblocks.
 pub(crate) async fn image_file_bytes<D: Device>(
     device: &D,
     directory: &str,

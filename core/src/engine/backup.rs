@@ -54,9 +54,10 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// Everything that was acknowledged before the call is in it, and no write is in it in part.
     /// The files stay as they are until the folder is removed, which is up to the caller, also
     /// after an error: then it is of no use. Errors: [`EngineError::NoShard`] when one was dropped
-    /// meanwhile or is being built again, [`EngineError::Unserved`] when one is damaged, [`EngineError::Poisoned`], and those of [`Engine::checkpoint`]. Needs
-    /// [`Engine::run_wal`] to be running. Cost: an image of each shard, one after the other, and
-    /// a copy of the log behind them.
+    /// meanwhile or is being built again, [`EngineError::Unserved`] when one is damaged,
+    /// [`EngineError::Poisoned`], and those of [`Engine::checkpoint`]. Needs [`Engine::run_wal`]
+    /// to be running. Cost: an image of each shard, one after the other, and a copy of the log
+    /// behind them.
     pub async fn back_up(
         &self,
         folder: &str,
