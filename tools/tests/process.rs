@@ -465,7 +465,7 @@ fn completions_know_every_command() {
 
 /// Objects of a collection.
 fn count_of(node: &Node, collection: &str) -> u64 {
-    node.json(&["count", collection])["count"].as_u64().unwrap()
+    node.json(&["count", collection])["count"].as_u64().expect("a count is a number")
 }
 
 #[test]
@@ -548,8 +548,8 @@ fn a_damaged_partial_or_hostile_backup_is_refused_by_name_and_nothing_is_made_of
     };
     let path = |name: &str| std::path::Path::new(&copy).join(name);
     let shard = std::fs::read_dir(path("shards")).unwrap().next().unwrap().unwrap().path();
-    let image = std::fs::read_dir(&shard).unwrap().map(|entry| entry.unwrap().path());
-    let image = image.filter(|path| path.to_str().unwrap().contains("image-")).next().unwrap();
+    let mut files = std::fs::read_dir(&shard).unwrap().map(|entry| entry.unwrap().path());
+    let image = files.find(|path| path.to_str().unwrap().contains("image-")).unwrap();
     let name = image.strip_prefix(&copy).unwrap().to_str().unwrap();
     let bytes = std::fs::read(&image).unwrap();
     // One bit, one byte less, one byte more, no file.
