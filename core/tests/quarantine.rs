@@ -284,3 +284,41 @@ fn a_shard_whose_image_and_log_are_damaged_is_built_without_the_record_if_that_i
         assert_eq!(counts(&engine).await, [Err(ErrorCode::Corrupt), Ok(10), Ok(11)]);
     });
 }
+
+/// The end of a damaged segment was taken to be its last good record. When the image of the shard
+/// reached past that one, nobody seemed to need the file; it was given up, and the next start found
+/// no gap and served the shard without the records between its image and the next segment.
+#[test]
+fn a_segment_damaged_to_its_end_is_kept_for_the_shard_that_lost_what_was_in_it() {
+    let mut world = World::new(1);
+    world.segment_bytes = 256 << 10;
+    world.shards = vec![1, 2, 3];
+    world.run(|engine| async move {
+        for n in 0..10 {
+            for shard in 1..=3 {
+                put_in(&engine, shard, n).await;
+            }
+        }
+        engine.checkpoint(ShardId(2)).await.unwrap();
+        for n in 100..160 {
+            put_in(&engine, 2, n).await;
+        }
+        put_in(&engine, 1, 100).await;
+        for shard in [1, 3] {
+            engine.checkpoint(ShardId(shard)).await.unwrap();
+        }
+    });
+    // The image of shard 2 holds the first thirty records; from the twenty-sixth on nothing can be
+    // read, up to the end of the segment. The next segment is whole.
+    let mut bytes = world.disk.file_bytes(LOG).unwrap();
+    bytes[25 * PAGE..].iter_mut().for_each(|byte| *byte ^= 0x5a);
+    world.disk.plant_file(LOG, bytes);
+    for _ in 0..3 {
+        world.run(|engine| async move {
+            assert_eq!(counts(&engine).await, [Ok(11), Err(ErrorCode::Corrupt), Ok(10)]);
+            while engine.maintain().await.unwrap() {}
+            put_in(&engine, 3, 1).await;
+            engine.checkpoint(ShardId(3)).await.unwrap();
+        });
+    }
+}

@@ -131,14 +131,15 @@ async fn link(core: &Core, engine: &HomeEngine, mut batch: RowBatch) {
 async fn maintain(core: Rc<Core>, engine: HomeEngine) {
     loop {
         engine.set_space(core.node.space());
-        match engine.maintain().await {
-            Ok(true) => continue,
-            Ok(false) => {}
+        let is_busy = match engine.maintain().await {
+            Ok(is_busy) => is_busy,
             Err(error) => {
                 tracing::warn!(core = core.index, %error, "maintenance failed; it is tried again");
                 sleep(FAILURE_PAUSE).await;
+                false
             }
-        }
+        };
+        // Also while there is more to rewrite: the space of rewritten rows returns with an image.
         for shard in due(&core, &engine) {
             match stepped(&core, engine.checkpoint(shard)).await {
                 Ok(()) => {
@@ -152,7 +153,9 @@ async fn maintain(core: Rc<Core>, engine: HomeEngine) {
                 }
             }
         }
-        sleep(MAINTENANCE_INTERVAL).await;
+        if !is_busy {
+            sleep(MAINTENANCE_INTERVAL).await;
+        }
     }
 }
 

@@ -135,6 +135,7 @@ pub(crate) async fn read(core: &Rc<Core>, request: &RequestFrame) -> Result<Fram
         Err(error) => return Err(refused(&error)),
     };
     let (offset, wanted) = (message.offset.to_native(), u64::from(message.length.to_native()));
+    request.reply.reserve(wanted as usize)?;
     let bytes = part(&file, offset, wanted).await.map_err(|error| refused(&error))?;
     file.close().await.map_err(|error| refused(&error))?;
     dispatch::reply(request, &BackupReadReply { bytes })

@@ -8,7 +8,7 @@ use futures::future::LocalBoxFuture;
 use heddle_core::engine::IndexBatch;
 use heddle_core::shard::ShardSpec;
 use heddle_runtime::{fatal, yield_if_needed};
-use heddle_types::{ApiError, CoreIndex, FatalReason, ShardId};
+use heddle_types::{ApiError, CoreIndex, ErrorCode, FatalReason, ShardId};
 
 use crate::core::{Core, HomeEngine};
 use crate::message::{
@@ -94,7 +94,11 @@ async fn handle_node(core: Rc<Core>, request: CoreRequest) -> CoreAnswer {
         CoreRequest::FixShardDims { shards, config } => {
             let engine = core.engine()?;
             for shard in shards {
-                engine.fix_dims(shard, std::sync::Arc::clone(&config))?;
+                match engine.fix_dims(shard, std::sync::Arc::clone(&config)) {
+                    // One that is not served has no index to make; the others go on.
+                    Err(error) if error.code == ErrorCode::Corrupt => {}
+                    fixed => fixed?,
+                }
             }
             publish_views(&core).await.map(|()| CoreReply::Done)
         }

@@ -64,6 +64,11 @@ impl<D: Device, C: Clock> Engine<D, C> {
         shards: &[ShardId],
     ) -> Result<Vec<BackupFile>, EngineError> {
         let _hold = LogHold::begin(self);
+        // Also what was acknowledged before its sync.
+        let accepted = Lsn(self.inner.wal.next_lsn().0 - 1);
+        if accepted.0 > 0 {
+            self.inner.wal.durable(accepted).await?;
+        }
         let mut files = Vec::new();
         let mut covered: Option<Lsn> = None;
         for shard in shards {

@@ -183,7 +183,8 @@ impl SegmentHeader {
     pub(super) fn space_of(&self, location: Location) -> u64 {
         match self.layout {
             Layout::Interleaved if location.has_vectors() => {
-                location.vectors_end() - location.offset()
+                // A location from a damaged image may have them the wrong way round.
+                location.vectors_end().saturating_sub(location.offset())
             }
             Layout::Interleaved => location.row_space(),
             Layout::Blocks { .. } => location.row_space() + u64::from(location.vector_bytes),

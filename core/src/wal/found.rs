@@ -24,6 +24,14 @@ pub(super) struct FoundSegment<D: Device> {
     pub(super) last_lsn: Option<Lsn>,
 }
 
+impl<D: Device> FoundSegment<D> {
+    /// The segment may have held records up to this one. It is kept for as long as a shard needs
+    /// any of them, also when only earlier ones could be read.
+    pub(super) fn reaches(&mut self, last: Lsn) {
+        self.last_lsn = Some(self.last_lsn.map_or(last, |known| known.max(last)));
+    }
+}
+
 /// A file and what its first page says.
 struct Candidate<D: Device> {
     number: u64,

@@ -470,7 +470,7 @@ impl<D: Device> Recovery<D> {
             let bytes = sizes.fold(self.config.segment_bytes, u64::max);
             last = last.max(Lsn(next.0 + bytes / RECORD_HEADER_BYTES as u64));
             self.stop = Some(stop);
-            self.segments[segment].last_lsn.get_or_insert(last);
+            self.segments[segment].reaches(last);
         }
         if last >= next {
             self.note_damage(vec![Loss { first: next, last, shard: None }], last);
@@ -493,7 +493,7 @@ impl<D: Device> Recovery<D> {
         }
         // The files that should have held them stay until nobody needs the positions any more.
         for bad in self.stop_before.iter().chain(&self.stop_here) {
-            self.segments[bad.segment].last_lsn.get_or_insert(last);
+            self.segments[bad.segment].reaches(last);
         }
         let damage = Damage::new(stop.path, stop.offset, stop.fault, losses);
         if !damage.losses.is_empty() {
