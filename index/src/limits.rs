@@ -72,6 +72,10 @@ pub const LINK_BATCH_RATIO: usize = 8;
 /// Slots a scan hands to the kernel at a time.
 pub const SCAN_BLOCK: usize = 128;
 
+/// Slots whose signs a scan looks at at a time: few of them are left, and these wait for memory
+/// together.
+pub const GLANCE_BLOCK: usize = 2_048;
+
 /// Candidates that are rescored at a time once there are as many hits as wanted: enough to have
 /// some rows on their way from memory, few because each block may be the last.
 pub const RESCORE_BLOCK: usize = 8;

@@ -3,13 +3,14 @@
 //! A plane is an arena with one row a slot, in whole 64-byte lines so that a row never shares a
 //! line with another. Without codes there is the raw plane alone and everything is computed from
 //! it. With codes a walk reads the walk plane and the factors of a slot; what it finds is computed
-//! again from the *best* plane: the raw one where it is kept, else the refine plane.
+//! again from the *best* plane: the raw one where it is kept, else the refine plane. A scan looks
+//! at the signs first; they follow from the codes and are in no image.
 
 use std::sync::Arc;
 
 use crate::Slot;
 use crate::arena::Arena;
-use crate::codes::{CodeRows, Codec, CodecScratch, RefineRows};
+use crate::codes::{CodeRows, Codec, CodecScratch, RefineRows, Signs};
 use crate::distance::Rows;
 use crate::error::IndexError;
 use crate::limits::LANE_FLOATS;
@@ -26,16 +27,19 @@ pub struct PlaneBytes {
     pub factors: usize,
     /// What the codes leave out.
     pub refine: usize,
+    /// The signs that a scan looks at first.
+    pub signs: usize,
 }
 
 impl PlaneBytes {
     /// Bytes of a slot over all planes.
     #[must_use]
     pub fn total(&self) -> usize {
-        self.raw + self.walk + self.factors + self.refine
+        self.raw + self.walk + self.factors + self.refine + self.signs
     }
 
-    fn all(&self) -> [usize; PLANES] {
+    /// In the order of [`Planes::arenas`].
+    fn imaged(&self) -> [usize; PLANES] {
         [self.raw, self.walk, self.factors, self.refine]
     }
 }
@@ -47,6 +51,7 @@ pub(crate) struct PlaneScratch {
     walk: Vec<u8>,
     factors: Vec<f32>,
     refine: Vec<u8>,
+    signs: Vec<u8>,
 }
 
 /// Bytes of a line.
@@ -55,7 +60,7 @@ const LINE_BYTES: usize = 64;
 /// Lines of a row that are asked for at once; the hardware follows a longer row by itself.
 const PREFETCH_LINES: usize = 12;
 
-/// Number of planes.
+/// Number of planes that an image holds.
 pub(crate) const PLANES: usize = 4;
 
 /// The planes of one view.
@@ -70,6 +75,9 @@ pub(crate) struct Planes {
     walk: Arena,
     factors: Arena,
     refine: Arena,
+    /// How rows of the sign plane are made and read; none without that plane.
+    signs: Option<Signs>,
+    sign_rows: Arena,
 }
 
 /// Sizes of the planes that the parameters ask for.
@@ -85,6 +93,7 @@ pub(crate) fn plane_bytes(params: &IndexParams, codec: Option<&Codec>) -> PlaneB
         factors: layout.factor_count * size_of::<f32>(),
         // Where the vectors are, they say more than the residuals of their codes.
         refine: if has_raw { 0 } else { layout.refine_row_bytes },
+        signs: Signs::of(codec).map_or(0, |signs| signs.row_bytes()),
     }
 }
 
@@ -99,6 +108,8 @@ impl Planes {
         let bytes = plane_bytes(params, codec.as_deref());
         let arena = |row: usize| Arena::reserve(slots * row, expected * row);
         Ok(Self {
+            signs: codec.as_deref().and_then(Signs::of),
+            sign_rows: arena(bytes.signs)?,
             codec,
             bytes,
             stride: (params.dims as usize).next_multiple_of(LANE_FLOATS),
@@ -109,14 +120,14 @@ impl Planes {
         })
     }
 
-    /// The arenas in the order of [`PlaneBytes`], with the bytes of a row.
+    /// The arenas of an image in the order of [`PlaneBytes`], with the bytes of a row.
     pub(crate) fn arenas(&self) -> [(&Arena, usize); PLANES] {
-        let [raw, walk, factors, refine] = self.bytes.all();
+        let [raw, walk, factors, refine] = self.bytes.imaged();
         [(&self.raw, raw), (&self.walk, walk), (&self.factors, factors), (&self.refine, refine)]
     }
 
     pub(crate) fn arenas_mut(&mut self) -> [(&mut Arena, usize); PLANES] {
-        let [raw, walk, factors, refine] = self.bytes.all();
+        let [raw, walk, factors, refine] = self.bytes.imaged();
         [
             (&mut self.raw, raw),
             (&mut self.walk, walk),
@@ -127,6 +138,7 @@ impl Planes {
 
     /// Owner only: makes the rows below `slots` accessible.
     pub(crate) fn commit(&self, slots: usize) -> Result<(), IndexError> {
+        self.sign_rows.commit(slots * self.bytes.signs)?;
         self.arenas().into_iter().try_for_each(|(arena, row)| arena.commit(slots * row))
     }
 
@@ -138,7 +150,7 @@ impl Planes {
             self.raw.write_floats(slot * self.stride, vector);
         }
         let Some(codec) = &self.codec else { return };
-        let PlaneScratch { codec: buffers, walk, factors, refine } = scratch;
+        let PlaneScratch { codec: buffers, walk, factors, refine, signs } = scratch;
         let bytes = self.bytes;
         walk.resize(bytes.walk, 0);
         factors.resize(bytes.factors / size_of::<f32>(), 0.0);
@@ -147,6 +159,20 @@ impl Planes {
         self.walk.write_row(slot * bytes.walk, walk);
         self.factors.write_floats(slot * factors.len(), factors);
         self.refine.write_row(slot * bytes.refine, refine);
+        if let Some(maker) = &self.signs {
+            signs.resize(bytes.signs, 0);
+            maker.encode(codec, walk, factors, buffers, signs);
+            self.sign_rows.write_row(slot * bytes.signs, signs);
+        }
+    }
+
+    /// Owner only: writes the signs of a slot whose codes were restored and that is not published.
+    pub(crate) fn derive_signs(&self, slot: Slot, scratch: &mut PlaneScratch) {
+        let (Some(maker), Some(codec)) = (&self.signs, &self.codec) else { return };
+        let PlaneScratch { codec: buffers, signs, .. } = scratch;
+        signs.resize(self.bytes.signs, 0);
+        maker.encode(codec, self.walk_row(slot), self.factor_row(slot), buffers, signs);
+        self.sign_rows.write_row(slot as usize * self.bytes.signs, signs);
     }
 
     /// Copies the rows below `slots` of an outgrown view into this fresh one.
@@ -154,12 +180,13 @@ impl Planes {
         for ((new, row), (old, _)) in self.arenas_mut().into_iter().zip(old.arenas()) {
             new.copy_from(old, slots * row)?;
         }
-        Ok(())
+        self.sign_rows.copy_from(&old.sign_rows, slots * self.bytes.signs)
     }
 
     /// Committed bytes of all planes.
     pub(crate) fn committed_bytes(&self) -> usize {
-        self.arenas().iter().map(|(arena, _)| arena.committed_bytes()).sum()
+        let imaged = self.arenas().iter().map(|(arena, _)| arena.committed_bytes()).sum::<usize>();
+        imaged + self.sign_rows.committed_bytes()
     }
 
     /// Whether the vectors themselves are here.
@@ -195,6 +222,18 @@ impl Planes {
     #[inline]
     pub(crate) fn refine_rows(&self) -> RefineRows {
         RefineRows { base: self.refine.byte_base(), row_bytes: self.bytes.refine }
+    }
+
+    /// The sign plane: what reads it, and the row of slot 0.
+    #[inline]
+    pub(crate) fn signs(&self) -> Option<(&Signs, *const u8)> {
+        self.signs.as_ref().map(|signs| (signs, self.sign_rows.byte_base()))
+    }
+
+    /// Sign row of a slot.
+    #[cfg(test)]
+    pub(crate) fn sign_row(&self, slot: Slot) -> &[u8] {
+        self.sign_rows.bytes(slot as usize * self.bytes.signs, self.bytes.signs)
     }
 
     /// Asks for the first line of what the walk reads of a slot.

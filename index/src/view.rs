@@ -199,7 +199,8 @@ impl VectorView {
         };
         let best = if planes.raw > 0 { planes.raw } else { planes.walk + planes.refine };
         let links = lines(self.layout.base_words * size_of::<u32>());
-        stats.evaluations * walk + stats.rescored * lines(best) + stats.hops * links
+        let signs = stats.glanced * lines(planes.signs);
+        signs + stats.evaluations * walk + stats.rescored * lines(best) + stats.hops * links
     }
 
     /// The newest view of the same index: this one, or what it grew into.

@@ -266,11 +266,12 @@ struct Planes {
     walk: usize,
     factors: usize,
     refine: usize,
+    signs: usize,
 }
 
 impl Planes {
-    fn of(PlaneBytes { raw, walk, factors, refine }: PlaneBytes) -> Self {
-        Self { raw, walk, factors, refine }
+    fn of(PlaneBytes { raw, walk, factors, refine, signs }: PlaneBytes) -> Self {
+        Self { raw, walk, factors, refine, signs }
     }
 }
 

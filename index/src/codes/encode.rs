@@ -185,7 +185,7 @@ impl Codec {
 
     /// The numbers of a walk plane.
     #[inline(always)]
-    fn read_walk(&self, walk: &[u8], w: &mut [f32]) {
+    pub(super) fn read_walk(&self, walk: &[u8], w: &mut [f32]) {
         match self.codes {
             Codes::None => {}
             Codes::Half => {

@@ -29,9 +29,11 @@ mod probe;
 mod query;
 mod rotation;
 mod scalar;
+mod signs;
 
 pub use probe::{KernelProbe, ProbeWork};
 pub(crate) use query::CodeQuery;
+pub(crate) use signs::Signs;
 
 use crate::instruction_set::InstructionSet;
 use crate::params::{Codes, Metric};

@@ -109,7 +109,7 @@ impl Codec {
     }
 
     #[inline(always)]
-    fn resize(&self, out: &mut CodeQuery) {
+    pub(super) fn resize(&self, out: &mut CodeQuery) {
         out.codes = Some(self.codes);
         out.padded_dims = self.layout.padded_dims;
         out.rotated.resize(self.layout.padded_dims);
@@ -122,7 +122,7 @@ impl Codec {
 
     /// Fills everything from the rotated query, which is given without its exponent.
     #[inline(always)]
-    fn finish_query(&self, exponent: Option<i32>, out: &mut CodeQuery) {
+    pub(super) fn finish_query(&self, exponent: Option<i32>, out: &mut CodeQuery) {
         let rotated = &mut out.rotated.floats_mut()[..self.layout.padded_dims];
         (out.scale, out.sum, out.norm2, out.noise) = (0.0, 0, 0.0, 0.0);
         let bytes = out.codes_bytes.bytes_mut();

@@ -1,5 +1,6 @@
 //! Codes against exact distances.
 
+mod signs;
 mod tables;
 
 use super::rotation::Rotation;

@@ -19,6 +19,7 @@ use crate::directory::{DirectoryRestorer, SlotDirectory};
 use crate::error::IndexError;
 use crate::limits;
 use crate::params::{IndexParams, Metric, RawVectors};
+use crate::planes::PlaneScratch;
 use crate::view::{Entry, VectorView};
 use crate::writer::VectorWriter;
 
@@ -268,6 +269,7 @@ impl Restorer {
         self.check_upper_rows(upper_rows)?;
         self.check_links()?;
         self.check_vectors()?;
+        self.derive_signs();
         let entry = self.check_entry()?;
         let view = self.view;
         let words = (self.slots as usize).div_ceil(64);
@@ -283,6 +285,13 @@ impl Restorer {
         view.tail_words.store(low << 32 | end, Ordering::Relaxed);
         view.set_entry(entry);
         Ok(VectorWriter::from_view(view))
+    }
+
+    /// Makes the plane that no image holds.
+    fn derive_signs(&self) {
+        let mut scratch = PlaneScratch::default();
+        let held = (0..self.slots).filter(|&slot| self.view.holds(slot));
+        held.for_each(|slot| self.view.planes.derive_signs(slot, &mut scratch));
     }
 
     fn check_sets(&self) -> Result<(), IndexError> {

@@ -240,6 +240,24 @@ mod codes {
     }
 
     #[test]
+    fn signs_are_in_no_image_and_come_back_from_the_codes() {
+        let dims = 300;
+        for codes in [Codes::FourBit, Codes::EightBit] {
+            let raw = RawVectors::Absent;
+            let params = IndexParams { dims, ..params_of(codes, raw) };
+            let base = Random::new(46).vectors(SLOTS as usize, dims as usize, 8);
+            let shard = Shard::with(params.clone(), &base);
+            let image = image_of(&shard);
+            assert!(image.len() == 11);
+            let (old, new) = (shard.writer.view(), restore_with(&params, &image).unwrap().view());
+            for slot in 0..SLOTS {
+                assert_eq!(old.planes.sign_row(slot), new.planes.sign_row(slot));
+                assert!(old.planes.sign_row(slot).iter().any(|&byte| byte != 0));
+            }
+        }
+    }
+
+    #[test]
     fn damaged_codes_are_refused_or_harmless() {
         let params = params_of(Codes::EightBit, RawVectors::Absent);
         let image = image_of(&shard_of(params.clone()));

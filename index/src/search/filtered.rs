@@ -95,7 +95,9 @@ impl Prices {
         let bytes = view.planes.bytes;
         let row = if bytes.walk > 0 { bytes.walk + bytes.factors } else { bytes.raw };
         let lines = row.div_ceil(64) as u64;
-        Self { evaluation: 10 + 4 * lines, scanned: 5 + 3 * lines, hop: 60 }
+        // By their signs, and a few by their codes.
+        let scanned = if bytes.signs > 0 { 6 + bytes.signs as u64 / 64 } else { 5 + 3 * lines };
+        Self { evaluation: 10 + 4 * lines, scanned, hop: 48 }
     }
 
     /// A scan of so many rows.
@@ -304,7 +306,7 @@ fn sample(view: &VectorView, filter: &SlotBitmap, node: Slot) -> (u32, u32) {
 /// Puts passing rows from all over the filter into `fresh`, as starting points.
 pub(crate) fn gather_seeds(view: &VectorView, filter: &SlotBitmap, scratch: &mut Scratch) {
     let walker = &mut scratch.walker;
-    walker.begin_block();
+    walker.begin_block(SEEDS);
     let words = filter.word_count();
     let step = words.div_ceil(SEEDS).max(1);
     for first in (0..words).step_by(step) {

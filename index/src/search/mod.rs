@@ -78,6 +78,8 @@ pub struct SearchStats {
     pub evaluations: u64,
     /// Distances computed again, from more than codes; zero for an index without codes.
     pub rescored: u64,
+    /// Rows that a scan looked at by their signs alone or first.
+    pub glanced: u64,
     /// Neighbour lists read.
     pub hops: u64,
     /// All passing rows were scanned: the hits are exact.

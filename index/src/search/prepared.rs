@@ -1,7 +1,7 @@
 //! A query in the form that distances are computed from.
 
 use crate::Slot;
-use crate::codes::CodeQuery;
+use crate::codes::{CodeQuery, Signs};
 use crate::params::{Codes, Metric};
 use crate::view::VectorView;
 
@@ -17,6 +17,9 @@ pub(crate) struct Prepared {
     stored: Option<Slot>,
     /// The query as distances on codes need it.
     pub(crate) code: CodeQuery,
+    /// The same against signs, once a scan has asked for it.
+    sign: CodeQuery,
+    has_sign: bool,
 }
 
 impl Prepared {
@@ -30,11 +33,23 @@ impl Prepared {
     }
 }
 
+impl Prepared {
+    /// The query against the signs of rows; made at the first call. A query for pairs has none.
+    pub(crate) fn signs(&mut self, signs: &Signs) -> &CodeQuery {
+        if !self.has_sign {
+            signs.prepare(&self.code, &mut self.sign);
+            self.has_sign = true;
+        }
+        &self.sign
+    }
+}
+
 impl VectorView {
     /// Makes a query of a client's vector, `[dims]`.
     pub(crate) fn prepare(&self, query: &[f32], out: &mut Prepared) {
         debug_assert_eq!(query.len(), self.params.dims as usize);
         out.stored = None;
+        out.has_sign = false;
         let padded = &mut out.padded;
         padded.clear();
         padded.extend_from_slice(query);
@@ -55,6 +70,7 @@ impl VectorView {
     #[inline]
     pub(crate) fn query_of(&self, slot: Slot, out: &mut Prepared) {
         out.stored = Some(slot);
+        out.has_sign = false;
         let planes = &self.planes;
         let Some(codec) = &planes.codec else { return };
         if planes.has_raw() {
@@ -74,6 +90,7 @@ impl VectorView {
             return self.query_of(slot, out);
         }
         out.stored = Some(slot);
+        out.has_sign = false;
         let planes = &self.planes;
         if let Some(codec) = &planes.codec {
             codec.prepare_pair(planes.walk_row(slot), planes.factor_row(slot), &mut out.code);

@@ -6,10 +6,12 @@ use core::sync::atomic::{Ordering, fence};
 use std::collections::BinaryHeap;
 
 use crate::Slot;
-use crate::limits::SCAN_BLOCK;
 use crate::search::pool::{Neighbour, Pool};
 use crate::search::prepared::Prepared;
 use crate::view::VectorView;
+
+/// Looks at the signs of rows that take as long as a distance of a walk.
+const GLANCES: u64 = 8;
 
 /// Working memory of one search at a time. Keep a few per core; it grows with the largest view.
 #[derive(Debug, Default)]
@@ -23,6 +25,8 @@ pub struct Scratch {
     pub(crate) frontier: BinaryHeap<Reverse<Neighbour>>,
     /// Nearest rows of a scan.
     pub(crate) best: Pool,
+    /// Rows of a scanned block by their signs.
+    pub(crate) rows: Glanced,
     /// Rows of a scanned block with their estimates.
     pub(crate) block: Vec<Neighbour>,
     /// What distances are computed against.
@@ -34,6 +38,34 @@ impl Scratch {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+}
+
+/// Rows whose signs were looked at, with the least distance that each may have.
+#[derive(Debug, Default)]
+pub(crate) struct Glanced {
+    /// How many there are: the buffers are as long as the largest block was.
+    pub(crate) count: usize,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) lowest: Vec<f32>,
+}
+
+impl Glanced {
+    /// Computes the least distances, allowing for so many spreads of the error. Only with a sign
+    /// plane.
+    #[allow(unsafe_code, reason = "the kernel addresses rows by slot")]
+    pub(crate) fn glance(&mut self, view: &VectorView, query: &mut Prepared, spreads: f32) {
+        let Some((signs, base)) = view.planes.signs() else { return };
+        let query = query.signs(signs);
+        let (slots, lowest) = (&self.slots[..self.count], &mut self.lowest[..self.count]);
+        // SAFETY: a slot gets here from a presence bit of this view, read with acquire ordering
+        // after the row was written; signs are written and committed with the row.
+        unsafe { signs.lowest(query, base, slots, spreads, lowest) };
+    }
+
+    /// The rows and their least distances.
+    pub(crate) fn parts_mut(&mut self) -> (&[Slot], &mut [f32]) {
+        (&self.slots[..self.count], &mut self.lowest[..self.count])
     }
 }
 
@@ -58,6 +90,8 @@ pub(crate) struct Walker {
     /// Distances computed from the best plane after an estimate.
     pub(crate) rescored: u64,
     pub(crate) hops: u64,
+    /// Rows whose signs were looked at.
+    pub(crate) glanced: u64,
 }
 
 impl Walker {
@@ -72,6 +106,7 @@ impl Walker {
         self.evaluations = 0;
         self.rescored = 0;
         self.hops = 0;
+        self.glanced = 0;
     }
 
     /// Unmarks everything, by the log or as a whole, whichever is less to write.
@@ -87,10 +122,10 @@ impl Walker {
         self.log.clear();
     }
 
-    /// Distances computed so far, estimates and others.
+    /// Distances computed so far, estimates and others; a few looks at signs count as one.
     #[inline]
     pub(crate) fn work(&self) -> u64 {
-        self.evaluations + self.rescored
+        self.evaluations + self.rescored + self.glanced / GLANCES
     }
 
     /// Slots from this one on are beyond the walk.
@@ -194,9 +229,9 @@ impl Walker {
         self.fresh.iter().for_each(|&slot| view.planes.prefetch(slot));
     }
 
-    /// Starts a block of a scan.
-    pub(crate) fn begin_block(&mut self) {
+    /// Starts a block of about so many rows.
+    pub(crate) fn begin_block(&mut self, rows: usize) {
         self.fresh.clear();
-        self.fresh.reserve(SCAN_BLOCK + 64);
+        self.fresh.reserve(rows + 64);
     }
 }

@@ -3,6 +3,7 @@
 
 mod plain;
 mod rescore;
+mod scan;
 
 use core::sync::atomic::Ordering;
 use core::task::Poll;
@@ -10,13 +11,13 @@ use core::task::Poll;
 use crate::bitmap::SlotBitmap;
 use crate::directory::SlotDirectory;
 use crate::distance::{from_raw, to_raw};
-use crate::limits::{EF_MAX, SCAN_BLOCK};
+use crate::limits::EF_MAX;
 use crate::search::descent::{absorb, descend, prefetch_next};
 use crate::search::filtered::{Plan, Prices, gather_seeds};
 use crate::search::pool::{Neighbour, Pool};
 use crate::search::scratch::{Scratch, Walker};
 use crate::search::task::plain::Patience;
-use crate::search::task::rescore::{keep, lowest};
+use crate::search::task::rescore::lowest;
 use crate::search::{Hit, SearchRequest, SearchStats, Strategy as Mode};
 use crate::view::{Entry, VectorView};
 
@@ -175,6 +176,7 @@ impl SearchTask<'_> {
         });
         self.stats.evaluations = self.scratch.walker.evaluations;
         self.stats.rescored = self.scratch.walker.rescored;
+        self.stats.glanced = self.scratch.walker.glanced;
         self.stats.hops = self.scratch.walker.hops;
         self.stats.exact = self.exact;
         self.stats.strategy = if self.exact { Mode::Scan } else { self.mode };
@@ -222,45 +224,6 @@ impl SearchTask<'_> {
                 None => self.passing <= self.ef as u64,
                 Some(_) => self.prices.scan(self.passing) <= self.prices.plain(self.ef as u64),
             }
-    }
-
-    fn begin_scan(&mut self) {
-        let range = if self.exact {
-            0..(self.scratch.walker.limit() as usize).div_ceil(64)
-        } else {
-            self.view.tail_range()
-        };
-        self.phase = Phase::Scan { word: range.start, end: range.end };
-    }
-
-    /// Scans up to [`SCAN_BLOCK`] rows.
-    fn scan_step(&mut self, mut word: usize, end: usize) {
-        let Scratch { walker, best, query, .. } = &mut *self.scratch;
-        let set = if self.exact { &self.view.present } else { &self.view.unlinked };
-        walker.begin_block();
-        while word < end && walker.fresh.len() < SCAN_BLOCK {
-            // The filter first: it is the one that may be nearly empty.
-            let mut bits = self.request.filter.map_or(u64::MAX, |filter| filter.word(word));
-            if bits != 0 {
-                bits &= set.long(word) & self.directory.live_word(word);
-            }
-            while bits != 0 {
-                walker.fresh.push(word as u32 * 64 + bits.trailing_zeros());
-                bits &= bits - 1;
-            }
-            word += 1;
-        }
-        walker.evaluate(self.view, query);
-        if self.view.planes.codec.is_some() {
-            self.keep_scanned();
-        } else {
-            keep(walker, best);
-        }
-        self.phase = match (word < end, self.exact) {
-            (true, _) => Phase::Scan { word, end },
-            (false, true) => Phase::Done,
-            (false, false) => Phase::Descend,
-        };
     }
 
     fn descend_step(&mut self) {

@@ -307,6 +307,8 @@ fn growth_copies_every_plane() {
     for slot in (0..old.capacity).step_by(101) {
         assert_eq!(old.planes.walk_row(slot), new.planes.walk_row(slot));
         assert_eq!(old.planes.factor_row(slot), new.planes.factor_row(slot));
+        assert_eq!(old.planes.sign_row(slot), new.planes.sign_row(slot));
+        assert!(new.planes.sign_row(slot).iter().any(|&byte| byte != 0));
         assert_eq!(old.vector(slot), new.vector(slot));
     }
     for slot in [0, 77, count - 1] {

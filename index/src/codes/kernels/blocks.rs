@@ -26,7 +26,7 @@ pub(super) const LINE: usize = super::super::lines::LINE_BYTES;
 
 /// Asks for a row of some lines and for its factors.
 #[inline(always)]
-fn fetch_row(row: *const u8, row_bytes: usize) {
+pub(super) fn fetch_row(row: *const u8, row_bytes: usize) {
     let lines = (row_bytes / LINE).min(PREFETCH_LINES);
     for line in 0..lines {
         prefetch(row.wrapping_add(line * LINE));
@@ -42,17 +42,17 @@ fn fetch(rows: CodeRows, slots: &[u32]) {
     }
 }
 
-/// The rows to ask for before computing block `index`.
+/// The rows to ask for before computing block `index`, up to `ahead` rows behind it.
 #[inline(always)]
-fn window(slots: &[u32], index: usize) -> &[u32] {
-    let start = if index == 0 { 0 } else { index * BLOCK + PREFETCH_ROWS };
-    let end = (index + 1) * BLOCK + PREFETCH_ROWS;
+pub(super) fn window(slots: &[u32], index: usize, ahead: usize) -> &[u32] {
+    let start = if index == 0 { 0 } else { index * BLOCK + ahead };
+    let end = (index + 1) * BLOCK + ahead;
     slots.get(start..end.min(slots.len())).unwrap_or(&[])
 }
 
 /// The slots of a block, the last one repeated when there are fewer.
 #[inline(always)]
-fn block_slots(slots: &[u32]) -> [u32; BLOCK] {
+pub(super) fn block_slots(slots: &[u32]) -> [u32; BLOCK] {
     core::array::from_fn(|at| slots[at.min(slots.len() - 1)])
 }
 
@@ -90,7 +90,7 @@ pub(super) unsafe fn each_block<const L2: bool>(
     products: impl Fn([*const u8; BLOCK]) -> [f32; BLOCK],
 ) {
     for (index, (slots_here, out)) in slots.chunks(BLOCK).zip(out.chunks_mut(BLOCK)).enumerate() {
-        fetch(rows, window(slots, index));
+        fetch(rows, window(slots, index, PREFETCH_ROWS));
         let slots_here = block_slots(slots_here);
         let products = products(slots_here.map(|slot| rows.row(slot)));
         // SAFETY: the caller vouches for the factors too.

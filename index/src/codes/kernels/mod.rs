@@ -12,12 +12,17 @@ use std::sync::OnceLock;
 use super::encode::{EDGE_SCALE, NIBBLE_EDGE};
 use super::rotation::Rotation;
 use super::scalar::{LANES, dot_bits, dot_bytes, dot_nibbles, tree};
+use super::signs::SignRows;
 use super::{CodeQuery, CodeRows, Codec, CodecScratch, RefineRows, finite, half, unpack};
 use crate::instruction_set::{self, InstructionSet};
 use crate::params::Codes;
 
 /// Estimates for many rows.
 pub(super) type ManyFn = unsafe fn(&CodeQuery, CodeRows, &[u32], &mut [f32]);
+
+/// Least distances by signs for many rows: their estimates less so many spreads, see
+/// [`super::Signs`].
+pub(super) type LowestFn = unsafe fn(&CodeQuery, SignRows, f32, &[u32], &mut [f32]);
 
 /// Distances from both planes for many rows.
 pub(super) type RefineFn = unsafe fn(&CodeQuery, CodeRows, RefineRows, &[u32], &mut [f32]);
@@ -57,6 +62,7 @@ pub(super) struct Kernels {
     pub(super) set: InstructionSet,
     pub(super) many: [[ManyFn; 2]; 4],
     pub(super) refine: [[RefineFn; 2]; 4],
+    pub(super) lowest: [LowestFn; 2],
     pub(super) encode: EncodeFn,
     pub(super) prepare: PrepareFn,
     pub(super) prepare_row: PrepareRowFn,
@@ -99,6 +105,7 @@ fn plain() -> Kernels {
             [refine::<FOUR, false>, refine::<FOUR, true>],
             [refine::<ONE, false>, refine::<ONE, true>],
         ],
+        lowest: [lowest::<false>, lowest::<true>],
         encode: Codec::encode_body,
         prepare: Codec::prepare_body,
         prepare_row: Codec::prepare_row_body,
@@ -118,6 +125,9 @@ pub(super) fn finish<const L2: bool>(
     finite(if L2 { (query.norm2 + norm2) - (dot + dot) } else { -dot })
 }
 
+/// Factors that an estimate is made from; every row has as many.
+const FACTORS_READ: usize = 2;
+
 /// # Safety
 /// As for [`super::Codec::many`].
 unsafe fn many<const CODE: usize, const L2: bool>(
@@ -136,10 +146,25 @@ unsafe fn many<const CODE: usize, const L2: bool>(
             _ => (2 * dot_bits(row, query.codes_bytes.bytes()) - query.sum) as f32,
         };
         // SAFETY: as above, for the factors.
-        let factors =
-            unsafe { core::slice::from_raw_parts(rows.factors_of(slot), rows.factor_count) };
+        let factors = unsafe { core::slice::from_raw_parts(rows.factors_of(slot), FACTORS_READ) };
         *distance = finish::<L2>(query, product, factors[0], factors[1]);
     }
+}
+
+/// # Safety
+/// As for [`super::Signs::lowest`].
+unsafe fn lowest<const L2: bool>(
+    query: &CodeQuery,
+    rows: SignRows,
+    spreads: f32,
+    slots: &[u32],
+    out: &mut [f32],
+) {
+    // SAFETY: sign rows are one-bit rows with their factors behind them; the caller vouches for
+    // them.
+    unsafe { many::<ONE, L2>(query, rows.as_codes(), slots, out) };
+    // SAFETY: passed on.
+    unsafe { rows.subtract_spreads(spreads, slots, out) };
 }
 
 /// Dot product of a half-precision row in the fixed order.

@@ -11,10 +11,6 @@ use crate::search::prepared::Prepared;
 use crate::search::scratch::{Scratch, Walker};
 use crate::view::VectorView;
 
-/// A scan is exact, so it allows for errors of twice the margin, which a normal variable exceeds
-/// in one of a thousand million cases.
-const SCAN_MARGIN: f32 = 2.0;
-
 /// A walk finds less than all anyway: one margin is enough.
 const WALK_MARGIN: f32 = 1.0;
 
@@ -28,7 +24,7 @@ impl SearchTask<'_> {
         let block = missing.clamp(RESCORE_BLOCK, RESCORE_FIRST_MAX);
         // Candidates that may not be hits are no sign that the others are too far.
         let mut is_beyond = false;
-        walker.begin_block();
+        walker.begin_block(block);
         while at < found.len() && walker.fresh.len() < block && !is_beyond {
             let candidate = found[at];
             at += 1;
@@ -44,33 +40,6 @@ impl SearchTask<'_> {
         walker.rescore(self.view, query);
         keep(walker, best);
         self.phase = if is_through { Phase::Done } else { Phase::Rescore { at } };
-    }
-
-    /// Takes the rows of a scanned block that may be hits: their estimates stand in the walker.
-    pub(super) fn keep_scanned(&mut self) {
-        let asked = self.asked_bound();
-        let Scratch { walker, best, block, query, .. } = &mut *self.scratch;
-        block.clear();
-        let pairs = walker.fresh.iter().zip(&walker.distances);
-        block.extend(pairs.map(|(&slot, &distance)| Neighbour::new(distance, slot)));
-        let mut rest = &block[..];
-        let missing = best.capacity() - best.entries().len();
-        if missing > 0 {
-            // Nothing bounds the rows yet: begin with the most promising of them.
-            block.sort_unstable();
-            let (first, others) = block.split_at(missing.min(block.len()));
-            walker.fresh.clear();
-            walker.fresh.extend(first.iter().map(|row| row.slot()));
-            walker.rescore(self.view, query);
-            keep(walker, best);
-            rest = others;
-        }
-        let bound = asked.min(best.worst());
-        walker.fresh.clear();
-        let near = rest.iter().filter(|row| lowest(self.view, query, **row, SCAN_MARGIN) <= bound);
-        walker.fresh.extend(near.map(|row| row.slot()));
-        walker.rescore(self.view, query);
-        keep(walker, best);
     }
 }
 

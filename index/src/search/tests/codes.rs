@@ -188,3 +188,34 @@ fn vectors_come_back_from_their_codes_nearly_as_they_were() {
         }
     }
 }
+
+#[test]
+fn scans_that_look_at_signs_first_find_the_same_and_compute_little() {
+    let mut random = Random::new(67);
+    let (dims, rows) = (256, 6_000);
+    let base = random.vectors(rows, dims, 30);
+    let queries: Vec<_> = base.iter().step_by(150).cloned().collect();
+    let filter: SlotBitmap = (0..rows as Slot).filter(|slot| slot % 2 == 0).collect();
+    for metric in [Metric::L2Squared, Metric::Cosine, Metric::Dot] {
+        let mut all = params(metric, dims as u32);
+        // Everything is scanned.
+        all.flat_cutoff = rows as u32;
+        for profile in [(Codes::FourBit, RawVectors::Absent), (Codes::EightBit, RawVectors::Memory)]
+        {
+            let mut shard = Shard::new(with_codes(all.clone(), profile));
+            base.iter().for_each(|vector| {
+                shard.store(vector);
+            });
+            for filter in [None, Some(&filter)] {
+                let request = SearchRequest { filter, ..SearchRequest::new(10, 64) };
+                let recall = found(&mut shard, &queries, request);
+                let name = format!("{metric:?} {profile:?} {}", filter.is_some());
+                assert!(recall >= 0.99, "{name}: recall {recall}");
+                let (_, stats) = shard.search(&queries[7], request);
+                let passing = filter.map_or(rows as u64, |filter| filter.len().into());
+                assert_eq!(stats.glanced, passing, "{name}");
+                assert!(stats.exact && stats.evaluations < passing / 2, "{name}: {stats:?}");
+            }
+        }
+    }
+}

@@ -1,12 +1,15 @@
-//! AVX-512 forms with VNNI and VPOPCNTDQ: a line of a row a step.
+//! AVX-512 forms with VNNI and BITALG: a line of a row a step.
 
 use core::arch::x86_64::*;
 
 use super::super::{EIGHT, FOUR, HALF, Kernels, ONE};
 use crate::codes::encode::EDGE_SCALE;
-use crate::codes::kernels::blocks::{BLOCK, LINE, Scales, each_block, each_row};
+use crate::codes::kernels::blocks::{
+    BLOCK, LINE, Scales, block_slots, each_block, each_row, fetch_row, window,
+};
 use crate::codes::scalar::LANES;
-use crate::codes::{CodeQuery, CodeRows, Codec, CodecScratch, RefineRows};
+use crate::codes::signs::SignRows;
+use crate::codes::{CodeQuery, CodeRows, Codec, CodecScratch, DISTANCE_MAX, RefineRows};
 use crate::instruction_set::InstructionSet;
 
 pub(super) fn table() -> Kernels {
@@ -24,6 +27,7 @@ pub(super) fn table() -> Kernels {
             [refine::<FOUR, false>, refine::<FOUR, true>],
             [refine::<ONE, false>, refine::<ONE, true>],
         ],
+        lowest: [lowest::<false>, lowest::<true>],
         encode,
         prepare,
         prepare_row,
@@ -183,13 +187,15 @@ unsafe fn nibbles_block(
 /// `bytes` must be readable at every row and four times as many at the planes, a multiple of a
 /// line.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bitalg")]
 unsafe fn bits_block(
     planes: *const u8,
     rows: [*const u8; BLOCK],
     bytes: usize,
     sum: i32,
 ) -> [f32; BLOCK] {
+    // The planes are two's complement.
+    let weights = [1, 2, 4, -8].map(|weight| _mm512_set1_epi8(weight));
     let mut sums = [_mm512_setzero_si512(); BLOCK];
     let mut at = 0;
     while at < bytes {
@@ -199,14 +205,23 @@ unsafe fn bits_block(
         for (sum, row) in sums.iter_mut().zip(rows) {
             // SAFETY: `at + 64 <= bytes`.
             let x = unsafe { load(row, at) };
-            let [p0, p1, p2, p3] = q.map(|q| _mm512_popcnt_epi32(_mm512_and_si512(x, q)));
-            let low = _mm512_add_epi32(p0, _mm512_slli_epi32::<1>(p1));
-            let high = _mm512_sub_epi32(p2, _mm512_slli_epi32::<1>(p3));
-            *sum = _mm512_add_epi32(*sum, _mm512_add_epi32(low, _mm512_slli_epi32::<2>(high)));
+            for (q, weight) in q.into_iter().zip(weights) {
+                // At most 8 bits a byte, and weights up to 8: nothing saturates.
+                let counts = _mm512_popcnt_epi8(_mm512_and_si512(x, q));
+                *sum = _mm512_dpbusd_epi32(*sum, counts, weight);
+            }
         }
         at += LINE;
     }
     reduce(sums).map(|found| (2 * found - sum) as f32)
+}
+
+/// Four floats as lanes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl")]
+fn floats_of(four: [f32; BLOCK]) -> __m128 {
+    // SAFETY: the array is four floats.
+    unsafe { _mm_loadu_ps(four.as_ptr()) }
 }
 
 /// # Safety
@@ -231,7 +246,7 @@ unsafe fn halves_block(query: *const f32, rows: [*const u8; BLOCK], bytes: usize
 
 /// # Safety
 /// As for [`crate::codes::Codec::many`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bitalg")]
 unsafe fn many<const CODE: usize, const L2: bool>(
     query: &CodeQuery,
     rows: CodeRows,
@@ -253,6 +268,71 @@ unsafe fn many<const CODE: usize, const L2: bool>(
     };
     // SAFETY: the caller vouches for rows and factors.
     unsafe { each_block::<L2>(query, rows, slots, out, products) };
+}
+
+/// Sign rows that are asked for ahead: a row takes a thirtieth of the time that memory needs.
+const SIGN_ROWS: usize = 32;
+
+/// The numbers behind the signs of four rows, transposed: multipliers, squared lengths, spreads.
+///
+/// # Safety
+/// Sixteen bytes must be readable at every address.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl")]
+unsafe fn sign_numbers(at: [*const u8; BLOCK]) -> [__m128; 3] {
+    // SAFETY: the caller vouches for the bytes.
+    let [a, b, c, d] = at.map(|at| unsafe { _mm_loadu_ps(at.cast()) });
+    let (ab, cd) = (_mm_unpacklo_ps(a, b), _mm_unpacklo_ps(c, d));
+    let (ab_high, cd_high) = (_mm_unpackhi_ps(a, b), _mm_unpackhi_ps(c, d));
+    [_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab), _mm_movelh_ps(ab_high, cd_high)]
+}
+
+/// [`crate::codes::finite`] of four numbers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl")]
+fn finite_lanes(values: __m128) -> __m128 {
+    let most = _mm_set1_ps(DISTANCE_MAX);
+    // The second operand is the result when either is not a number.
+    _mm_max_ps(_mm_min_ps(values, most), _mm_sub_ps(_mm_setzero_ps(), most))
+}
+
+/// # Safety
+/// As for [`crate::codes::Signs::lowest`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bitalg")]
+unsafe fn lowest<const L2: bool>(
+    query: &CodeQuery,
+    rows: SignRows,
+    spreads: f32,
+    slots: &[u32],
+    out: &mut [f32],
+) {
+    let planes = query.codes_bytes.bytes().as_ptr();
+    let scale = _mm_set1_ps(query.scale);
+    let own = _mm_set1_ps(query.norm2);
+    let spreads = _mm_set1_ps(spreads);
+    for (index, (here, out)) in slots.chunks(BLOCK).zip(out.chunks_mut(BLOCK)).enumerate() {
+        for &ahead in window(slots, index, SIGN_ROWS) {
+            fetch_row(rows.row(ahead), rows.row_bytes);
+        }
+        let here = block_slots(here).map(|slot| rows.row(slot));
+        // SAFETY: the caller vouches for the rows; the query was prepared for such rows.
+        let products = unsafe { bits_block(planes, here, rows.row_bytes, query.sum) };
+        // SAFETY: a line ends at least four bytes behind the three numbers.
+        let numbers = unsafe { sign_numbers(here.map(|row| row.wrapping_add(rows.sign_bytes))) };
+        let [multiplier, norm2, spread] = numbers;
+        let dot = _mm_mul_ps(_mm_mul_ps(floats_of(products), multiplier), scale);
+        let estimate = if L2 {
+            _mm_sub_ps(_mm_add_ps(own, norm2), _mm_add_ps(dot, dot))
+        } else {
+            _mm_xor_ps(dot, _mm_set1_ps(-0.0))
+        };
+        let lowest = _mm_sub_ps(finite_lanes(estimate), _mm_mul_ps(spreads, spread));
+        let lowest = finite_lanes(lowest);
+        let mut found = [0.0; BLOCK];
+        // SAFETY: four floats fit the array.
+        unsafe { _mm_storeu_ps(found.as_mut_ptr(), lowest) };
+        out.copy_from_slice(&found[..out.len()]);
+    }
 }
 
 /// Sixteen signed bytes as floats.

@@ -20,7 +20,7 @@ pub(super) fn append_available(tables: &mut Vec<Kernels>) {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512vnni")
-        && is_x86_feature_detected!("avx512vpopcntdq");
+        && is_x86_feature_detected!("avx512bitalg");
     if has_avx512 {
         tables.push(avx512::table());
     }
