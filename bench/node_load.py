@@ -14,7 +14,9 @@ rate     Queries per CPU second of the node, all of its threads, beside those of
          disturbs the machine disturbs both. The pools are the smallest at which the node reaches
          the recalls asked for.
 latency  Open loop at 70 % of the closed-loop rate measured just before, one and two data cores;
-         with one the client has a CPU of its own, with two it shares both with the node.
+         with one the client has a CPU of its own, with two it shares both with the node. Before it
+         a loop that does nothing runs on each CPU and says for how long the machine took it away:
+         no percentile beyond that share of time says anything about the node.
 ingest   Closed-loop searches, idle and during 1,000 durable inserts a second into the same
          collection, in turns; one data core on a CPU of its own, clients on the other.
 
@@ -121,6 +123,36 @@ def steal_seconds() -> float:
     """CPU time that the machine below gave to others."""
     fields = pathlib.Path("/proc/stat").read_text().splitlines()[0].split()
     return int(fields[8]) / os.sysconf("SC_CLK_TCK")
+
+
+# A loop on one CPU; the gaps between its readings of the clock that are longer than a system call.
+PAUSES = """
+import json, sys, time
+clock = time.perf_counter
+end, last, gaps = clock() + float(sys.argv[1]), clock(), []
+while last < end:
+    now = clock()
+    if now - last > 0.0002:
+        gaps.append(now - last)
+    last = now
+print(json.dumps(gaps))
+"""
+
+
+def machine_pauses(seconds: float) -> dict:
+    """What the machine takes away from a CPU that has nothing else to do, both CPUs at once."""
+    command = [sys.executable, "-c", PAUSES, str(seconds)]
+    pinned = [["taskset", "-c", str(cpu), *command] for cpu in (NODE_CPU, CLIENT_CPU)]
+    loops = [subprocess.Popen(one, stdout=subprocess.PIPE, text=True) for one in pinned]
+    STARTED.extend(loops)
+    gaps = [gap for loop in loops for gap in json.loads(loop.communicate()[0])]
+    share, longest = sum(gaps) / (2 * seconds), max(gaps, default=0.0)
+    print(
+        f"the machine took {share:.2%} of a CPU away, {len(gaps) / (2 * seconds):.1f} times a second, "
+        f"for {longest * 1e3:.2f} ms at most",
+        flush=True,
+    )
+    return {"share": share, "a_second": len(gaps) / (2 * seconds), "longest_ms": longest * 1e3}
 
 
 def load(options, heddle: str, directory: pathlib.Path, limit: int) -> None:
@@ -386,6 +418,7 @@ def main() -> None:
         if "rate" in stages:
             report["rate"] = measure_rate(options, full, scratch)
         if "latency" in stages:
+            report["pauses"] = machine_pauses(5.0)
             report["latency"] = measure_latency(options, full)
         if "load" in stages or "ingest" in stages:
             load(options, options.heddle[0], part, rows - HELD_BACK)
