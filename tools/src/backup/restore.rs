@@ -14,6 +14,7 @@ use heddle_net::identity::{FORMAT_VERSION, Identity};
 use heddle_types::NodeId;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
+use super::device::write_zeros;
 use super::reshard::{ASIDE, deal_anew};
 use super::{make_empty, sync_directory};
 use crate::failure::Failure;
@@ -85,7 +86,7 @@ fn copy_files(directory: &Path, manifest: &Manifest, data_dir: &Path) -> Result<
         std::fs::create_dir_all(folder).map_err(failed)?;
         let mut out = File::create_new(&path).map_err(failed)?;
         copy(directory, &root, file, &mut out)?;
-        out.set_len(file.length).map_err(failed)?;
+        write_zeros(&out, file.bytes, file.length).map_err(failed)?;
         out.sync_all().map_err(failed)?;
         sync_directory(folder)?;
         if let Some(above) = folder.parent() {
