@@ -301,11 +301,18 @@ fn damaged_rows_cannot_be_built_from() {
     let (world, _) = written(Some(ON_DISK), disk_item);
     let image = image_path(&world);
     let is_segment = |name: &String| name.starts_with(&format!("{DIRECTORY}/objects-"));
-    let segment = world.disk.files().into_iter().find(is_segment).unwrap();
+    // Not the first one: what was read before has to be taken back.
+    let segment = world.disk.files().into_iter().filter(is_segment).nth(1).unwrap();
+    let of_shard = |world: &World| -> Vec<String> {
+        let files = world.disk.files().into_iter();
+        files.filter(|name| name.starts_with(DIRECTORY)).collect()
+    };
     let mut broken = damaged(&world, |world| {
         remove(world, &image);
         flip(world, &segment, 4_096 + 40);
     });
+    broken.memtable_bytes = 1 << 10;
+    let before = of_shard(&broken);
     broken.run(|engine| async move {
         let (shard, built) = engine.rebuild_next().await.unwrap();
         let error = built.unwrap_err();
@@ -314,6 +321,7 @@ fn damaged_rows_cannot_be_built_from() {
         assert!(engine.status().shards[0].state != ShardState::Serving);
         assert_eq!(engine.count(OTHER, None).await.unwrap(), 10);
     });
+    assert_eq!(of_shard(&broken), before, "starts do not pile up copies of rows");
     let mut missing = damaged(&world, |world| {
         remove(world, &image);
         remove(world, &segment);

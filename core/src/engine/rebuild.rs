@@ -13,6 +13,7 @@ use heddle_types::{ApiError, Clock, Device, DeviceError, ErrorCode, Lsn, RawVect
 
 use super::config::OpenReport;
 use super::load::{Loader, unfit};
+use super::quarantine::remove_written;
 use super::recover::Opened;
 use super::yielding::yield_now;
 use super::{Book, Engine, EngineError, ItemVector, ShardCell};
@@ -249,6 +250,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
                 Ok(())
             }
             Err(reason) => {
+                remove_written(&self.inner.device, &cell).await;
                 let spec = cell.shard.borrow().spec.clone();
                 let lost = Absent::Lost {
                     collection: spec.config.name.clone(),
