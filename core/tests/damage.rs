@@ -336,3 +336,42 @@ fn damaged_rows_cannot_be_built_from() {
         Err(error) => panic!("{error}"),
     }
 }
+
+#[test]
+fn a_sector_that_cannot_be_read_keeps_one_shard_from_serving_and_no_other() {
+    // One read error of one image kept the whole node from starting.
+    let (world, model) = written(Some(ON_DISK), disk_item);
+    let (mut alone, mut whole) = (0, 0);
+    for at in 1.. {
+        let mut life = World { disk: world.disk.crashed(Crash::KeepAll), ..world.clone() };
+        life.disk.set_latency_turns_max(0);
+        life.disk.fail_operation(at, Fault::Io);
+        let opened = block_on(life.open());
+        let is_over = life.disk.operations() < at;
+        if let Ok((engine, report)) = opened {
+            let serving = |shard| block_on(engine.count(shard, None));
+            match report.shards_lost.len() {
+                0 => {
+                    whole += 1;
+                    assert!(serving(SHARD).is_ok() && serving(OTHER).is_ok(), "operation {at}");
+                }
+                _ => {
+                    alone += 1;
+                    assert!(serving(SHARD).is_ok() != serving(OTHER).is_ok(), "operation {at}");
+                    let (_, refusal) = &report.shards_lost[0];
+                    assert!(refusal.message.contains("read"), "{refusal}");
+                }
+            }
+            drop(engine);
+        }
+        if is_over {
+            break;
+        }
+        let model = model.clone();
+        life.run(|engine| async move {
+            check_rows(&engine, &model).await;
+            assert_eq!(engine.count(OTHER, None).await.unwrap(), 10);
+        });
+    }
+    assert!(alone > 5 && whole > 0, "{alone} starts without one shard, {whole} with all");
+}
