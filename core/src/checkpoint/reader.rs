@@ -216,8 +216,8 @@ impl<D: Device> ImageReader<D> {
     }
 
     /// Reads and checks one chunk, for scrubbing: sections in order, chunks in order, in whichever
-    /// file they are. The bytes that were read, and what is wrong with them; `None` when there is no
-    /// such chunk in the section, or no such section.
+    /// file they are. The bytes that were read, and what is wrong with them; `None` when there is
+    /// no such chunk in the section, or no such section.
     pub(crate) async fn verify_chunk(
         &self,
         section: usize,
