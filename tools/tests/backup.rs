@@ -1,4 +1,5 @@
 //! Backups through the `heddle` executable: taken, checked, restored, refused.
+#![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
 mod support;
 
