@@ -7,35 +7,14 @@ mod common;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
+use common::backup::{FOLDER, new_folder, restored};
 use common::{SHARD, SimEngine, World, delete, dump, id, link_all, put, random_item};
-use heddle_core::engine::{BackupFile, EngineError, PutItem, ScrubStep, ShardState};
+use heddle_core::engine::{PutItem, PutMode, ScrubStep, ShardState};
 use heddle_core::wal::{Wal, WalConfig};
 use heddle_sim::{Fault, Random, SimDisk};
 use heddle_types::backup::is_backup_name;
 use heddle_types::row::decode_row;
-use heddle_types::{Device, NodeId, ObjectId, ShardId};
-use uuid::Uuid;
-
-const FOLDER: &str = "backups/one";
-
-async fn new_folder(disk: &SimDisk) {
-    disk.create_dir(FOLDER).await.unwrap();
-    disk.sync_dir("backups").await.unwrap();
-}
-
-/// Another node that got the files of a backup.
-fn restored(source: &World, files: &[BackupFile]) -> World {
-    let world =
-        World { disk: SimDisk::new(77), node: NodeId(Uuid::from_u128(8)), ..source.clone() };
-    for file in files {
-        let mut bytes = source.disk.file_bytes(&format!("{FOLDER}/{}", file.name)).unwrap();
-        bytes.truncate(usize::try_from(file.bytes).unwrap());
-        assert_eq!(bytes.len() as u64, file.bytes, "{file:?}");
-        bytes.resize(usize::try_from(file.length).unwrap(), 0);
-        world.disk.plant_file(&file.name, bytes);
-    }
-    World { boot: 0, ..world }
-}
+use heddle_types::{Device, ObjectId, ShardId};
 
 /// What a client knows of an object: every version it sent, and how far it was acknowledged.
 #[derive(Default)]
@@ -88,7 +67,7 @@ fn a_backup_under_writes_holds_all_that_was_acknowledged_before_it() {
                 }
             };
             let backup = async {
-                let files = engine.back_up(FOLDER, &[SHARD, ShardId(2)]).await.unwrap();
+                let files = engine.back_up(FOLDER, &[SHARD, ShardId(2)]).await.unwrap().files;
                 is_done.set(true);
                 files
             };
@@ -161,7 +140,7 @@ fn a_backup_that_fails_harms_nothing_and_the_next_one_works() {
             disk.remove_tree(FOLDER).await.unwrap();
             new_folder(&disk).await;
             let files = match engine.back_up(FOLDER, &[SHARD]).await {
-                Ok(files) => files,
+                Ok(part) => part.files,
                 Err(error) => panic!("at {at}, after {failed:?}: {error}"),
             };
             put(&engine, random_item(&mut Random::new(1), id(99))).await;
@@ -224,13 +203,13 @@ fn a_shard_is_dealt_to_others_with_stamps_creation_times_and_deletions() {
 }
 
 #[test]
-fn a_shard_that_is_not_there_fails_the_backup_and_log_is_given_up_again() {
+fn a_shard_that_is_not_there_is_named_and_log_is_given_up_again() {
     let mut world = common::fixture::world();
     let disk = world.disk.clone();
     world.run(|engine| async move {
         new_folder(&disk).await;
-        let failed = engine.back_up(FOLDER, &[SHARD, ShardId(5)]).await;
-        assert!(matches!(failed, Err(EngineError::NoShard { shard: ShardId(5) })), "{failed:?}");
+        let part = engine.back_up(FOLDER, &[SHARD, ShardId(5)]).await.unwrap();
+        assert_eq!(part.dropped, [ShardId(5)]);
         let mut random = Random::new(2);
         for _ in 0..20 {
             for row in 0..30 {
@@ -266,7 +245,7 @@ fn an_image_of_several_files_is_backed_up_whole_with_its_ledger() {
         let before = dump(&engine, SHARD).await;
         let deleted = engine.status().shards[0].tombstones;
         new_folder(&disk).await;
-        let files = engine.back_up(FOLDER, &[SHARD]).await.unwrap();
+        let files = engine.back_up(FOLDER, &[SHARD]).await.unwrap().files;
         // Later images need the files no more, the backup does.
         for round in 0..3 {
             for row in 0..ROWS {
@@ -296,4 +275,49 @@ fn an_image_of_several_files_is_backed_up_whole_with_its_ledger() {
             engine.checkpoint(SHARD).await.unwrap();
         });
     }
+}
+
+#[test]
+fn a_shard_that_is_dropped_during_a_backup_takes_nothing_else_with_it() {
+    let mut left_out = 0;
+    for seed in 0..16 {
+        println!("seed {seed}");
+        let mut world = World { shards: vec![1, 2, 3], ..World::new(seed) };
+        world.disk.set_latency_turns_max(0);
+        let disk = world.disk.clone();
+        let (part, before) = world.run(|engine| async move {
+            let mut random = Random::new(seed);
+            for row in 0..30 {
+                for shard in [1, 2, 3].map(ShardId) {
+                    let item = random_item(&mut random, id(row));
+                    let put = engine.put(shard, PutMode::Replace, vec![item]).await.unwrap();
+                    assert!(put[0].is_ok());
+                }
+            }
+            new_folder(&disk).await;
+            disk.set_latency_turns_max(3);
+            let drop = async {
+                let until = disk.operations() + seed * 60;
+                while disk.operations() < until {
+                    disk.space().await.unwrap();
+                }
+                engine.drop_shard(ShardId(2)).await.unwrap();
+            };
+            let all = [1, 2, 3].map(ShardId);
+            let (part, ()) = futures::join!(engine.back_up(FOLDER, &all), drop);
+            (part.unwrap(), dump(&engine, ShardId(3)).await)
+        });
+        left_out += part.dropped.len();
+        assert!(part.dropped.is_empty() || part.dropped == [ShardId(2)], "{part:?}");
+        let of_dropped = |name: &str| name.starts_with("shards/0000000002/");
+        let (gone, files): (Vec<_>, Vec<_>) =
+            part.files.into_iter().partition(|file| of_dropped(&file.name));
+        assert!(part.dropped.is_empty() || gone.is_empty(), "{gone:?}");
+        let mut copy = World { shards: vec![1, 3], ..restored(&world, &files) };
+        copy.run(|engine| async move {
+            assert_eq!(dump(&engine, ShardId(3)).await, before);
+            assert_eq!(dump(&engine, SHARD).await.len(), 30);
+        });
+    }
+    assert!((1..16).contains(&left_out), "left out {left_out} times");
 }

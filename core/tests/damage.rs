@@ -301,11 +301,18 @@ fn damaged_rows_cannot_be_built_from() {
     let (world, _) = written(Some(ON_DISK), disk_item);
     let image = image_path(&world);
     let is_segment = |name: &String| name.starts_with(&format!("{DIRECTORY}/objects-"));
-    let segment = world.disk.files().into_iter().find(is_segment).unwrap();
+    // Not the first one: what was read before has to be taken back.
+    let segment = world.disk.files().into_iter().filter(is_segment).nth(1).unwrap();
+    let of_shard = |world: &World| -> Vec<String> {
+        let files = world.disk.files().into_iter();
+        files.filter(|name| name.starts_with(DIRECTORY)).collect()
+    };
     let mut broken = damaged(&world, |world| {
         remove(world, &image);
         flip(world, &segment, 4_096 + 40);
     });
+    broken.memtable_bytes = 1 << 10;
+    let before = of_shard(&broken);
     broken.run(|engine| async move {
         let (shard, built) = engine.rebuild_next().await.unwrap();
         let error = built.unwrap_err();
@@ -314,6 +321,7 @@ fn damaged_rows_cannot_be_built_from() {
         assert!(engine.status().shards[0].state != ShardState::Serving);
         assert_eq!(engine.count(OTHER, None).await.unwrap(), 10);
     });
+    assert_eq!(of_shard(&broken), before, "starts do not pile up copies of rows");
     let mut missing = damaged(&world, |world| {
         remove(world, &image);
         remove(world, &segment);
@@ -327,4 +335,43 @@ fn damaged_rows_cannot_be_built_from() {
         Err(EngineError::Objects { .. }) => panic!("one shard keeps the others from starting"),
         Err(error) => panic!("{error}"),
     }
+}
+
+#[test]
+fn a_sector_that_cannot_be_read_keeps_one_shard_from_serving_and_no_other() {
+    // One read error of one image kept the whole node from starting.
+    let (world, model) = written(Some(ON_DISK), disk_item);
+    let (mut alone, mut whole) = (0, 0);
+    for at in 1.. {
+        let mut life = World { disk: world.disk.crashed(Crash::KeepAll), ..world.clone() };
+        life.disk.set_latency_turns_max(0);
+        life.disk.fail_operation(at, Fault::Io);
+        let opened = block_on(life.open());
+        let is_over = life.disk.operations() < at;
+        if let Ok((engine, report)) = opened {
+            let serving = |shard| block_on(engine.count(shard, None));
+            match report.shards_lost.len() {
+                0 => {
+                    whole += 1;
+                    assert!(serving(SHARD).is_ok() && serving(OTHER).is_ok(), "operation {at}");
+                }
+                _ => {
+                    alone += 1;
+                    assert!(serving(SHARD).is_ok() != serving(OTHER).is_ok(), "operation {at}");
+                    let (_, refusal) = &report.shards_lost[0];
+                    assert!(refusal.message.contains("read"), "{refusal}");
+                }
+            }
+            drop(engine);
+        }
+        if is_over {
+            break;
+        }
+        let model = model.clone();
+        life.run(|engine| async move {
+            check_rows(&engine, &model).await;
+            assert_eq!(engine.count(OTHER, None).await.unwrap(), 10);
+        });
+    }
+    assert!(alone > 5 && whole > 0, "{alone} starts without one shard, {whole} with all");
 }

@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::backup::{FOLDER, new_folder, restored};
 use common::*;
 use futures::executor::block_on;
 use heddle_core::engine::{EngineError, OnDataLoss, PutItem, PutMode, ShardState};
@@ -319,6 +320,112 @@ fn a_segment_damaged_to_its_end_is_kept_for_the_shard_that_lost_what_was_in_it()
             while engine.maintain().await.unwrap() {}
             put_in(&engine, 3, 1).await;
             engine.checkpoint(ShardId(3)).await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn starts_leave_the_files_of_a_quarantined_shard_as_they_are() {
+    // Rows of the log were flushed while it was read, beside what the start before had flushed: a
+    // copy of them for each start.
+    let mut world = written();
+    damage(&world, page_of(4, 2) + 2 * HEAD + 20);
+    world.memtable_bytes = 512;
+    let of_shard = |world: &World| -> Vec<String> {
+        let files = world.disk.files().into_iter();
+        files.filter(|name| name.starts_with("shards/0000000002/")).collect()
+    };
+    let before = of_shard(&world);
+    for _ in 0..3 {
+        let (_, report) = block_on(world.open()).unwrap();
+        assert_eq!(report.quarantined.len(), 1);
+        assert_eq!(of_shard(&world), before);
+        assert!(world.disk.files().iter().any(|name| name.starts_with("shards/0000000001/obj")));
+    }
+}
+
+#[test]
+fn shards_beside_a_quarantined_one_are_backed_up_without_it() {
+    // The log is damaged where the shards that serve have nothing any more, and it is kept there.
+    let mut world = written();
+    let disk = world.disk.clone();
+    damage(&world, page_of(4, 2) + 2 * HEAD + 20);
+    let parts = world.run(|engine| async move {
+        let all = [1, 2, 3].map(ShardId);
+        let refused = engine.not_backed_up(&all);
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        assert_eq!(refused[0].0, ShardId(2));
+        assert!(refused[0].1.contains("0000000001.wal"), "{refused:?}");
+        let mut parts = Vec::new();
+        // With images that are made for it, with those of before, and with writes behind them.
+        for n in 0..3 {
+            disk.remove_tree("backups").await.unwrap();
+            new_folder(&disk).await;
+            if n == 2 {
+                put_in(&engine, 3, 50).await;
+                engine.checkpoint(ShardId(1)).await.unwrap();
+            }
+            let part = engine.back_up(FOLDER, &[1, 3].map(ShardId)).await.unwrap();
+            parts.push((part, disk.crashed(heddle_sim::Crash::KeepAll)));
+        }
+        parts
+    });
+    for (n, (part, disk)) in parts.into_iter().enumerate() {
+        let world = World { disk, shards: vec![1, 3], ..world.clone() };
+        let mut copy = restored(&world, &part.files);
+        for round in 0..3 {
+            copy.run(|engine| async move {
+                assert_eq!(count(&engine, 1).await, Ok(10 + round));
+                assert_eq!(count(&engine, 3).await, Ok(10 + u64::from(n == 2)));
+                put_in(&engine, 1, 200 + round).await;
+            });
+        }
+    }
+}
+
+#[test]
+fn a_backup_after_an_accepted_loss_holds_what_is_left() {
+    // The image covers positions of the log that nothing in the log shows any more.
+    for is_whole_log in [false, true] {
+        let mut world = written();
+        let disk = world.disk.clone();
+        if is_whole_log {
+            for shard in 1..=3 {
+                world.run(|engine| async move {
+                    engine.checkpoint(ShardId(shard)).await.unwrap();
+                    put_in(&engine, shard, 99).await;
+                });
+            }
+            for path in disk.files().iter().filter(|path| path.ends_with(".wal")) {
+                let mut bytes = disk.file_bytes(path).unwrap();
+                bytes.iter_mut().for_each(|byte| *byte ^= 0x5a);
+                disk.plant_file(path, bytes);
+            }
+        } else {
+            damage(&world, page_of(4, 2) + 2 * HEAD + 20);
+        }
+        world.on_data_loss = OnDataLoss::Accept;
+        let left = world.run(|engine| async move {
+            for shard in engine.checkpoint_due() {
+                engine.checkpoint(shard).await.unwrap();
+            }
+            counts(&engine).await
+        });
+        assert!(left.iter().all(|count| matches!(count, Ok(9..=11))), "{left:?}");
+        world.on_data_loss = OnDataLoss::Quarantine;
+        let files = world.run(|engine| async move {
+            new_folder(&disk).await;
+            engine.back_up(FOLDER, &[1, 2, 3].map(ShardId)).await.unwrap().files
+        });
+        assert!(files.iter().any(|file| file.name.starts_with("logs/")), "{files:?}");
+        let mut copy = restored(&world, &files);
+        copy.run(|engine| async move {
+            assert_eq!(counts(&engine).await, left);
+            put_in(&engine, 1, 500).await;
+        });
+        copy.run(|engine| async move {
+            assert_eq!(count(&engine, 1).await, left[0].map(|count| count + 1));
+            assert_eq!(counts(&engine).await[1..], left[1..]);
         });
     }
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{SHARD, SimEngine, World, fixture, id, link_all, put, random_item};
-use heddle_core::engine::{ScrubStats, ScrubStep};
+use heddle_core::engine::{FINDINGS_MAX, ScrubStats, ScrubStep};
 use heddle_sim::{Crash, Random, SimDisk};
 use heddle_types::limits::PAGE_SIZE_BYTES;
 use heddle_types::{AlignedBuf, Device, DeviceFile, OpenMode};
@@ -154,4 +154,71 @@ fn damage_is_counted_once_and_a_step_reads_little() {
         let stats = engine.scrub_stats();
         assert_eq!((stats.passes, stats.damaged), (3, 1), "{stats:?}");
     });
+}
+
+#[test]
+fn more_places_than_are_shown_are_counted_once_as_well() {
+    // Those beyond the ones that are shown were counted anew by every pass.
+    let mut world = World { memtable_bytes: 64, ..World::new(4) };
+    world.disk.set_latency_turns_max(0);
+    let disk = world.disk.clone();
+    world.run(|engine| async move {
+        let mut random = Random::new(4);
+        for row in 0..100 {
+            put(&engine, random_item(&mut random, id(row))).await;
+            while engine.maintain().await.unwrap() {}
+        }
+        let files = covered_files(&disk);
+        let segments: Vec<_> = files.iter().filter(|(path, _)| path.contains("objects-")).collect();
+        assert!(segments.len() > FINDINGS_MAX + 10, "{} segments", segments.len());
+        for (path, _) in &segments {
+            change(&disk, path, PAGE_SIZE_BYTES, |bytes| bytes[0] ^= 1).await;
+        }
+        for _ in 0..3 {
+            let stats = pass(&engine).await;
+            assert_eq!(stats.damaged, segments.len() as u64);
+            assert_eq!(stats.findings.len(), FINDINGS_MAX);
+        }
+    });
+}
+
+#[test]
+fn damaged_parts_of_an_image_take_their_time_like_sound_ones() {
+    let world = lived();
+    let read = |damage: bool| {
+        let mut world = copy(&world);
+        let disk = world.disk.clone();
+        world.run(|engine| async move {
+            let files = covered_files(&disk);
+            let (path, _) = files.iter().find(|(path, _)| path.contains("/image-")).unwrap();
+            if damage {
+                change(&disk, path, PAGE_SIZE_BYTES + 20, |bytes| bytes[0] ^= 1).await;
+            }
+            let stats = pass(&engine).await;
+            assert_eq!(stats.damaged, u64::from(damage));
+            stats.bytes
+        })
+    };
+    assert_eq!(read(true), read(false));
+}
+
+#[test]
+fn a_superblock_of_an_earlier_image_is_a_write_that_was_lost() {
+    for place in 0..2 {
+        let mut world = lived();
+        let disk = world.disk.clone();
+        world.run(|engine| async move {
+            let path = format!("shards/0000000001/superblock.{place}");
+            let old = disk.file_bytes(&path).unwrap();
+            put(&engine, random_item(&mut Random::new(1), id(7))).await;
+            engine.checkpoint(SHARD).await.unwrap();
+            assert_eq!(pass(&engine).await.damaged, 0);
+            change(&disk, &path, 0, |bytes| bytes.copy_from_slice(&old)).await;
+            let stats = pass(&engine).await;
+            assert_eq!(stats.damaged, 1, "{stats:?}");
+            let finding = &stats.findings[0];
+            assert_eq!((&finding.file, finding.what.as_str()), (&path, "generation"));
+            assert_eq!(finding.expected, finding.found + 1);
+        });
+    }
 }

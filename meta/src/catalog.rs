@@ -1,5 +1,7 @@
 //! The catalog state machine.
 
+mod validate;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,6 +12,7 @@ use heddle_types::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::validate::InvalidCatalog;
 use crate::placement::Placement;
 
 /// One physical shard of a collection.
@@ -177,12 +180,37 @@ impl Catalog {
         self.collections().flat_map(|entry| entry.shards.iter().map(move |shard| (entry, shard)))
     }
 
+    /// The same catalog without the collections that the test does not hold for. Numbers of shards
+    /// are counted on from where they were.
+    #[must_use]
+    pub fn only(mut self, mut is_wanted: impl FnMut(&CollectionEntry) -> bool) -> Self {
+        self.collections.retain(|_, entry| is_wanted(entry));
+        self
+    }
+
     /// The same catalog with every shard on another node: for a restored copy, which is a node of
     /// its own.
     #[must_use]
     pub fn on_node(mut self, node: NodeId) -> Self {
         let shards = self.collections.values_mut().flat_map(|entry| &mut entry.shards);
         shards.for_each(|shard| shard.node = node);
+        self
+    }
+
+    /// The same catalog with new numbers for some shards, which then are new and empty: what logs
+    /// have of the old ones is nobody's.
+    #[must_use]
+    pub fn with_new_shards(mut self, old: &[ShardId]) -> Self {
+        for entry in self.collections.values_mut() {
+            for shard in entry.shards.iter_mut().filter(|shard| old.contains(&shard.id)) {
+                self.shards_made += 1;
+                let (before, after) = (shard.id, ShardId(self.shards_made));
+                shard.id = after;
+                let owners = entry.routing.owners().iter();
+                let owners = owners.map(|id| if *id == before { after } else { *id }).collect();
+                entry.routing = RoutingTable::from_owners(owners).unwrap_or(entry.routing.clone());
+            }
+        }
         self
     }
 

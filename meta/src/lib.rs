@@ -12,7 +12,7 @@ pub mod manifest;
 pub mod placement;
 pub mod store;
 
-pub use catalog::{Catalog, CatalogError, CollectionEntry, Command, ShardEntry};
-pub use manifest::{FileEntry, Manifest, ManifestError};
+pub use catalog::{Catalog, CatalogError, CollectionEntry, Command, InvalidCatalog, ShardEntry};
+pub use manifest::{FileEntry, Manifest, ManifestError, MissingShard};
 pub use placement::{CoreLoad, Placement, place_shards};
 pub use store::{CatalogStore, Opened, StoreError};

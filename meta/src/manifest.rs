@@ -4,16 +4,17 @@
 
 use std::collections::BTreeSet;
 
-use heddle_types::NodeId;
 use heddle_types::backup::is_backup_name;
+use heddle_types::limits::CORES_MAX;
+use heddle_types::{NodeId, ShardId};
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, InvalidCatalog};
 
 /// Name of the manifest.
 pub const MANIFEST: &str = "MANIFEST";
 /// Version of backups that are written, and the newest that is read.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Largest manifest that is read (256 MiB: some two million files).
 pub const MANIFEST_BYTES_MAX: u64 = 256 << 20;
 /// Largest file that is believed (16 TiB).
@@ -37,8 +38,23 @@ pub struct Manifest {
     pub data_cores: u32,
     /// Its collections and where their shards were.
     pub catalog: Catalog,
+    /// Shards of these collections that the node could not read any more; since version 2.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<MissingShard>,
     /// Every file.
     pub files: Vec<FileEntry>,
+}
+
+/// A shard that was left out because it is damaged.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MissingShard {
+    /// The shard.
+    pub shard: ShardId,
+    /// Its collection.
+    pub collection: String,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 /// One file.
@@ -80,6 +96,18 @@ pub enum ManifestError {
     /// Intact, and no manifest.
     #[error("is no manifest: {0}")]
     Json(String),
+    /// Its catalog does not fit together.
+    #[error("has a catalog in which {0}")]
+    Catalog(InvalidCatalog),
+    /// A number of cores that no node has.
+    #[error("says that the node had {found} data cores, expected 1 to {CORES_MAX}")]
+    Cores {
+        /// The number.
+        found: u32,
+    },
+    /// A shard is said to be missing that no collection has.
+    #[error("says that shard {0} is missing, which its catalog does not know")]
+    Missing(ShardId),
     /// A name that leads elsewhere.
     #[error("names the file {0:?}, which has no place in a backup")]
     Name(String),
@@ -129,8 +157,23 @@ impl Manifest {
             return Err(ManifestError::Version { found: format_version });
         }
         let manifest: Self = serde_json::from_str(body).map_err(json)?;
-        manifest.check_files()?;
+        manifest.check()?;
         Ok(manifest)
+    }
+
+    /// Can all that it says be?
+    ///
+    /// Errors: `Catalog`, `Cores`, `Missing`, and those of [`Manifest::check_files`].
+    pub fn check(&self) -> Result<(), ManifestError> {
+        self.catalog.validate().map_err(ManifestError::Catalog)?;
+        if !(1..=CORES_MAX as u32).contains(&self.data_cores) {
+            return Err(ManifestError::Cores { found: self.data_cores });
+        }
+        let known: BTreeSet<ShardId> = self.catalog.shards().map(|(_, shard)| shard.id).collect();
+        if let Some(missing) = self.missing.iter().find(|it| !known.contains(&it.shard)) {
+            return Err(ManifestError::Missing(missing.shard));
+        }
+        self.check_files()
     }
 
     /// Every file has a place of its own and a length that makes sense.
@@ -156,7 +199,7 @@ impl Manifest {
     /// Bytes of all files.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.bytes).sum()
+        self.files.iter().fold(0, |bytes, file| bytes.saturating_add(file.bytes))
     }
 }
 
@@ -174,6 +217,7 @@ mod tests {
             taken_us: 5,
             data_cores: 2,
             catalog: Catalog::default(),
+            missing: Vec::new(),
             files: names.iter().map(file).collect(),
         }
     }
@@ -206,8 +250,8 @@ mod tests {
 
     #[test]
     fn newer_versions_and_senseless_lengths_are_refused_by_name() {
-        let newer = Manifest { format_version: 2, ..manifest(&[]) }.encode().unwrap();
-        assert_eq!(Manifest::decode(&newer), Err(ManifestError::Version { found: 2 }));
+        let newer = Manifest { format_version: 3, ..manifest(&[]) }.encode().unwrap();
+        assert_eq!(Manifest::decode(&newer), Err(ManifestError::Version { found: 3 }));
         for (bytes, length) in [(11, 10), (1, u64::MAX)] {
             let mut wrong = manifest(&[GOOD]);
             (wrong.files[0].bytes, wrong.files[0].length) = (bytes, length);

@@ -16,7 +16,7 @@
 use heddle_types::limits::PAGE_SIZE_BYTES;
 use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, OpenMode};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, InvalidCatalog};
 
 const MAGIC: &[u8; 8] = b"HDLCATLG";
 const VERSION: u32 = 1;
@@ -39,6 +39,15 @@ pub enum StoreError {
         file: String,
         /// What does not hold.
         what: String,
+    },
+    /// The bytes are those that were written, and no catalog that a node can work by. Nothing was
+    /// changed; restore the files from a backup.
+    #[error("{file} does not hold a catalog that fits together: {source}")]
+    Invalid {
+        /// The file.
+        file: &'static str,
+        /// What does not fit.
+        source: InvalidCatalog,
     },
     /// The catalog was written by a newer version. Nothing was changed.
     #[error("{file} has format version {found}, this server reads up to {VERSION}")]
@@ -82,7 +91,8 @@ pub struct CatalogStore<D: Device> {
 impl<D: Device> CatalogStore<D> {
     /// Opens the store and reads the newest whole catalog; none when there never was one.
     ///
-    /// Errors: damage in every slot, a newer format, or the disk.
+    /// Errors: damage in every slot, a catalog that does not fit together, a newer format, or the
+    /// disk.
     pub async fn open(device: D) -> Result<Opened<D>, StoreError> {
         let mut newest: Option<(u64, Catalog)> = None;
         let mut damage = None;
@@ -99,6 +109,10 @@ impl<D: Device> CatalogStore<D> {
             }
         }
         let generation = newest.as_ref().map_or(0, |(generation, _)| *generation);
+        if let Some((_, catalog)) = &newest {
+            let file = SLOTS[(generation % 2) as usize];
+            catalog.validate().map_err(|source| StoreError::Invalid { file, source })?;
+        }
         let store = Self { device, generation };
         let damage = match (&newest, damage) {
             (_, None) => None,

@@ -3,11 +3,16 @@
 
 use futures::executor::block_on;
 use heddle_meta::store::first_files;
-use heddle_meta::{Catalog, CatalogStore, Command, FileEntry, Manifest, Placement};
+use heddle_meta::{
+    Catalog, CatalogStore, Command, FileEntry, Manifest, ManifestError, MissingShard, Placement,
+};
 use heddle_sim::SimDisk;
-use heddle_types::{CollectionConfig, CollectionId, NodeId, ObjectId};
+use heddle_types::{CollectionConfig, CollectionId, NodeId, ObjectId, ShardId};
 
-const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/manifest-1.txt");
+/// What each version wrote.
+fn fixture(version: u32) -> String {
+    format!("{}/tests/fixtures/manifest-{version}.txt", env!("CARGO_MANIFEST_DIR"))
+}
 
 fn catalog() -> Catalog {
     let mut config = CollectionConfig { name: "Docs".to_owned(), ..CollectionConfig::default() };
@@ -34,6 +39,7 @@ fn manifest() -> Manifest {
         taken_us: 1_800_000_000_000_000,
         data_cores: 2,
         catalog: catalog(),
+        missing: Vec::new(),
         files: vec![
             file("logs/0000/0000000001.wal", 4_096, 7),
             file("shards/0000000001/image-3", 8_192, u32::MAX),
@@ -42,14 +48,36 @@ fn manifest() -> Manifest {
 }
 
 #[test]
-fn the_manifest_of_version_1_is_read_and_written_as_it_was() {
-    let encoded = manifest().encode().unwrap();
-    if std::env::var_os("HEDDLE_WRITE_FIXTURES").is_some() && !std::fs::exists(FIXTURE).unwrap() {
-        std::fs::write(FIXTURE, &encoded).unwrap();
+fn the_manifest_of_every_version_is_read_and_written_as_it_was() {
+    let missing = MissingShard {
+        shard: ShardId(2),
+        collection: "Docs".to_owned(),
+        reason: "logs/0000/0000000001.wal: corrupt at offset 4096".to_owned(),
+    };
+    let second = Manifest { format_version: 2, missing: vec![missing], ..manifest() };
+    for manifest in [manifest(), second] {
+        let path = fixture(manifest.format_version);
+        let encoded = manifest.encode().unwrap();
+        if std::env::var_os("HEDDLE_WRITE_FIXTURES").is_some() && !std::fs::exists(&path).unwrap() {
+            std::fs::write(&path, &encoded).unwrap();
+        }
+        let stored = std::fs::read(&path).unwrap();
+        assert!(stored == encoded, "{path}: a manifest is encoded differently");
+        assert_eq!(Manifest::decode(&stored), Ok(manifest));
     }
-    let stored = std::fs::read(FIXTURE).unwrap();
-    assert_eq!(Manifest::decode(&stored), Ok(manifest()));
-    assert!(stored == encoded, "a manifest is encoded differently than in version 1");
+}
+
+#[test]
+fn cores_and_missing_shards_that_cannot_be_are_refused() {
+    let refused = |manifest: Manifest| Manifest::decode(&manifest.encode().unwrap()).unwrap_err();
+    for found in [0, 70_000] {
+        let error = refused(Manifest { data_cores: found, ..manifest() });
+        assert_eq!(error, ManifestError::Cores { found });
+    }
+    let missing =
+        MissingShard { shard: ShardId(9), collection: "Docs".to_owned(), reason: String::new() };
+    let error = refused(Manifest { missing: vec![missing], ..manifest() });
+    assert_eq!(error, ManifestError::Missing(ShardId(9)));
 }
 
 #[test]

@@ -36,7 +36,9 @@ pub(crate) async fn start(core: &Rc<Core>) {
     let opened = match CatalogStore::open(device.clone()).await {
         Ok(opened) => opened,
         Err(error @ StoreError::Version { .. }) => fatal(FatalReason::FormatVersion, error),
-        Err(error @ StoreError::Corrupt { .. }) => fatal(FatalReason::Corruption, error),
+        Err(error @ (StoreError::Corrupt { .. } | StoreError::Invalid { .. })) => {
+            fatal(FatalReason::Corruption, error)
+        }
         Err(error) => fatal(FatalReason::DataDirectory, error),
     };
     if let Some(damage) = &opened.damage {
@@ -93,6 +95,8 @@ async fn bring_up(core: &Rc<Core>, meta: &Rc<Meta>, logs: &[u32]) -> Result<(), 
         let route = Arc::new(CollectionRoute::of(entry));
         publish(core, Publication::Collection(catalog.epoch(), route)).await?;
     }
+    let backups = Rc::clone(meta);
+    spawn(Queue::Control, async move { backups.backups.watch().await });
     let report = open_listeners(core, http_port).await?;
     announce(core, report);
     Ok(())

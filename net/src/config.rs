@@ -84,6 +84,8 @@ pub struct NodeConfig {
     pub disk_delete_only_percent: u64,
     /// Bytes of a file that keeps space for deletions on a full disk; 0 for none.
     pub disk_reserve_bytes: u64,
+    /// Seconds without a read after which a backup is given up that nobody has ended.
+    pub backup_idle_s: u64,
     /// Seconds that a stop may take to answer what is in flight, before it goes on without.
     pub drain_timeout_s: u64,
     /// Microseconds an idle core looks for work before it sleeps.
@@ -124,6 +126,7 @@ impl Default for NodeConfig {
             disk_no_insert_percent: 90,
             disk_delete_only_percent: 95,
             disk_reserve_bytes: 256 << 20,
+            backup_idle_s: 600,
             drain_timeout_s: 10,
             spin_us: 0,
             kernels: KERNELS_AUTO.to_owned(),
@@ -170,6 +173,7 @@ impl NodeConfig {
         at_least("checkpoint_interval_s", self.checkpoint_interval_s, 1)?;
         at_least("drain_timeout_s", self.drain_timeout_s, 1)?;
         at_least("scrub_interval_s", self.scrub_interval_s, 1)?;
+        at_least("backup_idle_s", self.backup_idle_s, 1)?;
         let levels = [
             ("disk_warn_percent", self.disk_warn_percent, 1),
             ("disk_no_insert_percent", self.disk_no_insert_percent, self.disk_warn_percent),
@@ -252,6 +256,7 @@ mod tests {
         assert_eq!(key(|config| config.kernels = "sse9".to_owned()), "kernels");
         assert_eq!(key(|config| config.roles = vec![Role::Data]), "roles");
         assert_eq!(key(|config| config.scrub_interval_s = 0), "scrub_interval_s");
+        assert_eq!(key(|config| config.backup_idle_s = 0), "backup_idle_s");
         assert_eq!(key(|config| config.disk_warn_percent = 0), "disk_warn_percent");
         assert_eq!(key(|config| config.disk_no_insert_percent = 84), "disk_no_insert_percent");
         assert_eq!(key(|config| config.disk_delete_only_percent = 101), "disk_delete_only_percent");

@@ -88,6 +88,9 @@ async fn handle_node(core: Rc<Core>, request: CoreRequest) -> CoreAnswer {
             Ok(CoreReply::Done)
         }
         CoreRequest::Report => Ok(CoreReply::Report(Box::new(report::of_core(&core)))),
+        CoreRequest::FindDamaged(shards) => {
+            Ok(CoreReply::Damaged(core.engine()?.not_backed_up(&shards)))
+        }
         CoreRequest::BackUp { folder, shards } => backup::of_core(&core, &folder, &shards).await,
         CoreRequest::CreateShards(specs) => create_shards(&core, specs).await,
         CoreRequest::DropShards(shards) => drop_shards(&core, shards).await,

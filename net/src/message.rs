@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use heddle_core::engine::{
-    BackupFile, Durability, IndexBatch, IndexedBatch, Object, OpenReport, PutItem, PutMode, Want,
+    BackupPart, Durability, IndexBatch, IndexedBatch, Object, OpenReport, PutItem, PutMode, Want,
     Written,
 };
 use heddle_core::shard::{ShardSpec, ShardView};
 use heddle_index::SlotBitmap;
-use heddle_meta::Manifest;
 use heddle_runtime::{Queue, Routed};
 use heddle_types::{
     ApiError, CollectionConfig, CollectionId, Epoch, Filter, ObjectId, ShardId, Slot,
@@ -16,6 +15,7 @@ use heddle_types::{
 
 use uuid::Uuid;
 
+use crate::backup::{Begun, Damaged, Part};
 use crate::metrics::CoreReport;
 use crate::registry::CollectionRoute;
 
@@ -52,7 +52,9 @@ pub(crate) enum CoreRequest {
     CreateCollection(Box<CollectionConfig>),
     DropCollection(String),
     /// Take a backup of everything.
-    BeginBackup,
+    BeginBackup(Damaged),
+    ReadBackup(Part),
+    EndBackup(Uuid),
     /// Fix dimensions that were not declared, by vector name.
     FixDims {
         collection: CollectionId,
@@ -60,6 +62,8 @@ pub(crate) enum CoreRequest {
     },
 
     // From the meta core, for a backup.
+    /// Which of these shards are damaged and not served?
+    FindDamaged(Vec<ShardId>),
     /// Put these shards into a folder.
     BackUp {
         folder: String,
@@ -170,8 +174,10 @@ pub(crate) enum CoreReply {
     Report(Box<CoreReport>),
     Collection(Epoch, Arc<CollectionRoute>),
     Removed(Epoch),
-    BackedUp(Vec<BackupFile>),
-    Backup(Box<(Uuid, Manifest)>),
+    Damaged(Vec<(ShardId, String)>),
+    BackedUp(BackupPart),
+    Backup(Begun),
+    BackupBytes(Vec<u8>),
     Written(Vec<Result<Written, ApiError>>),
     Deleted(Vec<Result<bool, ApiError>>),
     Found(Vec<Option<Object>>),
@@ -201,7 +207,8 @@ pub(crate) fn unexpected(reply: &CoreReply) -> ApiError {
         CoreReply::Listening { .. } => "listening",
         CoreReply::Report(_) => "report",
         CoreReply::Collection(..) | CoreReply::Removed(_) => "collection",
-        CoreReply::BackedUp(_) | CoreReply::Backup(_) => "a backup",
+        CoreReply::Damaged(_) => "damaged shards",
+        CoreReply::BackedUp(_) | CoreReply::Backup(_) | CoreReply::BackupBytes(_) => "a backup",
         CoreReply::Written(_) | CoreReply::Deleted(_) => "written",
         CoreReply::Found(_) | CoreReply::Page(_) => "objects",
         CoreReply::Count(_) => "count",
@@ -220,7 +227,9 @@ impl Routed for CoreRequest {
             | Self::Count { .. }
             | Self::FilterBitmap { .. } => Queue::Search,
             Self::Put { .. } | Self::Delete { .. } | Self::SearchBatch(_) => Queue::Insert,
-            Self::CheckpointAll | Self::Seal | Self::BackUp { .. } => Queue::Background,
+            Self::CheckpointAll | Self::Seal | Self::BackUp { .. } | Self::ReadBackup(_) => {
+                Queue::Background
+            }
             Self::Open(_)
             | Self::Listen(_)
             | Self::Drain
@@ -231,7 +240,9 @@ impl Routed for CoreRequest {
             | Self::Publish(_)
             | Self::CreateCollection(_)
             | Self::DropCollection(_)
-            | Self::BeginBackup
+            | Self::BeginBackup(_)
+            | Self::EndBackup(_)
+            | Self::FindDamaged(_)
             | Self::FixDims { .. } => Queue::Control,
         }
     }

@@ -2,7 +2,7 @@
 //! every core before the client does.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,11 +20,12 @@ use heddle_types::{
     ShardId, VectorConfig,
 };
 
-use crate::backup;
+use crate::backup::{Backups, Damaged};
 use crate::core::Core;
 use crate::home;
 use crate::message::{CoreAnswer, CoreReply, CoreRequest, Publication};
 use crate::registry::CollectionRoute;
+use crate::report;
 
 /// Nodes that can hold a replica: this one.
 const NODES: u32 = 1;
@@ -38,6 +39,8 @@ pub(crate) struct Meta {
     moves: RefCell<Vec<Command>>,
     // Held for a whole change, shards and publication included: changes never overlap.
     store: Mutex<CatalogStore<GlommioDevice>>,
+    /// The backup that is taken or waits.
+    pub(crate) backups: Backups,
 }
 
 type Store<'a> = MutexGuard<'a, CatalogStore<GlommioDevice>>;
@@ -53,6 +56,7 @@ impl Meta {
             stored: RefCell::new(catalog),
             moves: RefCell::default(),
             store: Mutex::new(store),
+            backups: Backups::new(core),
         })
     }
 
@@ -67,7 +71,14 @@ impl Meta {
                 CoreRequest::CreateCollection(config) => self.create_collection(*config).await,
                 CoreRequest::DropCollection(name) => self.drop_collection(name).await,
                 CoreRequest::FixDims { collection, dims } => self.fix_dims(collection, dims).await,
-                CoreRequest::BeginBackup => self.back_up().await,
+                CoreRequest::BeginBackup(damaged) => self.back_up(damaged).await,
+                CoreRequest::ReadBackup(part) => self.backups.read(&part).await,
+                CoreRequest::EndBackup(backup) => self.backups.end(backup).await,
+                CoreRequest::Report => {
+                    let mut report = report::of_core(&self.core);
+                    report.backup = self.backups.report();
+                    Ok(CoreReply::Report(Box::new(report)))
+                }
                 other => home::handle(Rc::clone(&self.core), source, other).await,
             }
         })
@@ -201,20 +212,28 @@ impl Meta {
         Ok(CoreReply::Collection(epoch, route))
     }
 
-    /// Takes a backup while the catalog stands still: changes of it wait.
-    async fn back_up(&self) -> CoreAnswer {
+    /// Takes a backup of the collections that there are now. Others may be created meanwhile, these
+    /// may be dropped or get dimensions: the catalog stands still only while it is looked at.
+    async fn back_up(&self, damaged: Damaged) -> CoreAnswer {
+        let _turn = self.backups.turn().await;
+        self.backups.check_space()?;
+        let first = self.settled_catalog().await?;
+        let taken = self.backups.take(&first, damaged).await?;
+        // The log that was copied may know of dimensions that were fixed since, and of shards that
+        // were created since, whose numbers must not be given again.
+        let meant: BTreeSet<CollectionId> = first.collections().map(|entry| entry.id).collect();
+        let last = self.settled_catalog().await?.only(|entry| meant.contains(&entry.id));
+        Ok(CoreReply::Backup(self.backups.complete(taken, last).await?))
+    }
+
+    /// The catalog while no change of it is under way.
+    async fn settled_catalog(&self) -> Result<Catalog, ApiError> {
         let _still = self.store.lock().await;
         if !self.moves.borrow().is_empty() {
             let message = "shards moved at the start and could not be written: make room first";
             return Err(ApiError::transient(ErrorCode::Unavailable, message));
         }
-        let catalog = self.catalog();
-        let mut homes = BTreeMap::<CoreIndex, Vec<ShardId>>::new();
-        for (_, shard) in catalog.shards() {
-            homes.entry(shard.home as usize).or_default().push(shard.id);
-        }
-        let taken = backup::take(&self.core, catalog, homes.into_iter().collect()).await?;
-        Ok(CoreReply::Backup(Box::new(taken)))
+        Ok(self.catalog())
     }
 
     async fn drop_collection(&self, name: String) -> CoreAnswer {

@@ -57,5 +57,6 @@ pub(crate) fn of_core(core: &Rc<Core>) -> CoreReport {
         checkpoint_step_ns_max: metrics.checkpoint_step_ns_max.get(),
         starts: core.starts.borrow().values().copied().collect(),
         engine: core.engine().ok().map(|engine| engine.status().into()),
+        backup: None,
     }
 }

@@ -12,7 +12,7 @@ use crate::disk::{Space, reserved_bytes};
 use crate::dispatch;
 use crate::memory;
 use crate::message::{CoreRequest, expect_reply};
-use crate::metrics::CoreReport;
+use crate::metrics::{BackupReport, CoreReport};
 use crate::server::request::RequestFrame;
 
 /// The node and each of its cores at one moment.
@@ -30,6 +30,8 @@ pub(crate) struct NodeReport {
     pub(crate) memory: MemoryReport,
     pub(crate) disk: DiskReport,
     pub(crate) connections: usize,
+    /// A backup whose files wait, if there is one.
+    pub(crate) backup: Option<BackupReport>,
     pub(crate) cores: Vec<CoreReport>,
 }
 
@@ -59,6 +61,7 @@ pub(crate) async fn collect(core: &Rc<Core>) -> Result<NodeReport, ApiError> {
     for reply in replies {
         cores.push(*expect_reply!(reply, Report)?);
     }
+    let backup = cores.iter_mut().find_map(|core| core.backup.take());
     let node = &core.node;
     let uptime_ns = core.clock.monotonic_ns().saturating_sub(node.started_ns);
     Ok(NodeReport {
@@ -77,6 +80,7 @@ pub(crate) async fn collect(core: &Rc<Core>) -> Result<NodeReport, ApiError> {
         },
         disk: disk(core),
         connections: cores.iter().map(|core| core.server.connections).sum(),
+        backup,
         cores,
     })
 }

@@ -15,9 +15,20 @@ pub(crate) struct NodeStatus {
     pub(crate) uptime_s: f64,
     pub(crate) data_cores: usize,
     pub(crate) connections: usize,
+    pub(crate) backup: Option<Backup>,
     pub(crate) memory: Memory,
     pub(crate) disk: Disk,
     pub(crate) cores: Vec<Core>,
+}
+
+/// A backup whose files wait to be fetched.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Backup {
+    pub(crate) bytes: u64,
+    pub(crate) read_bytes: u64,
+    /// Seconds since somebody read of it.
+    pub(crate) idle_s: u64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -330,6 +330,12 @@ impl DeviceFile for GlommioDeviceFile {
         self.sync().await
     }
 
+    async fn allocated_bytes(&self) -> Result<u64, DeviceError> {
+        let found = self.file.stat().await;
+        let found = found.map_err(|error| from_glommio(&self.path, "stat", error))?;
+        Ok(found.allocated_file_size)
+    }
+
     async fn close(self) -> Result<(), DeviceError> {
         let closed = self.file.close().await;
         closed.map(|_| ()).map_err(|error| from_glommio(&self.path, "close", error))

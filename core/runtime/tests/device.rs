@@ -139,6 +139,14 @@ fn an_allocated_file_is_all_zeros_and_its_extents_stay_as_they_are() {
         file.sync().await.unwrap();
         assert_eq!(file.length().await.unwrap(), length);
         assert_eq!(std::fs::metadata(&full).unwrap().blocks(), blocks);
+        assert_eq!(file.allocated_bytes().await.unwrap(), blocks * 512);
+        file.close().await.unwrap();
+        // As long, and nothing but a hole.
+        let hole = std::fs::File::create_new(device.root().join("hole")).unwrap();
+        hole.set_len(length).unwrap();
+        let file = device.open("hole", OpenMode::Read).await.unwrap();
+        assert_eq!(file.length().await.unwrap(), length);
+        assert!(file.allocated_bytes().await.unwrap() < PAGE as u64);
         file.close().await.unwrap();
     });
 }

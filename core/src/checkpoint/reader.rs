@@ -216,15 +216,15 @@ impl<D: Device> ImageReader<D> {
     }
 
     /// Reads and checks one chunk, for scrubbing: sections in order, chunks in order, in whichever
-    /// file they are. The bytes that were read; `None` when there is no such chunk in the section,
-    /// or no such section.
+    /// file they are. The bytes that were read, and what is wrong with them; `None` when there is
+    /// no such chunk in the section, or no such section.
     pub(crate) async fn verify_chunk(
         &self,
         section: usize,
         chunk: usize,
-    ) -> Option<Result<u64, CheckpointError>> {
+    ) -> Option<(u64, Result<(), CheckpointError>)> {
         let part = chunks_of(self.table.sections.get(section)?).nth(chunk)?;
-        Some(self.with_chunk(part, |bytes| bytes.len() as u64).await)
+        Some((part.bytes as u64, self.with_chunk(part, |_whole| ()).await))
     }
 
     /// Must a ledger stand beside the image? Versions before had none.
@@ -308,18 +308,25 @@ pub(super) fn corrupt(path: &str, offset: u64, fault: Fault) -> CheckpointError 
     }
 }
 
-/// What is wrong with the superblocks of a shard that has a checkpoint: after a commit both are
-/// whole and name the same image. For scrubbing; reads two pages.
+/// What is wrong with the superblocks of a shard whose checkpoint is `generation`: after a commit
+/// both are whole and name that image. An older one is a write that never reached the disk; a newer
+/// one is left of a commit that failed. For scrubbing; reads two pages.
 pub(crate) async fn verify_superblocks<D: Device>(
     device: &D,
     directory: &str,
     shard: ShardId,
+    generation: u64,
 ) -> Vec<CheckpointError> {
     let mut wrong = Vec::new();
     for name in SUPERBLOCK_NAMES {
         let path = format!("{directory}/{name}");
         match read_superblock(device, &path).await {
-            Ok(Read::Whole(found)) if found.key.shard == shard => {}
+            Ok(Read::Whole(found)) if found.key.shard == shard => {
+                let found = found.key.generation;
+                if found < generation {
+                    wrong.push(corrupt(&path, 0, fault("generation", generation, found)));
+                }
+            }
             Ok(Read::Whole(found)) => {
                 wrong.push(corrupt(&path, 0, fault("shard", shard.0, found.key.shard.0)));
             }

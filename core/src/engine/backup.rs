@@ -29,6 +29,24 @@ pub struct BackupFile {
     pub length: u64,
 }
 
+/// A core's part of a backup.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct BackupPart {
+    /// What it consists of.
+    pub files: Vec<BackupFile>,
+    /// Shards that were asked for and are not here any more.
+    pub dropped: Vec<ShardId>,
+}
+
+/// What a copy of the log has to reach.
+#[derive(Clone, Copy)]
+struct Reach {
+    /// The copied images hold all records up to this one.
+    all: Lsn,
+    /// One of them holds records up to this one.
+    any: Lsn,
+}
+
 /// Keeps the log from being given up; ends when it is dropped.
 struct LogHold<D: Device, C: Clock>(Engine<D, C>);
 
@@ -49,12 +67,21 @@ impl<D: Device, C: Clock> Drop for LogHold<D, C> {
 }
 
 impl<D: Device, C: Clock> Engine<D, C> {
+    /// Those of the shards that are damaged and not served, each with the reason. They cannot be
+    /// backed up; one that is being built again can, once that is done.
+    #[must_use]
+    pub fn not_backed_up(&self, shards: &[ShardId]) -> Vec<(ShardId, String)> {
+        let refused = shards.iter().filter_map(|shard| Some((*shard, self.cell(*shard).err()?)));
+        let damaged = refused.filter(|(_, refusal)| refusal.code == ErrorCode::Corrupt);
+        damaged.map(|(shard, refusal)| (shard, refusal.message)).collect()
+    }
+
     /// Puts everything that these shards need to be restored into an existing empty folder.
     ///
     /// Everything that was acknowledged before the call is in it, and no write is in it in part.
-    /// The files stay as they are until the folder is removed, which is up to the caller, also
-    /// after an error: then it is of no use. Errors: [`EngineError::NoShard`] when one was dropped
-    /// meanwhile or is being built again, [`EngineError::Unserved`] when one is damaged,
+    /// Shards that are dropped meanwhile are left out and named. The files stay as they are until
+    /// the folder is removed, which is up to the caller, also after an error: then it is of no use.
+    /// Errors: [`EngineError::Unserved`] when a shard is damaged or is being built again,
     /// [`EngineError::Poisoned`], and those of [`Engine::checkpoint`]. Needs [`Engine::run_wal`]
     /// to be running. Cost: an image of each shard, one after the other, and a copy of the log
     /// behind them.
@@ -62,30 +89,53 @@ impl<D: Device, C: Clock> Engine<D, C> {
         &self,
         folder: &str,
         shards: &[ShardId],
-    ) -> Result<Vec<BackupFile>, EngineError> {
+    ) -> Result<BackupPart, EngineError> {
         let _hold = LogHold::begin(self);
         // Also what was acknowledged before its sync.
         let accepted = Lsn(self.inner.wal.next_lsn().0 - 1);
         if accepted.0 > 0 {
             self.inner.wal.durable(accepted).await?;
         }
-        let mut files = Vec::new();
-        let mut covered: Option<Lsn> = None;
+        let mut part = BackupPart::default();
+        let mut reach: Option<Reach> = None;
         for shard in shards {
-            let cell = self.cell(*shard).map_err(|refusal| match refusal.code {
-                ErrorCode::Corrupt => EngineError::Unserved { shard: *shard, refusal },
-                _ => EngineError::NoShard { shard: *shard },
-            })?;
-            if !self.is_imaged_now(&cell) {
-                self.checkpoint(*shard).await?;
+            let kept = part.files.len();
+            match self.back_up_shard(*shard, folder, &mut part.files).await {
+                Ok(covers) => {
+                    let known = reach.unwrap_or(Reach { all: covers, any: covers });
+                    let (all, any) = (known.all.min(covers), known.any.max(covers));
+                    reach = Some(Reach { all, any });
+                }
+                Err(_gone) if !self.has_shard(*shard) => {
+                    part.files.truncate(kept);
+                    part.dropped.push(*shard);
+                }
+                Err(error) => return Err(error),
             }
-            let covers = self.link_shard(&cell, folder, &mut files).await?;
-            covered = Some(covered.map_or(covers, |lowest| lowest.min(covers)));
         }
-        if let Some(covered) = covered {
-            self.copy_log(folder, covered, &mut files).await?;
+        if let Some(reach) = reach {
+            self.copy_log(folder, reach, &mut part.files).await?;
         }
-        Ok(files)
+        Ok(part)
+    }
+
+    /// Backs one shard up; the position up to which no record of the log is needed for it.
+    async fn back_up_shard(
+        &self,
+        shard: ShardId,
+        folder: &str,
+        files: &mut Vec<BackupFile>,
+    ) -> Result<Lsn, EngineError> {
+        let cell = self.cell(shard).map_err(|refusal| EngineError::Unserved { shard, refusal })?;
+        let applied = self.inner.state.borrow().applied_lsn;
+        let is_imaged = self.is_imaged_now(&cell);
+        if !is_imaged {
+            self.checkpoint(shard).await?;
+        }
+        let covers = self.link_shard(&cell, folder, files).await?;
+        // Between an older image and what was applied then, the log has nothing of the shard; it
+        // may be damaged there, which concerned others.
+        Ok(if is_imaged { covers.max(applied) } else { covers })
     }
 
     /// Does the image of a shard hold all that was acknowledged so far?
@@ -161,18 +211,21 @@ impl<D: Device, C: Clock> Engine<D, C> {
         Ok(file.close().await?)
     }
 
-    /// Copies the batches that are durable now, from the segment that holds `covered` on.
+    /// Copies the batches that are durable now, from the segment on that holds the first record
+    /// which an image lacks. Where there is none, an empty segment says how far the log has come:
+    /// a node takes an image that is ahead of its log for one of another log.
     async fn copy_log(
         &self,
         folder: &str,
-        covered: Lsn,
+        reach: Reach,
         files: &mut Vec<BackupFile>,
     ) -> Result<(), EngineError> {
         let device = &self.inner.device;
         let directory = log_directory(self.log_index());
         let target = format!("{folder}/{directory}");
         device.create_dir(&target).await?;
-        for number in self.inner.wal.segments_from(covered) {
+        let before = files.len();
+        for number in self.inner.wal.segments_from(Lsn(reach.all.0 + 1)) {
             let Some(mut segment) = self.inner.wal.begin_scrub(number).await? else { continue };
             let name = segment.path().to_owned();
             let file = device.open(&format!("{folder}/{name}"), OpenMode::CreateNew).await?;
@@ -187,6 +240,12 @@ impl<D: Device, C: Clock> Engine<D, C> {
             file.sync().await?;
             file.close().await?;
             files.push(BackupFile { name, bytes, length: segment.segment_bytes() });
+        }
+        if files.len() == before {
+            let blank = self.inner.wal.blank_segment(reach.any);
+            let (name, bytes) = (blank.path, blank.header.len() as u64);
+            self.write_file(&format!("{folder}/{name}"), blank.header).await?;
+            files.push(BackupFile { name, bytes, length: blank.segment_bytes });
         }
         device.sync_dir(&target).await?;
         Ok(device.sync_dir(parent(&target)).await?)

@@ -39,7 +39,7 @@ mod tests;
 
 pub(crate) use background::Lease;
 pub use background::{IndexBatch, IndexedBatch, LinkProgress, RowBatch};
-pub use backup::BackupFile;
+pub use backup::{BackupFile, BackupPart};
 pub use config::{
     CHECKPOINT_LOG_BYTES_DEFAULT, EngineConfig, LOG_BYTES_MAX_DEFAULT, OnDataLoss, OpenReport,
     Progress,

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 
 use heddle_types::{ApiError, Clock, Device, ErrorCode, Lsn, ShardId};
 
-use super::Engine;
 use super::config::{EngineConfig, OnDataLoss, OpenReport};
 use super::recover::{Covered, IsOwn, Opened};
+use super::{Engine, ShardCell};
+use crate::objects::segment_path;
 use crate::wal::Damage;
 
 /// A shard that is not served.
@@ -66,6 +67,9 @@ pub(super) fn concerned<D: Device>(
     lost
 }
 
+/// The shards that are not served, and each as it was opened: it has to be cleared away.
+pub(super) type SetApart<D> = (BTreeMap<ShardId, Quarantined>, Vec<Opened<D>>);
+
 /// Takes the shards that lost records out of what will be served, or notes that they are served
 /// without them.
 pub(super) fn set_apart<D: Device>(
@@ -73,9 +77,9 @@ pub(super) fn set_apart<D: Device>(
     lost: Vec<LostRecords>,
     config: &EngineConfig,
     report: &mut OpenReport,
-) -> BTreeMap<ShardId, Quarantined> {
+) -> SetApart<D> {
     let own = config.log_indexes.first().copied().unwrap_or_default();
-    let mut quarantined = BTreeMap::new();
+    let (mut quarantined, mut closed) = (BTreeMap::new(), Vec::new());
     for LostRecords { shard, reason } in lost {
         match config.on_data_loss {
             OnDataLoss::Accept => {
@@ -91,10 +95,33 @@ pub(super) fn set_apart<D: Device>(
                 let directory = opened.cell.shard.borrow().spec.directory.clone();
                 report.quarantined.push((shard, reason.clone()));
                 quarantined.insert(shard, Quarantined { reason, directory, needs_log_from });
+                closed.push(opened);
             }
         }
     }
-    quarantined
+    (quarantined, closed)
+}
+
+/// Removes the rows of a shard that this run wrote, once the shard is not going to be served: it
+/// stays as it was found, and starts that end so do not fill the disk with copies of the same rows.
+/// What was there before stays, although the log may have it too: it may be all that is left.
+pub(super) async fn remove_written<D: Device>(device: &D, cell: &ShardCell<D>) {
+    let (directory, numbers) = {
+        let shard = cell.shard.borrow();
+        (shard.spec.directory.clone(), shard.objects.written_segments())
+    };
+    if numbers.is_empty() {
+        return;
+    }
+    let removed = async {
+        for number in numbers {
+            device.remove(&segment_path(&directory, number)).await?;
+        }
+        device.sync_dir(&directory).await
+    };
+    if let Err(error) = removed.await {
+        tracing::warn!(shard = cell.id.0, %error, "rows of a shard that is not served are left");
+    }
 }
 
 impl<D: Device, C: Clock> Engine<D, C> {

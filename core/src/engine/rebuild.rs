@@ -13,6 +13,7 @@ use heddle_types::{ApiError, Clock, Device, DeviceError, ErrorCode, Lsn, RawVect
 
 use super::config::OpenReport;
 use super::load::{Loader, unfit};
+use super::quarantine::remove_written;
 use super::recover::Opened;
 use super::yielding::yield_now;
 use super::{Book, Engine, EngineError, ItemVector, ShardCell};
@@ -76,6 +77,17 @@ impl EngineError {
         };
         rows || self.is_image_damage()
     }
+
+    /// Does the error say that the device cannot read what it stores of a shard?
+    fn is_unreadable(&self) -> bool {
+        let device = match self {
+            Self::Device(error)
+            | Self::Checkpoint { source: CheckpointError::Device(error), .. }
+            | Self::Objects { source: ObjectError::Device(error), .. } => error,
+            _ => return false,
+        };
+        matches!(device, DeviceError::Io { operation: "read", .. })
+    }
 }
 
 /// What names the deletions of a shard: its image, or the ledger beside it.
@@ -90,7 +102,8 @@ struct Source<D: Device> {
 impl<D: Device> Loader<'_, D> {
     /// Loads a shard, or finds out how it can be built again.
     ///
-    /// Errors: the device's, or no memory; damage is not one.
+    /// Errors: the device's, or no memory. Damage is not one, nor are bytes that the device cannot
+    /// read: the shard is not served then, and the next start tries again.
     pub(super) async fn load(
         &self,
         spec: ShardSpec,
@@ -104,6 +117,10 @@ impl<D: Device> Loader<'_, D> {
         let damage = match self.load_image(spec.clone(), report).await {
             Ok(opened) => return Ok(Loaded::Whole(opened)),
             Err(error) if error.is_damage() => error,
+            Err(error) if error.is_unreadable() => {
+                tracing::error!(shard = spec.id.0, %error, "the disk cannot read it: not served");
+                return Ok(lost(&error));
+            }
             Err(error) => return Err(error),
         };
         if !damage.is_image_damage() {
@@ -117,7 +134,7 @@ impl<D: Device> Loader<'_, D> {
         );
         match self.begin_rebuild(spec.clone(), report).await {
             Ok((opened, rebuild)) => Ok(Loaded::Damaged(opened, rebuild)),
-            Err(error) if error.is_damage() => {
+            Err(error) if error.is_damage() || error.is_unreadable() => {
                 tracing::error!(shard = spec.id.0, %error, "it cannot be built again: not served");
                 Ok(lost(&error))
             }
@@ -249,6 +266,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
                 Ok(())
             }
             Err(reason) => {
+                remove_written(&self.inner.device, &cell).await;
                 let spec = cell.shard.borrow().spec.clone();
                 let lost = Absent::Lost {
                     collection: spec.config.name.clone(),

@@ -15,7 +15,7 @@ use rustc_hash::FxHashMap;
 
 use super::config::{EngineConfig, OpenReport, Progress};
 use super::load::Loader;
-use super::quarantine::{concerned, set_apart};
+use super::quarantine::{concerned, remove_written, set_apart};
 use super::rebuild::{Absent, Loaded, Rebuild};
 use super::{Engine, EngineError, Inner, MemoryGauge, ShardCell, State};
 use crate::checkpoint::{remove_unused_images, repair_superblocks};
@@ -137,7 +137,10 @@ impl<D: Device, C: Clock> Engine<D, C> {
         lost.extend(concerned(&opened, *own, IsOwn::Yes, &found.damage));
         report.damage.extend(found.damage);
         report.flawed_segments = found.flawed;
-        let quarantined = set_apart(&mut opened, lost, &config, &mut report);
+        let (quarantined, closed) = set_apart(&mut opened, lost, &config, &mut report);
+        for opened in &closed {
+            remove_written(&device, &opened.cell).await;
+        }
         // What rows and log make of a shard is not to be served when its log lost records.
         rebuilds.retain(|shard, _| !quarantined.contains_key(shard));
         report.shards_to_rebuild.retain(|shard| !quarantined.contains_key(shard));

@@ -5,9 +5,10 @@
 //! is found is named and kept; nothing is changed by it. A file that was given up while it was read
 //! is no finding.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
+use heddle_types::limits::PAGE_SIZE_BYTES;
 use heddle_types::{Clock, Device, DeviceError, ShardId};
 
 use super::{Engine, ShardCell};
@@ -19,6 +20,11 @@ use crate::wal::{LogScrub, WalError};
 
 /// Bytes read by one step: what one device read of the size of a chunk takes.
 const STEP_BYTES: u64 = 256 << 10;
+/// Counted for a file that turned out to be damaged, at most what was read of it: files in which
+/// nothing can be checked are then not all read at once.
+const FAILED_BYTES: u64 = PAGE_SIZE_BYTES as u64;
+/// Damaged places that are told apart; those beyond are neither counted nor logged.
+const PLACES_MAX: usize = 65_536;
 /// Findings that are kept to be shown; all are counted.
 pub const FINDINGS_MAX: usize = 64;
 
@@ -48,7 +54,7 @@ pub struct ScrubStats {
     pub passes: u64,
     /// When the last pass ended, microseconds since the Unix epoch; 0 before the first.
     pub pass_ended_us: u64,
-    /// Damaged places found, each place once.
+    /// Damaged places found, each place once; at most 65,536.
     pub damaged: u64,
     /// The first [`FINDINGS_MAX`] of them.
     pub findings: Vec<Finding>,
@@ -85,13 +91,16 @@ pub(super) struct ScrubState<D: Device> {
     targets: VecDeque<Target>,
     cursor: Option<Cursor<D>>,
     is_passing: bool,
+    /// File and offset of every damaged place so far.
+    places: BTreeSet<(String, u64)>,
     pub(super) stats: ScrubStats,
 }
 
 impl<D: Device> Default for ScrubState<D> {
     fn default() -> Self {
         let stats = ScrubStats::default();
-        Self { targets: VecDeque::new(), cursor: None, is_passing: false, stats }
+        let (targets, places) = (VecDeque::new(), BTreeSet::new());
+        Self { targets, cursor: None, is_passing: false, places, stats }
     }
 }
 
@@ -222,13 +231,14 @@ impl<D: Device, C: Clock> Engine<D, C> {
                 (scrub.map(|scrub| Cursor::Segment(shard, scrub)), 0)
             }
             Target::Superblocks(shard) => (None, self.scrub_superblocks(shard).await),
-            Target::Image(shard) => (self.open_image(shard).await, 0),
+            // Its superblocks and the beginning of its table at least.
+            Target::Image(shard) => (self.open_image(shard).await, FAILED_BYTES),
             Target::Log(number) => match self.inner.wal.begin_scrub(number).await {
                 Ok(scrub) => (scrub.map(Cursor::Log), 0),
                 Err(error) => {
                     let file = format!("log segment {number}");
                     self.suspect_log(number, &Suspect::of_log(&file, &error));
-                    (None, 0)
+                    (None, FAILED_BYTES)
                 }
             },
         }
@@ -252,13 +262,13 @@ impl<D: Device, C: Clock> Engine<D, C> {
 
     async fn scrub_superblocks(&self, shard: ShardId) -> u64 {
         let Some((_, directory, generation)) = self.imaged(shard) else { return 0 };
-        let wrong = verify_superblocks(&self.inner.device, &directory, shard).await;
+        let wrong = verify_superblocks(&self.inner.device, &directory, shard, generation).await;
         for error in wrong {
             if self.is_still_image(shard, generation) {
                 self.note(&Suspect::of_image(&format!("{directory}/superblock"), &error));
             }
         }
-        2 * heddle_types::limits::PAGE_SIZE_BYTES as u64
+        2 * PAGE_SIZE_BYTES as u64
     }
 
     async fn open_image(&self, shard: ShardId) -> Option<Cursor<D>> {
@@ -284,6 +294,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             Cursor::Segment(shard, mut scrub) => match scrub.step(STEP_BYTES).await {
                 Ok(part) if part.is_done => (None, part.bytes),
                 Ok(part) => (Some(Cursor::Segment(shard, scrub)), part.bytes),
+                // It ends the file: at most one such step for each.
                 Err(error) => {
                     let is_used = self
                         .cell(shard)
@@ -291,7 +302,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
                     if is_used {
                         self.note(&Suspect::of_objects(scrub.path(), &error));
                     }
-                    (None, 0)
+                    (None, FAILED_BYTES)
                 }
             },
             Cursor::Image { shard, reader, section, chunk } => {
@@ -302,7 +313,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
                 Ok(part) => (Some(Cursor::Log(scrub)), part.bytes.len() as u64),
                 Err(error) => {
                     self.suspect_log(scrub.number(), &Suspect::of_log(scrub.path(), &error));
-                    (None, 0)
+                    (None, FAILED_BYTES)
                 }
             },
         }
@@ -321,7 +332,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
                     let path = ledger_path(&directory, generation);
                     self.note(&Suspect::of_image(&path, &error));
                 }
-                0
+                FAILED_BYTES
             }
         }
     }
@@ -334,12 +345,12 @@ impl<D: Device, C: Clock> Engine<D, C> {
         chunk: usize,
     ) -> (Option<Cursor<D>>, u64) {
         let bytes = match reader.verify_chunk(section, chunk).await {
-            Some(Ok(bytes)) => bytes,
-            Some(Err(error)) => {
+            Some((bytes, Ok(()))) => bytes,
+            Some((bytes, Err(error))) => {
                 if self.is_still_image(shard, reader.generation()) {
                     self.note(&Suspect::of_image(reader.path(), &error));
                 }
-                0
+                bytes
             }
             None if section < reader.section_count() => {
                 return (Some(Cursor::Image { shard, reader, section: section + 1, chunk: 0 }), 0);
@@ -361,10 +372,10 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let Suspect { file, offset, what, expected, found } = suspect;
         let at_us = self.inner.clock.unix_us();
         let mut scrub = self.inner.scrub.borrow_mut();
-        let stats = &mut scrub.stats;
-        if stats.findings.iter().any(|known| known.file == *file && known.offset == *offset) {
+        if scrub.places.len() >= PLACES_MAX || !scrub.places.insert((file.clone(), *offset)) {
             return;
         }
+        let stats = &mut scrub.stats;
         tracing::error!(file, offset, what, expected, found, "stored data is damaged");
         stats.damaged += 1;
         if stats.findings.len() < FINDINGS_MAX {

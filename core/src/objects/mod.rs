@@ -121,6 +121,8 @@ pub struct ObjectStore<D: Device> {
     compacting: Vec<u32>,
     retired: BTreeMap<u32, Retired<D>>,
     removing: bool,
+    /// The first number that was free when the store was opened.
+    first_own: u32,
     number_next: u32,
     flushed_bytes: u64,
     compacted_bytes: u64,
@@ -268,6 +270,7 @@ impl<D: Device> ObjectStore<D> {
             compacting: Vec::new(),
             retired: BTreeMap::new(),
             removing: false,
+            first_own: number_next,
             number_next: number_next + 1,
             flushed_bytes: 0,
             compacted_bytes: 0,
@@ -383,6 +386,13 @@ impl<D: Device> ObjectStore<D> {
     #[must_use]
     pub fn sealed_segments(&self) -> Vec<u32> {
         self.segments.keys().copied().collect()
+    }
+
+    /// Numbers of the segments that were written since the store was opened, retired ones included.
+    #[must_use]
+    pub fn written_segments(&self) -> Vec<u32> {
+        let all = self.segments.keys().chain(self.retired.keys());
+        all.copied().filter(|number| *number >= self.first_own).collect()
     }
 
     /// The segment that rows go to now. To make every row so far durable, flush until

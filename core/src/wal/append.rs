@@ -139,6 +139,7 @@ impl<D: Device> State<D> {
         self.extents.push_back(Extent {
             number: segment.key.number,
             bytes: segment.bytes,
+            is_allocated: true,
             last_lsn: None,
         });
         self.tail = Some(Tail { segment, position: FIRST_BATCH_OFFSET });

@@ -19,6 +19,8 @@ pub(super) struct FoundSegment<D: Device> {
     pub(super) end: u64,
     /// The file is shorter than it was made.
     pub(super) is_short: bool,
+    /// The file has all of its blocks.
+    pub(super) is_allocated: bool,
     /// What is wrong with the header or the length.
     pub(super) flaw: Option<Fault>,
     pub(super) last_lsn: Option<Lsn>,
@@ -38,6 +40,7 @@ struct Candidate<D: Device> {
     path: String,
     file: D::File,
     length: u64,
+    is_allocated: bool,
     page: Option<AlignedBuf>,
     header: Result<SegmentHeader, Fault>,
 }
@@ -73,6 +76,7 @@ async fn read_candidate<D: Device>(
 ) -> Result<Candidate<D>, WalError> {
     let file = device.open(&path, OpenMode::Read).await?;
     let length = file.length().await?;
+    let is_allocated = file.allocated_bytes().await? >= length;
     let has_page = length >= PAGE_SIZE_BYTES as u64;
     let page = if has_page { Some(file.read_at(0, PAGE_SIZE_BYTES).await?) } else { None };
     let header = match &page {
@@ -82,7 +86,7 @@ async fn read_candidate<D: Device>(
     if let Err(Fault { what: FAULT_VERSION, expected, found }) = header {
         return Err(WalError::Version { file: path, expected, found });
     }
-    Ok(Candidate { number, path, file, length, page, header })
+    Ok(Candidate { number, path, file, length, is_allocated, page, header })
 }
 
 impl<D: Device> Candidate<D> {
@@ -102,7 +106,7 @@ impl<D: Device> Candidate<D> {
     }
 
     fn into_segment(self, log_id: u64) -> FoundSegment<D> {
-        let Self { number, path, file, length, header, .. } = self;
+        let Self { number, path, file, length, is_allocated, header, .. } = self;
         let whole = length - length % PAGE_SIZE_BYTES as u64;
         let (header, mut flaw) = match header {
             Ok(header) => (header, None),
@@ -118,6 +122,6 @@ impl<D: Device> Candidate<D> {
             flaw = flaw.or(Some(fault("file length", header.segment_bytes, length)));
         }
         let end = whole.min(header.segment_bytes);
-        FoundSegment { header, path, file, end, is_short, flaw, last_lsn: None }
+        FoundSegment { header, path, file, end, is_short, is_allocated, flaw, last_lsn: None }
     }
 }

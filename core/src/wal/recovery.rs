@@ -115,8 +115,11 @@ pub struct Recovery<D: Device> {
     /// The first stop since then in this segment, and in the one before it.
     stop_here: Option<BadBatch>,
     stop_before: Option<BadBatch>,
-    /// A segment that may have held records which nothing else tells of.
-    unsure: Option<(usize, Stop)>,
+    /// Segments in which reading stopped since the last good batch: any of them may have held what
+    /// turns out to be missing.
+    stopped: Vec<usize>,
+    /// Segments that may have held records which nothing else tells of.
+    unsure: Vec<Stop>,
     salvaged: Salvaged,
     area: Option<AlignedBuf>,
     pub(super) number_next: u64,
@@ -214,7 +217,8 @@ impl<D: Device> Recovery<D> {
             stop: None,
             stop_here: None,
             stop_before: None,
-            unsure: None,
+            stopped: Vec::new(),
+            unsure: Vec::new(),
             salvaged: Salvaged::default(),
             area: None,
             number_next: 1,
@@ -346,6 +350,9 @@ impl<D: Device> Recovery<D> {
         }
         let (segment, offset) = (self.current, self.position);
         self.stop_here.get_or_insert(BadBatch { segment, offset, header });
+        if self.stopped.last() != Some(&segment) {
+            self.stopped.push(segment);
+        }
     }
 
     /// Goes to the next valid batch header of the segment, or to the next segment.
@@ -379,8 +386,7 @@ impl<D: Device> Recovery<D> {
             if is_harmless {
                 self.report.flawed.push(segment.path.clone());
             } else {
-                let stop = Stop { path: segment.path.clone(), offset: 0, fault: flaw };
-                self.unsure.get_or_insert((self.current, stop));
+                self.unsure.push(Stop { path: segment.path.clone(), offset: 0, fault: flaw });
             }
         }
         self.stop_before = self.stop_here.take();
@@ -406,7 +412,8 @@ impl<D: Device> Recovery<D> {
         self.stop = None;
         self.stop_here = None;
         self.stop_before = None;
-        self.unsure = None;
+        self.stopped.clear();
+        self.unsure.clear();
     }
 
     fn out_of_order(&self, header: &BatchHeader, expected: Lsn) -> WalError {
@@ -461,16 +468,17 @@ impl<D: Device> Recovery<D> {
         if self.report.records == 0 && self.report.damage.is_empty() {
             self.report.first_lsn = next;
         }
-        let unsure = self.unsure.take();
+        let unsure = std::mem::take(&mut self.unsure);
         let mut last = self.claimed;
-        if let Some((segment, stop)) = unsure {
-            // As many as would have fitted, whatever is left of the file; positions are never given
-            // twice.
+        let count = unsure.len() as u64;
+        if let Some(stop) = unsure.into_iter().next() {
+            // As many as would have fitted, whatever is left of the files; positions are never
+            // given twice.
             let sizes = self.segments.iter().map(|segment| segment.header.segment_bytes);
             let bytes = sizes.fold(self.config.segment_bytes, u64::max);
-            last = last.max(Lsn(next.0 + bytes / RECORD_HEADER_BYTES as u64));
+            let most = count.saturating_mul(bytes / RECORD_HEADER_BYTES as u64);
+            last = last.max(Lsn(next.0.saturating_add(most)));
             self.stop = Some(stop);
-            self.segments[segment].reaches(last);
         }
         if last >= next {
             self.note_damage(vec![Loss { first: next, last, shard: None }], last);
@@ -492,8 +500,8 @@ impl<D: Device> Recovery<D> {
             self.report.first_lsn = self.next_lsn.unwrap_or_default();
         }
         // The files that should have held them stay until nobody needs the positions any more.
-        for bad in self.stop_before.iter().chain(&self.stop_here) {
-            self.segments[bad.segment].reaches(last);
+        for segment in &self.stopped {
+            self.segments[*segment].reaches(last);
         }
         let damage = Damage::new(stop.path, stop.offset, stop.fault, losses);
         if !damage.losses.is_empty() {

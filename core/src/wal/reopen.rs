@@ -57,7 +57,7 @@ impl<D: Device> Recovery<D> {
                 continue;
             }
             let has_size = segment.end == self.config.segment_bytes && !segment.is_short;
-            if recyclable.is_none() && has_size {
+            if recyclable.is_none() && has_size && segment.is_allocated {
                 let target = format!("{}{TEMPORARY_SUFFIX}", segment.path);
                 self.device.rename(&segment.path, &target).await?;
                 recyclable = Some(target);
@@ -87,6 +87,7 @@ impl<D: Device> Recovery<D> {
             .map(|segment| Extent {
                 number: segment.header.key.number,
                 bytes: segment.header.segment_bytes,
+                is_allocated: segment.is_allocated,
                 last_lsn: segment.last_lsn,
             })
             .collect();
@@ -94,6 +95,7 @@ impl<D: Device> Recovery<D> {
             extents.push_back(Extent {
                 number: segment.key.number,
                 bytes: segment.bytes,
+                is_allocated: true,
                 last_lsn: None,
             });
             Tail { segment: Rc::new(segment), position: FIRST_BATCH_OFFSET }

@@ -5,7 +5,7 @@ use heddle_types::{AlignedBuf, Device, DeviceFile, Lsn, OpenMode};
 
 use super::format::{
     BATCH_HEADER_BYTES, BatchHeader, FAULT_VERSION, FIRST_BATCH_OFFSET, Fault, SegmentHeader,
-    page_rounded, verify_body,
+    SegmentKey, page_rounded, verify_body,
 };
 use super::segments::{Extent, segment_name};
 use super::{Wal, WalError};
@@ -31,7 +31,28 @@ pub(crate) struct LogPart {
     pub(crate) is_last: bool,
 }
 
+/// A segment without any record, for a copy of a log of which no record is needed.
+pub(crate) struct BlankSegment {
+    /// Path of the file, as that of a segment of this log.
+    pub(crate) path: String,
+    /// Its first page; the rest are zeros.
+    pub(crate) header: AlignedBuf,
+    pub(crate) segment_bytes: u64,
+}
+
 impl<D: Device> Wal<D> {
+    /// The segment that a log begins with which goes on behind a position; nothing is written.
+    pub(crate) fn blank_segment(&self, durable: Lsn) -> BlankSegment {
+        let state = self.inner.state.borrow();
+        let key = SegmentKey { log_id: state.log_id, number: state.number_next };
+        let segment_bytes = self.inner.config.segment_bytes;
+        let mut header = AlignedBuf::zeroed(PAGE_SIZE_BYTES);
+        let encoded = SegmentHeader { key, segment_bytes, durable }.encode();
+        header.as_mut_slice()[..encoded.len()].copy_from_slice(&encoded);
+        let path = format!("{}/{}", self.inner.directory, segment_name(key.number));
+        BlankSegment { path, header, segment_bytes }
+    }
+
     /// Numbers of the segments that hold durable records, oldest first.
     pub(crate) fn durable_segments(&self) -> Vec<u64> {
         self.segments_from(Lsn(0))

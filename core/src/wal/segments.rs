@@ -29,6 +29,9 @@ pub(super) struct Segment<D: Device> {
 pub(super) struct Extent {
     pub(super) number: u64,
     pub(super) bytes: u64,
+    /// Has the file all of its blocks? A copy of a directory may have holes instead of zeros; a
+    /// batch that was accepted for such a place could find no space.
+    pub(super) is_allocated: bool,
     /// Its last durable record, if it has one.
     pub(super) last_lsn: Option<Lsn>,
 }
@@ -170,6 +173,7 @@ impl<D: Device> Wal<D> {
         while let Some(extent) = inner.releasable(below) {
             let path = format!("{}/{}", inner.directory, segment_name(extent.number));
             let recycle = extent.bytes == inner.config.segment_bytes
+                && extent.is_allocated
                 && inner.state.borrow().recyclable.is_none();
             if recycle {
                 let target = format!("{path}{TEMPORARY_SUFFIX}");

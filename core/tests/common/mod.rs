@@ -1,6 +1,7 @@
 //! An engine on a simulated disk, and a model of what it should hold.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+pub mod backup;
 pub mod fixture;
 
 use std::collections::BTreeMap;

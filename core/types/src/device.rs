@@ -154,6 +154,10 @@ pub trait DeviceFile: 'static {
     /// metadata.
     fn allocate(&self, length: u64) -> impl Future<Output = Result<(), DeviceError>>;
 
+    /// Bytes for which the file has blocks; less than its length where it has holes, and then a
+    /// write there may find no space.
+    fn allocated_bytes(&self) -> impl Future<Output = Result<u64, DeviceError>>;
+
     /// Closes the file; dropping without it closes later.
     fn close(self) -> impl Future<Output = Result<(), DeviceError>>;
 }

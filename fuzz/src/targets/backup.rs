@@ -1,8 +1,8 @@
-//! The manifest of a backup, and the names in it.
+//! The manifest of a backup, the names in it, and its catalog.
 
-use heddle_meta::{Catalog, FileEntry, Manifest};
-use heddle_types::NodeId;
+use heddle_meta::{Catalog, Command, FileEntry, Manifest, Placement};
 use heddle_types::backup::is_backup_name;
+use heddle_types::{CollectionConfig, CollectionId, NodeId, ObjectId};
 
 /// Reads a manifest, as it is and with the checksum of its line made right.
 pub fn run(data: &[u8]) {
@@ -24,6 +24,12 @@ fn check(data: &[u8]) {
         assert!(is_harmless(&file.name), "{file:?} leads elsewhere");
         assert!(file.bytes <= file.length);
     }
+    for entry in manifest.catalog.collections() {
+        let owner = entry.routing.shard_of(&ObjectId::from_row(1));
+        assert!(entry.shards.iter().any(|shard| shard.id == owner), "{owner} is no shard of it");
+    }
+    // A definition may forbid the number, which is no panic.
+    let _dealt = manifest.catalog.clone().resharded(3, manifest.data_cores);
     let again = manifest.encode().map(|bytes| Manifest::decode(&bytes));
     assert!(again.is_ok_and(|again| again == Ok(manifest)), "a manifest changes in a round trip");
 }
@@ -36,18 +42,32 @@ fn is_harmless(name: &str) -> bool {
     name.split('/').count() == 3 && name.split('/').all(plain)
 }
 
-/// A manifest with files, one without, and one that is refused.
+/// A catalog with one collection of two shards.
+fn catalog() -> Catalog {
+    let mut config = CollectionConfig { name: "Docs".to_owned(), ..CollectionConfig::default() };
+    config.fill_defaults();
+    config.sharding.virtual_per_physical = 2;
+    let placements = (0..2).map(|home| Placement { node: NodeId::default(), home }).collect();
+    let id = CollectionId::default();
+    let mut catalog = Catalog::default();
+    let made = catalog.apply(&Command::CreateCollection { config, id, seed: 3, placements });
+    made.expect("the definition is valid");
+    catalog
+}
+
+/// A manifest without files, one with a collection, one that is refused.
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
     let file = |name: &str| FileEntry { name: name.to_owned(), bytes: 4, length: 9, crc32c: 1 };
     let names = ["logs/0000/0000000001.wal", "shards/0000000001/ledger-3"];
-    let manifest = |files| Manifest {
+    let manifest = |files: Vec<FileEntry>| Manifest {
         format_version: 1,
         server_version: "0.1.0".to_owned(),
         node: NodeId::default(),
         taken_us: 5,
         data_cores: 2,
-        catalog: Catalog::default(),
+        catalog: if files.len() == 2 { catalog() } else { Catalog::default() },
+        missing: Vec::new(),
         files,
     };
     let all = [Vec::new(), names.map(file).to_vec(), vec![file("../node.json")]];
@@ -65,7 +85,8 @@ mod tests {
     fn seeds_are_two_manifests_and_one_that_leads_elsewhere() {
         let [empty, full, hostile] = &seeds()[..] else { panic!("three seeds") };
         assert_eq!(Manifest::decode(empty).unwrap().files.len(), 0);
-        assert_eq!(Manifest::decode(full).unwrap().files.len(), 2);
+        let full = Manifest::decode(full).unwrap();
+        assert_eq!((full.files.len(), full.catalog.shards().count()), (2, 2));
         assert!(matches!(Manifest::decode(hostile), Err(ManifestError::Name(_))));
     }
 }

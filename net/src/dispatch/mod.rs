@@ -1,5 +1,6 @@
 //! From a request frame to its reply frame: one file a message family.
 
+mod backup;
 mod chunks;
 mod collection;
 mod delete;
@@ -23,7 +24,7 @@ use heddle_wire::{Body, Frame, MessageType, encode_error, encode_reply_into};
 use crate::core::Core;
 use crate::registry::CollectionRoute;
 use crate::server::request::{Answered, RequestFrame};
-use crate::{backup, status};
+use crate::status;
 
 pub(crate) use chunks::ObjectSize;
 pub(crate) use search::SearchRoom;

@@ -15,7 +15,8 @@ use heddle_wire::MessageType;
 
 pub(crate) use prometheus::render;
 pub(crate) use report::{
-    BUCKETS_US, CoreReport, OperationReport, QueueReport, SearchReport, ServerReport, StartReport,
+    BUCKETS_US, BackupReport, CoreReport, OperationReport, QueueReport, SearchReport, ServerReport,
+    StartReport,
 };
 
 /// Longest latency that is told apart (one minute).

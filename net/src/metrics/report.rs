@@ -4,6 +4,7 @@ use heddle_core::engine::{EngineStatus, ScrubStats, ShardState, ShardStatus};
 use heddle_types::ErrorCode;
 use heddle_wire::MessageType;
 use serde::{Serialize, Serializer};
+use uuid::Uuid;
 
 /// Upper bounds of the latency buckets, microseconds.
 pub(crate) const BUCKETS_US: [u64; 18] = [
@@ -38,6 +39,22 @@ pub(crate) struct CoreReport {
     /// The shards of this core since the start began.
     pub(crate) starts: Vec<StartReport>,
     pub(crate) engine: Option<EngineReport>,
+    /// The backup of the node, told by its meta core.
+    #[serde(skip)]
+    pub(crate) backup: Option<BackupReport>,
+}
+
+/// A backup whose files wait to be fetched.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct BackupReport {
+    pub(crate) backup: Uuid,
+    pub(crate) taken_us: u64,
+    pub(crate) files: usize,
+    pub(crate) bytes: u64,
+    /// Bytes that were read of it.
+    pub(crate) read_bytes: u64,
+    /// Seconds since somebody read of it.
+    pub(crate) idle_s: u64,
 }
 
 /// One task queue.

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use heddle_client::ClientError;
+use heddle_meta::Catalog;
+use heddle_meta::store::first_files;
 use heddle_types::ErrorCode;
 
-use crate::harness::{TempDir, TestNode, config};
+use crate::harness::{TempDir, TestNode, config, try_start};
 use crate::http::{ask, value};
 use crate::lifecycle::{check_filled, fill};
 use crate::objects::{block_on, connect};
@@ -83,4 +85,24 @@ fn a_shard_beyond_repair_says_so_and_can_be_dropped() {
         check_filled(&client.collection("Docs")).await;
     });
     assert_eq!(node.terminate().code(), Some(0));
+}
+
+#[test]
+fn a_catalog_that_does_not_fit_together_ends_the_start() {
+    // Intact by its checksums, and the first request to the collection found a shard of nobody.
+    let dir = TempDir::new();
+    stopped(&dir);
+    let slot = std::fs::read(dir.path().join("data/catalog.0")).unwrap();
+    let length = u64::from_le_bytes(slot[24..32].try_into().unwrap()) as usize;
+    let whole: serde_json::Value = serde_json::from_slice(&slot[40..40 + length]).unwrap();
+    for owners in [serde_json::json!([]), serde_json::json!([77])] {
+        let mut catalog = whole.clone();
+        catalog["collections"]["Docs"]["routing"]["owners"] = owners;
+        let catalog: Catalog = serde_json::from_value(catalog).unwrap();
+        for (name, bytes) in first_files(&catalog).unwrap() {
+            std::fs::write(dir.path().join("data").join(name), bytes).unwrap();
+        }
+        let (status, _) = try_start(&config(&dir, 1)).unwrap_err();
+        assert_eq!(status.code(), Some(70));
+    }
 }

@@ -78,7 +78,7 @@ async fn put_batch(docs: &Collection, batch: u64) -> (Vec<u64>, Option<ClientErr
 }
 
 /// Waits until the node sees the disk so.
-async fn until_level(client: &Client, level: &str) {
+pub(crate) async fn until_level(client: &Client, level: &str) {
     let seen = async {
         while client.status().await.unwrap()["disk"]["level"] != level {
             tokio::task::yield_now().await;

@@ -1,6 +1,8 @@
 //! Whole nodes as child processes, on real sockets and real files.
 
 #[cfg(test)]
+mod backup;
+#[cfg(test)]
 mod damage;
 #[cfg(test)]
 mod full_disk;

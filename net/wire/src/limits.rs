@@ -14,6 +14,8 @@ pub const HELLO_TEXT_BYTES_MAX: usize = 256;
 pub const STATUS_BYTES_MAX: usize = 4 << 20;
 /// Most bytes of the name of a file in a backup.
 pub const BACKUP_NAME_BYTES_MAX: usize = 256;
+/// Most bytes of the text that says what a backup begins with (4 KiB).
+pub const BACKUP_TEXT_BYTES_MAX: usize = 4 << 10;
 /// Most bytes of one read of a file of a backup (4 MiB).
 pub const BACKUP_READ_BYTES_MAX: usize = 4 << 20;
 /// Most nodes of a cluster.

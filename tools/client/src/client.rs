@@ -35,6 +35,16 @@ impl Default for ClientOptions {
     }
 }
 
+/// What a backup does about shards that are damaged and not served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum DamagedShards {
+    /// It is refused with their names.
+    #[default]
+    Refuse,
+    /// It goes on without them; its manifest says which are missing.
+    LeaveOut,
+}
+
 /// A handle on a cluster; clones share connections and topology.
 ///
 /// Needs a tokio runtime with IO and time enabled.
@@ -165,20 +175,25 @@ impl Client {
         parsed(&status.json, &reply, "status report")
     }
 
-    /// Lets the node take a backup: its identity, and its description, a JSON object.
+    /// Lets the node take a backup: its identity, and the bytes of its manifest, the file
+    /// `MANIFEST` of it, which names all others.
     ///
-    /// The files wait on the node until [`Client::end_backup`] or its next start. Errors: those of
-    /// any call; a deadline that is too short for images of all shards leaves a backup behind,
-    /// which goes with the next start. Not repeated by itself.
-    pub async fn begin_backup(&self) -> Result<(Uuid, serde_json::Value), ClientError> {
-        let reply = self.call(BackupBeginRequest::default()).await?;
-        let begun: BackupBeginReply = reply.decode()?;
-        let invalid = || {
-            let message = "backup id";
-            reply.invalid(heddle_wire::MessageError::Layout { message })
+    /// The files wait on the node until [`Client::end_backup`], its next start, or until nobody has
+    /// read of them for a while. Errors: those of any call; `Corrupt` when shards are damaged and
+    /// not to be left out, `DiskFull` when the disk is nearly full. A deadline that is too short
+    /// for images of all shards leaves a backup behind. Not repeated by itself.
+    pub async fn begin_backup(&self, damaged: DamagedShards) -> Result<(Uuid, u64), ClientError> {
+        let damaged = match damaged {
+            DamagedShards::Refuse => 0,
+            DamagedShards::LeaveOut => 1,
         };
-        let id = Uuid::from_slice(&begun.backup).map_err(|_short| invalid())?;
-        Ok((id, parsed(&begun.json, &reply, "backup description")?))
+        let reply = self.call(BackupBeginRequest { damaged }).await?;
+        let begun: BackupBeginReply = reply.decode()?;
+        let invalid = |message| reply.invalid(heddle_wire::MessageError::Layout { message });
+        let id = Uuid::from_slice(&begun.backup).map_err(|_short| invalid("backup id"))?;
+        let description: serde_json::Value = parsed(&begun.json, &reply, "backup description")?;
+        let bytes = description["manifest_bytes"].as_u64();
+        Ok((id, bytes.ok_or_else(|| invalid("bytes of the manifest"))?))
     }
 
     /// Reads up to `length` bytes (at most 4 MiB) of a file of a backup; fewer at its end.

@@ -40,7 +40,7 @@ mod search;
 mod topology;
 mod transport;
 
-pub use client::{Client, ClientOptions};
+pub use client::{Client, ClientOptions, DamagedShards};
 pub use collection::{Collection, Page, Scan, Scanner};
 pub use error::ClientError;
 pub use heddle_wire::message::{Durability, PutMode, Want};

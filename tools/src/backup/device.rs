@@ -3,12 +3,18 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use heddle_types::device::DeviceSpace;
 use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, OpenMode};
+use rustix::fs::FallocateFlags;
+
+/// Unit in which the system counts the blocks of a file.
+const STAT_BLOCK_BYTES: u64 = 512;
+/// Zeros written at once (1 MiB).
+const ZEROS_BYTES: usize = 1 << 20;
 
 /// A directory; clones share it. Paths come from storage code, which makes plain ones only.
 #[derive(Clone, Debug)]
@@ -25,6 +31,23 @@ impl Directory {
     pub(super) fn new(root: PathBuf) -> Self {
         Self(Rc::new(root))
     }
+}
+
+/// Makes a file `end` bytes long; from `start` on it holds zeros that are really written, as a log
+/// needs them: a hole could find no space later, when records go there.
+///
+/// Errors: above all that there is no space, before anything is written.
+pub(super) fn write_zeros(file: &File, start: u64, end: u64) -> io::Result<()> {
+    let Some(length) = end.checked_sub(start).filter(|length| *length > 0) else { return Ok(()) };
+    rustix::fs::fallocate(file, FallocateFlags::empty(), start, length)?;
+    let zeros = vec![0; ZEROS_BYTES];
+    let mut offset = start;
+    while offset < end {
+        let step = (end - offset).min(ZEROS_BYTES as u64);
+        file.write_all_at(&zeros[..usize::try_from(step).unwrap_or(ZEROS_BYTES)], offset)?;
+        offset += step;
+    }
+    Ok(())
 }
 
 fn refused(path: &str, operation: &'static str, error: &io::Error) -> DeviceError {
@@ -145,8 +168,14 @@ impl DeviceFile for DirectoryFile {
     }
 
     async fn allocate(&self, length: u64) -> Result<(), DeviceError> {
-        // A new file: what lies beyond its end reads as zeros.
-        self.file.set_len(length).map_err(|error| refused(&self.path, "allocate", &error))
+        let allocated = write_zeros(&self.file, 0, length);
+        allocated.map_err(|error| refused(&self.path, "allocate", &error))
+    }
+
+    async fn allocated_bytes(&self) -> Result<u64, DeviceError> {
+        let data = self.file.metadata();
+        let data = data.map_err(|error| refused(&self.path, "allocated_bytes", &error))?;
+        Ok(data.blocks() * STAT_BLOCK_BYTES)
     }
 
     async fn close(self) -> Result<(), DeviceError> {

@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
-use heddle_client::{Client, Uuid};
-use heddle_meta::manifest::{FileEntry, MANIFEST, Manifest};
+use futures::{Stream, StreamExt, TryStreamExt};
+use heddle_client::{Client, DamagedShards, Uuid};
+use heddle_meta::manifest::{FileEntry, MANIFEST, MANIFEST_BYTES_MAX, Manifest};
 
 use super::{make_empty, sync_directory};
 use crate::failure::Failure;
@@ -21,26 +22,66 @@ const BEGIN_DEADLINE: Duration = Duration::from_secs(3_600);
 /// Takes a backup and writes it; what it holds.
 ///
 /// Errors: the directory is no backup then, and what was written stays for whoever looks.
-pub(crate) async fn fetch(client: &Client, directory: &Path) -> Result<Manifest, Failure> {
+pub(crate) async fn fetch(
+    client: &Client,
+    directory: &Path,
+    damaged: DamagedShards,
+) -> Result<Manifest, Failure> {
     make_empty(directory)?;
-    let (backup, description) = client.with_deadline(BEGIN_DEADLINE).begin_backup().await?;
-    let fetched = fetch_files(client, backup, description, directory).await;
-    // The node gives it up at its next start otherwise.
+    let begun = client.with_deadline(BEGIN_DEADLINE).begin_backup(damaged).await?;
+    let (backup, manifest_bytes) = begun;
+    let fetched = fetch_files(client, backup, manifest_bytes, directory).await;
+    // The node gives it up by itself later otherwise.
     let ended = client.end_backup(backup).await;
     let manifest = fetched?;
     ended?;
     Ok(manifest)
 }
 
+async fn fetch_manifest(client: &Client, backup: Uuid, bytes: u64) -> Result<Manifest, Failure> {
+    if bytes > MANIFEST_BYTES_MAX {
+        let text = format!("the manifest has {bytes} bytes, expected {MANIFEST_BYTES_MAX} at most");
+        return Err(Failure::failed(text));
+    }
+    let mut whole = Vec::new();
+    let mut parts = pin!(parts_of(client, backup, MANIFEST, bytes));
+    while let Some(part) = parts.try_next().await? {
+        whole.extend_from_slice(&part);
+    }
+    // It comes from another machine, and with it the names.
+    let manifest = Manifest::decode(&whole);
+    manifest.map_err(|error| Failure::failed(format!("the manifest of the node {error}")))
+}
+
+/// The bytes of a file in order, several reads on their way. Errors: also when one comes back with
+/// other than the bytes that were asked for.
+fn parts_of<'a>(
+    client: &'a Client,
+    backup: Uuid,
+    name: &'a str,
+    bytes: u64,
+) -> impl Stream<Item = Result<Vec<u8>, Failure>> + 'a {
+    let offsets = (0..bytes).step_by(PART_BYTES as usize);
+    let reads = offsets.map(move |offset| async move {
+        let wanted = u32::try_from(bytes - offset).unwrap_or(PART_BYTES).min(PART_BYTES);
+        let part = client.read_backup(backup, name, offset, wanted).await?;
+        if part.len() != wanted as usize {
+            let found = part.len();
+            let message = format!("{name}: {found} bytes at {offset}, expected {wanted}");
+            return Err(Failure::failed(message));
+        }
+        Ok(part)
+    });
+    futures::stream::iter(reads).buffered(PARTS_IN_FLIGHT)
+}
+
 async fn fetch_files(
     client: &Client,
     backup: Uuid,
-    description: serde_json::Value,
+    manifest_bytes: u64,
     directory: &Path,
 ) -> Result<Manifest, Failure> {
-    let mut manifest: Manifest = serde_json::from_value(description)?;
-    // The names come from another machine.
-    manifest.check_files().map_err(|error| Failure::failed(format!("the node {error}")))?;
+    let mut manifest = fetch_manifest(client, backup, manifest_bytes).await?;
     for file in &mut manifest.files {
         file.crc32c = fetch_file(client, backup, file, directory).await?;
     }
@@ -67,20 +108,8 @@ async fn fetch_file(
     let folder = path.parent().unwrap_or(directory);
     std::fs::create_dir_all(folder).map_err(failed)?;
     let mut out = File::create_new(&path).map_err(failed)?;
-    let offsets = (0..file.bytes).step_by(PART_BYTES as usize);
-    let reads = offsets.map(|offset| async move {
-        let wanted = u32::try_from(file.bytes - offset).unwrap_or(PART_BYTES).min(PART_BYTES);
-        let part = client.read_backup(backup, &file.name, offset, wanted).await?;
-        if part.len() != wanted as usize {
-            let found = part.len();
-            let name = &file.name;
-            let message = format!("{name}: {found} bytes at {offset}, expected {wanted}");
-            return Err(Failure::failed(message));
-        }
-        Ok(part)
-    });
     let mut crc = 0;
-    let mut parts = futures::stream::iter(reads).buffered(PARTS_IN_FLIGHT);
+    let mut parts = pin!(parts_of(client, backup, &file.name, file.bytes));
     while let Some(part) = parts.try_next().await? {
         crc = crc32c::crc32c_append(crc, &part);
         out.write_all(&part).map_err(failed)?;

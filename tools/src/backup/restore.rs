@@ -9,11 +9,12 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
-use heddle_meta::manifest::{FileEntry, MANIFEST, MANIFEST_BYTES_MAX, Manifest};
+use heddle_meta::manifest::{FileEntry, MANIFEST, MANIFEST_BYTES_MAX, Manifest, MissingShard};
 use heddle_net::identity::{FORMAT_VERSION, Identity};
-use heddle_types::NodeId;
+use heddle_types::{NodeId, ShardId};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
+use super::device::write_zeros;
 use super::reshard::{ASIDE, deal_anew};
 use super::{make_empty, sync_directory};
 use crate::failure::Failure;
@@ -33,20 +34,41 @@ pub(crate) fn check(directory: &Path) -> Result<Manifest, Failure> {
     Ok(manifest)
 }
 
-/// Makes a data directory that a node can start from; what it was made of. With `shards`, every
-/// collection has so many from now on.
+/// What to do about shards that a backup lacks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Missing {
+    /// Restore nothing and name them.
+    Refuse,
+    /// Make them anew: empty.
+    Empty,
+}
+
+/// How a backup is restored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    /// Shards that every collection has from now on; as many as it had without.
+    pub(crate) shards: Option<u32>,
+    pub(crate) missing: Missing,
+}
+
+/// Makes a data directory that a node can start from; what it was made of.
 pub(crate) fn restore(
     directory: &Path,
     data_dir: &Path,
-    shards: Option<u32>,
+    wanted: Wanted,
 ) -> Result<Manifest, Failure> {
     // Before anything is written: a damaged backup leaves no half of a directory.
     let manifest = check(directory)?;
+    if wanted.missing == Missing::Refuse {
+        refuse_missing(directory, &manifest)?;
+    }
     // A copy is a node of its own: two nodes of one identity would issue the same stamps.
     let node = NodeId::random();
-    let old = manifest.catalog.clone().on_node(node);
+    // Under their old numbers the log may have some of what missing shards held.
+    let missing: Vec<ShardId> = manifest.missing.iter().map(|missing| missing.shard).collect();
+    let old = manifest.catalog.clone().on_node(node).with_new_shards(&missing);
     let homes = manifest.data_cores;
-    let dealt = shards.map(|count| old.clone().resharded(count, homes)).transpose();
+    let dealt = wanted.shards.map(|count| old.clone().resharded(count, homes)).transpose();
     let dealt = dealt.map_err(|error| Failure::usage(format!("--shards: {error}")))?;
     make_empty(data_dir)?;
     let catalog = match dealt {
@@ -75,6 +97,20 @@ pub(crate) fn restore(
     Ok(manifest)
 }
 
+fn refuse_missing(directory: &Path, manifest: &Manifest) -> Result<(), Failure> {
+    if manifest.missing.is_empty() {
+        return Ok(());
+    }
+    let name =
+        |it: &MissingShard| format!("shard {} of {}: {}", it.shard, it.collection, it.reason);
+    let names: Vec<String> = manifest.missing.iter().map(name).collect();
+    let text = format!(
+        "lacks shards that were damaged when it was taken; --allow-missing restores the rest: {}",
+        names.join("; ")
+    );
+    Err(Failure::input(directory, text))
+}
+
 /// Puts the files of a backup where they were in their data directory.
 fn copy_files(directory: &Path, manifest: &Manifest, data_dir: &Path) -> Result<(), Failure> {
     let root = open_root(directory)?;
@@ -85,7 +121,7 @@ fn copy_files(directory: &Path, manifest: &Manifest, data_dir: &Path) -> Result<
         std::fs::create_dir_all(folder).map_err(failed)?;
         let mut out = File::create_new(&path).map_err(failed)?;
         copy(directory, &root, file, &mut out)?;
-        out.set_len(file.length).map_err(failed)?;
+        write_zeros(&out, file.bytes, file.length).map_err(failed)?;
         out.sync_all().map_err(failed)?;
         sync_directory(folder)?;
         if let Some(above) = folder.parent() {

@@ -58,6 +58,9 @@ pub(crate) struct Backup {
     /// Directory to write; new or empty
     #[arg(value_name = "DIR")]
     pub(crate) directory: PathBuf,
+    /// Go on without shards that are damaged; the backup says which are missing
+    #[arg(long)]
+    pub(crate) leave_out_damaged: bool,
     #[command(flatten)]
     pub(crate) connection: Connection,
     /// Print the report as JSON
@@ -76,6 +79,9 @@ pub(crate) struct Restore {
     /// Shards that every collection has from now on [default: as many as it had]
     #[arg(long, value_name = "N", requires = "data_dir")]
     pub(crate) shards: Option<u32>,
+    /// Restore a backup that lacks shards; they are empty from now on
+    #[arg(long, requires = "data_dir")]
+    pub(crate) allow_missing: bool,
     /// Only check every file of the backup
     #[arg(long, conflicts_with = "data_dir")]
     pub(crate) check: bool,

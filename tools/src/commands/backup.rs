@@ -1,6 +1,7 @@
 //! `heddle backup`.
 
-use heddle_meta::Manifest;
+use heddle_client::DamagedShards;
+use heddle_meta::{Manifest, MissingShard};
 use serde::Serialize;
 
 use crate::backup::fetch::fetch;
@@ -17,6 +18,8 @@ pub(crate) struct Report {
     collections: usize,
     files: usize,
     bytes: u64,
+    /// Shards that it lacks because they were damaged.
+    missing: Vec<MissingShard>,
 }
 
 impl Report {
@@ -27,6 +30,7 @@ impl Report {
             collections: manifest.catalog.collections().count(),
             files: manifest.files.len(),
             bytes: manifest.bytes(),
+            missing: manifest.missing.clone(),
         }
     }
 
@@ -37,13 +41,20 @@ impl Report {
         }
         let (files, collections) = (self.files, self.collections);
         println!("{sentence}: {collections} collections, {files} files, {}", bytes(self.bytes));
+        for MissingShard { shard, collection, reason } in &self.missing {
+            println!("missing: shard {shard} of {collection}: {reason}");
+        }
         Ok(())
     }
 }
 
 pub(crate) async fn run(arguments: &Backup) -> Result<(), Failure> {
     let client = session::connect(&arguments.connection).await?;
-    let manifest = fetch(&client, &arguments.directory).await?;
+    let damaged = match arguments.leave_out_damaged {
+        true => DamagedShards::LeaveOut,
+        false => DamagedShards::Refuse,
+    };
+    let manifest = fetch(&client, &arguments.directory, damaged).await?;
     let sentence = format!("backed up to {}", arguments.directory.display());
     Report::of(&manifest).print(&sentence, arguments.json)
 }

@@ -42,6 +42,14 @@ pub(crate) async fn run(arguments: &Status) -> Result<(), Failure> {
     if !level.is_empty() {
         println!("  {}", style.yellow(level));
     }
+    if let Some(backup) = &status.backup {
+        println!(
+            "  backup       {} of {} fetched, nothing for {}",
+            bytes(backup.read_bytes),
+            bytes(backup.bytes),
+            uptime(backup.idle_s as f64)
+        );
+    }
     print_scrub(&status, style);
     let failed = |core: &&crate::status::Core| core.engine.as_ref().is_some_and(|e| e.failed);
     for core in status.cores.iter().filter(failed) {

@@ -33,7 +33,7 @@ const fn key(name: &'static str, kind: Kind, placeholder: &'static str, help: &'
 }
 
 /// Every setting, in the order of the help text.
-pub(crate) const KEYS: [Key; 26] = [
+pub(crate) const KEYS: [Key; 27] = [
     key("data_dir", Kind::Text, "DIR", "Folder that holds everything the node keeps"),
     key("name", Kind::Text, "NAME", "Name of the node, for people"),
     key("listen", Kind::Text, "IP", "Address to listen on"),
@@ -101,6 +101,12 @@ pub(crate) const KEYS: [Key; 26] = [
         Kind::Bytes,
         "BYTES",
         "Bytes kept for deletions on a full disk; 0 for none",
+    ),
+    key(
+        "backup_idle_s",
+        Kind::Count,
+        "SECONDS",
+        "Time without a read after which a backup is given up",
     ),
     key(
         "drain_timeout_s",

@@ -1,6 +1,7 @@
 //! A node in a child process, and the command line against it.
 
 #![expect(clippy::unwrap_used, reason = "in the support of tests a panic is a failed test")]
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

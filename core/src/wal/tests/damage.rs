@@ -323,3 +323,38 @@ fn arbitrary_bytes_are_an_error_not_a_panic() {
         }
     });
 }
+
+#[test]
+fn every_unreadable_segment_in_a_row_is_kept_and_counts() {
+    // Only the last one of them was kept: a start removed the others, with whatever could have been
+    // saved out of them by hand.
+    block_on(async {
+        let disk = SimDisk::new(1);
+        disk.set_latency_turns_max(0);
+        let (wal, _, _) = recover(&disk).await.unwrap();
+        write_all(&wal, 0..150, 2).await;
+        let files = disk.files();
+        let holding = &files[..files.len() - 1];
+        assert!(holding.len() >= 6, "{files:?}");
+        // In the middle, where a whole segment says that records are missing; and at the end.
+        for (bad, is_end) in [(1..4, false), (3..holding.len(), true)] {
+            let copy = disk.crashed(Crash::KeepAll);
+            if is_end {
+                heddle_types::Device::remove(&copy, &files[holding.len()]).await.unwrap();
+            }
+            for (seed, path) in (0..).zip(&holding[bad.clone()]) {
+                let bytes = Random::new(seed).bytes(disk.file_bytes(path).unwrap().len());
+                copy.plant_file(path, bytes);
+            }
+            for _ in 0..3 {
+                let recovery = super::super::Recovery::open(copy.clone(), DIRECTORY, SMALL).await;
+                let (_, report) = recovery.unwrap().finish().await.unwrap();
+                let lost: u64 = report.damage.iter().map(|damage| damage.lost_records()).sum();
+                let fitting = SMALL.segment_bytes / 64 * bad.len() as u64;
+                assert!(lost > 0 && (!is_end || lost > fitting), "{bad:?}: {report:?}");
+                let kept = copy.files();
+                assert!(holding.iter().all(|path| kept.contains(path)), "{bad:?}: {kept:?}");
+            }
+        }
+    });
+}

@@ -194,3 +194,64 @@ fn a_segment_that_could_not_be_made_leaves_no_file_behind() {
         }
     });
 }
+
+/// Turns the zeros at the end of every segment into holes, as copying a directory may.
+fn make_sparse(disk: &SimDisk) {
+    for path in disk.files() {
+        let bytes = disk.file_bytes(&path).unwrap();
+        let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        disk.punch_hole(&path, written.next_multiple_of(4_096));
+    }
+}
+
+#[test]
+fn a_segment_with_holes_is_never_written_again() {
+    // Its file was used again as if it had all of its blocks: records were accepted for it, and on
+    // a full disk their write failed, which ends a node.
+    for is_spare in [true, false] {
+        block_on(async {
+            let disk = SimDisk::new(1);
+            let (wal, _, _) = recover(&disk).await.unwrap();
+            write_all(&wal, 0..200, 3).await;
+            let disk = disk.crashed(Crash::KeepAll);
+            make_sparse(&disk);
+            // With a blank segment the recovery has one for its new tail, without it only release
+            // has any.
+            let blank: Vec<String> = disk
+                .files()
+                .into_iter()
+                .filter(|path| disk.file_bytes(path).unwrap()[4_096..].iter().all(|it| *it == 0))
+                .collect();
+            assert!(!blank.is_empty());
+            if is_spare {
+                disk.set_space_bytes(disk.used_bytes());
+            } else {
+                for path in &blank {
+                    disk.remove(path).await.unwrap();
+                }
+                disk.set_space_bytes(disk.used_bytes() + 2 * SMALL.segment_bytes);
+            }
+            let (wal, _, found) = recover(&disk).await.unwrap();
+            assert_records(&found, 0..200);
+            let mut accepted = 200;
+            beside_flusher(&wal, async {
+                for _ in 0..3 {
+                    let refused = loop {
+                        match append_patiently(&wal, &record(accepted)).await {
+                            Ok(_) => accepted += 1,
+                            Err(refused) => break refused,
+                        }
+                    };
+                    assert_eq!(refused, WalError::Full);
+                    // What was accepted has its place.
+                    wal.durable(Lsn(accepted)).await.unwrap();
+                    wal.release(Lsn(150)).await.unwrap();
+                }
+            })
+            .await;
+            assert!(is_spare || accepted > 200);
+            let (_, _, found) = recover(&disk.crashed(Crash::LoseUnsynced)).await.unwrap();
+            assert!(found.contains_key(&Lsn(accepted)));
+        });
+    }
+}

@@ -215,7 +215,10 @@ fn status() -> Vec<Vec<u8>> {
         body(&NodeStatusRequest::default()),
         body(&NodeStatusReply { json: "{\"cores\":2}".to_owned() }),
         body(&BackupBeginRequest::default()),
-        body(&BackupBeginReply { backup: backup.clone(), json: "{\"files\":[]}".to_owned() }),
+        body(&BackupBeginReply {
+            backup: backup.clone(),
+            json: "{\"manifest_bytes\":9000}".to_owned(),
+        }),
         body(&BackupReadRequest { backup: backup.clone(), name, offset: 4_096, length: 1 << 20 }),
         body(&BackupReadReply { bytes: vec![1, 2, 3] }),
         body(&BackupEndRequest { backup }),

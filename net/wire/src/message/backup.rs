@@ -4,20 +4,20 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::Layout;
 use super::check::{Checked, at_most, equal};
-use crate::limits::{BACKUP_NAME_BYTES_MAX, BACKUP_READ_BYTES_MAX, STATUS_BYTES_MAX};
+use crate::limits::{BACKUP_NAME_BYTES_MAX, BACKUP_READ_BYTES_MAX, BACKUP_TEXT_BYTES_MAX};
 
-/// Asks the node to take a backup and to keep its files until [`BackupEndRequest`] or its next
-/// start.
+/// Asks the node to take a backup and to keep its files until [`BackupEndRequest`], its next start,
+/// or until nobody has read of it for a while.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[rkyv(derive(Debug))]
 pub struct BackupBeginRequest {
-    /// Zero; kept for parts of a node.
-    pub section: u8,
+    /// What to do about shards that are damaged and not served: 0 refuse, 1 leave them out.
+    pub damaged: u8,
 }
 
 impl Layout for BackupBeginRequest {
     fn check(archived: &ArchivedBackupBeginRequest) -> Checked {
-        super::check::known("backup section", archived.section, 0)
+        super::check::known("mode of damaged shards", archived.damaged, 1)
     }
 }
 
@@ -27,14 +27,15 @@ impl Layout for BackupBeginRequest {
 pub struct BackupBeginReply {
     /// Identity of the backup, 16 bytes.
     pub backup: Vec<u8>,
-    /// A JSON object: node, time, data cores, catalog, and the files with name, bytes and length.
+    /// A JSON object: `manifest_bytes`, the bytes of the file `MANIFEST`, which is read like the
+    /// other files and names them.
     pub json: String,
 }
 
 impl Layout for BackupBeginReply {
     fn check(archived: &ArchivedBackupBeginReply) -> Checked {
         equal("backup id length", archived.backup.len(), 16)?;
-        at_most("backup description length", archived.json.len(), STATUS_BYTES_MAX)
+        at_most("backup description length", archived.json.len(), BACKUP_TEXT_BYTES_MAX)
     }
 
     fn size_hint_bytes(&self) -> usize {

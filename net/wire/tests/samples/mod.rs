@@ -114,7 +114,10 @@ fn plain() -> Vec<(&'static str, Frame)> {
             "backup_begin.reply",
             reply(
                 9,
-                &BackupBeginReply { backup: backup.clone(), json: "{\"files\":[]}".to_owned() },
+                &BackupBeginReply {
+                    backup: backup.clone(),
+                    json: "{\"manifest_bytes\":9000}".to_owned(),
+                },
             ),
         ),
         ("backup_read.request", request(10, 100, &backup_read)),

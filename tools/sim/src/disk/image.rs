@@ -77,11 +77,18 @@ pub(super) struct Inode {
     pub(super) volatile: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Pending>,
+    /// From here on the file has no blocks.
+    pub(super) hole_from: Option<usize>,
 }
 
 impl Inode {
     pub(super) fn durable(bytes: Vec<u8>) -> Self {
-        Self { volatile: bytes.clone(), durable: bytes, pending: Vec::new() }
+        let (pending, hole_from) = (Vec::new(), None);
+        Self { volatile: bytes.clone(), durable: bytes, pending, hole_from }
+    }
+
+    pub(super) fn allocated_bytes(&self) -> usize {
+        self.hole_from.map_or(self.volatile.len(), |from| from.min(self.volatile.len()))
     }
 
     fn grow(&mut self, length: usize) {
@@ -94,12 +101,14 @@ impl Inode {
     pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) {
         self.grow(offset + bytes.len());
         self.volatile[offset..offset + bytes.len()].copy_from_slice(bytes);
+        self.hole_from = self.hole_from.map(|from| from.max(offset + bytes.len()));
         self.pending.push(Pending::Bytes { offset, bytes: bytes.to_vec() });
     }
 
     pub(super) fn allocate(&mut self, length: usize) {
         self.grow(length);
         self.volatile[..length].fill(0);
+        self.hole_from = None;
         self.pending.push(Pending::Zeros { offset: 0, length });
     }
 
@@ -293,7 +302,7 @@ impl Image {
             Entry::File(id) => self.inodes.get(id),
             Entry::Directory => None,
         });
-        files.map(|inode| inode.volatile.len() as u64).sum()
+        files.map(|inode| inode.allocated_bytes() as u64).sum()
     }
 
     /// Changes of names and bytes that no sync has made durable yet.

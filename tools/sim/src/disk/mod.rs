@@ -199,6 +199,16 @@ impl SimDisk {
         self.state.borrow_mut().image.plant(path, bytes);
     }
 
+    /// Gives back the blocks of a file from an offset on: it has a hole there, as a copy of it may
+    /// have, and a write into the hole takes space again. Files are filled from the front.
+    ///
+    /// Panics: there is no such file.
+    pub fn punch_hole(&self, path: &str, from: usize) {
+        let mut state = self.state.borrow_mut();
+        let id = state.image.file(path).expect("a file to make a hole in");
+        state.image.inodes.get_mut(&id).expect("a named file has bytes").hole_from = Some(from);
+    }
+
     /// Waits its turns, then counts the operation and says how it fails, if it does.
     async fn begin(
         &self,
@@ -254,7 +264,7 @@ impl DiskState {
     }
 
     fn has_space_for(&self, id: InodeId, length: usize) -> bool {
-        let current = self.image.inodes.get(&id).map_or(0, |inode| inode.volatile.len());
+        let current = self.image.inodes.get(&id).map_or(0, image::Inode::allocated_bytes);
         let growth = length.saturating_sub(current) as u64;
         growth == 0 || self.image.used_bytes() + growth <= self.space_bytes
     }
@@ -482,6 +492,11 @@ impl DeviceFile for SimFile {
         let inode = state.image.inodes.get_mut(&self.id).expect("an open file keeps its inode");
         inode.allocate(length);
         Ok(())
+    }
+
+    async fn allocated_bytes(&self) -> Result<u64, DeviceError> {
+        self.disk.begin_whole(&self.path, "allocated_bytes", Effect::Read).await?;
+        Ok(self.disk.state.borrow().image.inodes[&self.id].allocated_bytes() as u64)
     }
 
     async fn close(self) -> Result<(), DeviceError> {
