@@ -17,7 +17,7 @@ use super::config::{EngineConfig, OpenReport, Progress};
 use super::load::Loader;
 use super::quarantine::{concerned, set_apart};
 use super::rebuild::{Absent, Loaded, Rebuild};
-use super::{Engine, EngineError, Inner, MemoryGauge, ShardCell, State};
+use super::{Engine, EngineError, Inner, MemoryGauge, ShardCell, State, yield_now};
 use crate::checkpoint::{remove_unused_images, repair_superblocks};
 use crate::objects::{ObjectConfig, ObjectError};
 use crate::shard::record::{decode_delete, decode_put};
@@ -30,6 +30,9 @@ pub(super) const LOGS: &str = "logs";
 pub(super) const REMOVED_SUFFIX: &str = ".removed";
 /// Records between two reports of progress.
 const PROGRESS_EVERY_RECORDS: u64 = 65_536;
+
+/// Records that are applied before reads and flushes beside them may go on.
+const RECORDS_PER_TURN: u64 = 16;
 
 /// Directory of a log.
 pub(super) fn log_directory(log_index: u32) -> String {
@@ -327,6 +330,10 @@ impl<D: Device> Replay<'_, D> {
                 if records % PROGRESS_EVERY_RECORDS == 0 {
                     self.report_progress(log_index, records);
                 }
+                if records % RECORDS_PER_TURN == 0 {
+                    // Else what reads ahead would not get to the device.
+                    yield_now().await;
+                }
             }
             flushes.flush_full().await?;
         }
@@ -383,6 +390,7 @@ impl<D: Device> Replay<'_, D> {
         }
         let mut book = opened.cell.book.borrow_mut();
         book.records_replayed += 1;
+        book.replayed_bytes += record.payload.len() as u64;
         match is_own {
             IsOwn::Yes => book.note(record.lsn, record.payload.len() as u64),
             IsOwn::No => book.needs_image = true,

@@ -75,19 +75,21 @@ impl<D: Device> Compacted<D> {
 }
 
 impl<D: Device> CompactionJob<D> {
-    /// Copies the entries that `is_alive` names into a new segment.
+    /// Copies the entries that `is_alive` names into a new segment. When `goes_on` says no, nothing
+    /// is written: [`ObjectError::GivenUp`].
     ///
-    /// `is_alive` says whether the slot's object rests at that location now; it is asked between
+    /// `is_alive` says whether the slot's object rests at that location now; both are asked between
     /// reads. Errors: [`ObjectError::Corrupt`] names a damaged source, nothing is lost by it; hand
     /// errors to [`ObjectStore::finish_compaction`] as well. Memory: the living bytes.
     pub async fn run(
         self,
         is_alive: &dyn Fn(Slot, Location) -> bool,
+        goes_on: &dyn Fn() -> bool,
     ) -> Result<Compacted<D>, ObjectError> {
         let mut table = Memtable::new(self.shard, self.target);
         let mut moves = Vec::new();
         for source in &self.sources {
-            copy_living(source, is_alive, &mut table, &mut moves).await?;
+            copy_living(source, is_alive, goes_on, &mut table, &mut moves).await?;
         }
         let segment = if moves.is_empty() {
             None
@@ -103,11 +105,15 @@ impl<D: Device> CompactionJob<D> {
 async fn copy_living<D: Device>(
     source: &Rc<Segment<D>>,
     is_alive: &dyn Fn(Slot, Location) -> bool,
+    goes_on: &dyn Fn() -> bool,
     table: &mut Memtable,
     moves: &mut Vec<Move>,
 ) -> Result<(), ObjectError> {
     let mut walk = Walk::new(Rc::clone(source));
     while let Some((location, object)) = walk.next().await? {
+        if !goes_on() {
+            return Err(ObjectError::GivenUp);
+        }
         if !is_alive(object.slot, location) {
             continue;
         }

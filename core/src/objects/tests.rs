@@ -152,7 +152,8 @@ fn a_compaction_moves_the_living_and_keeps_the_old_place_until_the_checkpoint() 
         let job = store.begin_compaction(SpacePressure::None).unwrap();
         assert!(store.begin_compaction(SpacePressure::None).is_none(), "one compaction at a time");
         let alive = places.clone();
-        let compacted = job.run(&|slot, location| alive.get(&slot) == Some(&location)).await;
+        let compacted =
+            job.run(&|slot, location| alive.get(&slot) == Some(&location), &|| true).await;
         // One of them dies while it is moved.
         store.forget(places.remove(&4).unwrap());
         for moved in store.finish_compaction(compacted).unwrap() {
@@ -190,7 +191,7 @@ fn a_dead_segment_is_dropped_and_small_ones_are_merged() {
             flush(&mut store).await.unwrap();
         }
         let compacted =
-            store.begin_compaction(SpacePressure::None).unwrap().run(&|_, _| true).await;
+            store.begin_compaction(SpacePressure::None).unwrap().run(&|_, _| true, &|| true).await;
         for moved in store.finish_compaction(compacted).unwrap() {
             places.insert(moved.slot, moved.to);
         }
@@ -198,7 +199,7 @@ fn a_dead_segment_is_dropped_and_small_ones_are_merged() {
         assert_rows(&store, &places).await;
         places.values().for_each(|place| store.forget(*place));
         let compacted =
-            store.begin_compaction(SpacePressure::None).unwrap().run(&|_, _| false).await;
+            store.begin_compaction(SpacePressure::None).unwrap().run(&|_, _| false, &|| true).await;
         assert!(store.finish_compaction(compacted).unwrap().is_empty());
         assert_eq!((store.stats().segments, store.stats().disk_bytes), (0, 0));
     });
@@ -391,7 +392,7 @@ fn what_compactions_copy_is_bounded_by_what_died_and_by_tiers() {
             store.begin_checkpoint();
             while let Some(job) = store.begin_compaction(SpacePressure::None) {
                 let compacted =
-                    job.run(&|slot, location| places.get(&slot) == Some(&location)).await;
+                    job.run(&|slot, location| places.get(&slot) == Some(&location), &|| true).await;
                 for moved in store.finish_compaction(compacted).unwrap() {
                     places.insert(moved.slot, moved.to);
                 }
