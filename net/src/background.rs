@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use heddle_core::engine::{IndexedBatch, LinkProgress, RowBatch, ScrubStep};
 use heddle_runtime::stats::thread_cpu_ns;
-use heddle_runtime::{Queue, sleep, spawn, yield_if_needed, yield_now};
+use heddle_runtime::{Queue, let_others_run, sleep, spawn, yield_now};
 use heddle_types::{Clock, ShardId};
 
 use crate::core::{Core, HomeEngine};
@@ -116,7 +116,7 @@ async fn link(core: &Core, engine: &HomeEngine, mut batch: RowBatch) {
             LinkProgress::Done => break,
             LinkProgress::More(rest) => {
                 batch = rest;
-                yield_if_needed().await;
+                let_others_run().await;
             }
             LinkProgress::Paused(rest) => {
                 batch = rest;

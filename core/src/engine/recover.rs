@@ -322,6 +322,7 @@ impl<D: Device> Replay<'_, D> {
     ) -> Result<Recovery<D>, EngineError> {
         let mut records = 0;
         let mut flushes = Flushes::new(self.shards);
+        self.shards.values().for_each(|opened| opened.cell.shard.borrow_mut().begin_bulk());
         while let Some(batch) = flushes.beside(recovery.next_batch()).await?? {
             for record in batch.records() {
                 *newest = (*newest).max(record.stamp.hlc);
@@ -338,6 +339,7 @@ impl<D: Device> Replay<'_, D> {
             flushes.flush_full().await?;
         }
         flushes.finish().await?;
+        self.shards.values().for_each(|opened| opened.cell.shard.borrow_mut().end_bulk());
         self.report_progress(log_index, records);
         Ok(recovery)
     }
