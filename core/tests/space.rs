@@ -113,11 +113,13 @@ fn deletions_give_their_space_back_to_the_file_system() {
             engine.maintain().await.unwrap();
         }
         engine.checkpoint(SHARD).await.unwrap();
-        let rows = |engine: &SimEngine| engine.status().shards[0].rows;
         let full = rows(&engine);
         for object in 0..390 {
             assert!(delete(&engine, id(object)).await);
         }
+        // The log is long, and its image comes before rows are rewritten.
+        assert_eq!(engine.checkpoint_due(), [SHARD]);
+        engine.checkpoint(SHARD).await.unwrap();
         engine.set_space(SpaceLevel::Saving);
         while engine.maintain().await.unwrap() {}
         assert!(rows(&engine).retired_bytes > 0);
@@ -130,5 +132,68 @@ fn deletions_give_their_space_back_to_the_file_system() {
         let on_disk: u64 = on_disk.map(|path| disk.file_bytes(&path).unwrap().len() as u64).sum();
         assert_eq!(on_disk, left.disk_bytes);
         assert!(engine.checkpoint_due().is_empty());
+    });
+}
+
+fn rows(engine: &SimEngine) -> heddle_core::objects::ObjectStats {
+    engine.status().shards[0].rows
+}
+
+#[test]
+fn nothing_is_rewritten_that_would_not_fit_beside_the_log() {
+    let mut world = World { memtable_bytes: 8 << 10, ..fixture::world() };
+    let (disk, segment_bytes) = (world.disk.clone(), world.segment_bytes);
+    world.run(|engine| async move {
+        let mut random = Random::new(7);
+        for object in 0..400 {
+            put(&engine, random_item(&mut random, id(object))).await;
+            engine.maintain().await.unwrap();
+        }
+        engine.checkpoint(SHARD).await.unwrap();
+        // Every other one: each segment is half dead, and what lives has to be written anew.
+        for object in (0..400).step_by(2) {
+            assert!(delete(&engine, id(object)).await);
+        }
+        while engine.maintain().await.unwrap() {}
+        engine.checkpoint(SHARD).await.unwrap();
+        settle(&disk).await;
+        let before = rows(&engine);
+        disk.set_space_bytes(disk.used_bytes() + segment_bytes + (4 << 10));
+        engine.set_space(SpaceLevel::Saving);
+        assert!(!engine.maintain().await.unwrap());
+        assert_eq!(rows(&engine).compacted_bytes, before.compacted_bytes, "there is no room");
+        disk.set_space_bytes(disk.used_bytes() + segment_bytes + (64 << 10));
+        while engine.maintain().await.unwrap() {}
+        assert!(rows(&engine).compacted_bytes > before.compacted_bytes);
+    });
+}
+
+#[test]
+fn an_image_is_not_written_for_a_gain_that_is_small_beside_it() {
+    let mut world = World { memtable_bytes: 4 << 10, ..fixture::world() };
+    world.run(|engine| async move {
+        let mut random = Random::new(7);
+        for object in 0..1_500 {
+            put(&engine, random_item(&mut random, id(object))).await;
+            engine.maintain().await.unwrap();
+        }
+        while engine.maintain().await.unwrap() {}
+        engine.checkpoint(SHARD).await.unwrap();
+        let image_bytes = engine.status().shards[0].image_bytes;
+        engine.set_space(SpaceLevel::Saving);
+        while engine.maintain().await.unwrap() {}
+        engine.checkpoint(SHARD).await.unwrap();
+        let (mut was_small, mut deleted) = (false, 0);
+        while engine.checkpoint_due().is_empty() {
+            assert!(delete(&engine, id(deleted)).await);
+            deleted += 1;
+            while engine.maintain().await.unwrap() {}
+            was_small |= rows(&engine).retired_bytes > 0 && engine.checkpoint_due().is_empty();
+        }
+        let retired_bytes = rows(&engine).retired_bytes;
+        assert!(was_small, "the first segment that is given up makes no image due");
+        assert!(retired_bytes * 4 > image_bytes / 2, "{retired_bytes} for {image_bytes}");
+        engine.checkpoint(SHARD).await.unwrap();
+        assert_eq!(rows(&engine).retired_bytes, 0);
     });
 }

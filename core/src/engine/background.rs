@@ -293,16 +293,17 @@ impl<D: Device, C: Clock> Engine<D, C> {
 
     async fn compact(&self, cell: &ShardCell<D>) -> Result<bool, EngineError> {
         let Some(pressure) = self.compaction_pressure() else { return Ok(false) };
-        if self.is_image_awaited() {
+        if self.is_image_awaited() || !cell.shard.borrow().objects.has_compaction(pressure) {
             return Ok(false);
         }
+        let room_bytes = self.compaction_room().await?;
         let job = {
             let mut shard = cell.shard.borrow_mut();
             // An image that is being written refers to the segments as they are.
-            if cell.book.borrow().imaging {
+            if cell.book.borrow().imaging || cell.dropped.get() {
                 return Ok(false);
             }
-            shard.objects.begin_compaction(pressure)
+            shard.objects.begin_compaction(pressure, room_bytes)
         };
         let Some(job) = job else { return Ok(false) };
         let mut upkeep = Upkeep::begin(self, cell, UpkeepKind::Compaction);

@@ -28,8 +28,11 @@ const TOMBSTONES_PER_STEP: usize = 4_096;
 /// Slots that died during an image and are taken out of the graphs before other tasks may run.
 const KILLS_PER_STEP: usize = 512;
 /// Bytes of given up segments that wait for an image before one is written for their sake, beside
-/// a quarter of the segments in use (64 MiB).
+/// their share of the segments in use (64 MiB).
 const RETIRED_BYTES_MAX: u64 = 64 << 20;
+/// An image is written for the sake of space when it gives back a quarter of what rows take, or,
+/// once space is short, of what the last image took.
+const RETIRED_SHARE: u64 = 4;
 /// Once this part of the log bytes that make an image due had to be replayed at a start, one is
 /// written soon after it: a node that is killed again and again must not replay ever more.
 const REPLAYED_SHARE: u64 = 4;
@@ -95,13 +98,16 @@ impl<D: Device, C: Clock> Engine<D, C> {
     }
 
     /// Is there enough in segments that only the last image refers to that the next one is worth
-    /// writing for their sake? Once space is short, anything is.
+    /// writing for their sake? The shorter space is, the less is enough; but never far less than
+    /// what the image itself may have to write.
     fn gives_space_back(&self, cell: &ShardCell<D>) -> bool {
         let rows = cell.shard.borrow().objects.stats();
-        let worthwhile = RETIRED_BYTES_MAX.max(rows.disk_bytes / 4);
+        let image_bytes = cell.book.borrow().image_bytes;
         match self.space() {
-            SpaceLevel::Plenty => rows.retired_bytes > worthwhile,
-            _ => rows.retired_bytes > 0,
+            SpaceLevel::Plenty => {
+                rows.retired_bytes > RETIRED_BYTES_MAX.max(rows.disk_bytes / RETIRED_SHARE)
+            }
+            _ => rows.retired_bytes > image_bytes / RETIRED_SHARE,
         }
     }
 
