@@ -25,6 +25,7 @@ pub(crate) struct NodeStatus {
 pub(crate) struct Memory {
     pub(crate) resident_bytes: u64,
     pub(crate) budget_bytes: u64,
+    pub(crate) shards_bytes: u64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

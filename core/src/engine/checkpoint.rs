@@ -21,8 +21,9 @@ use crate::shard::rebuild::encode_ledger;
 const PROPERTY_SECTION_BYTES: usize = 1 << 20;
 /// Property indexes are cut into about so many sections at most.
 const PROPERTY_SECTIONS_AIM: usize = 512;
-/// Bytes of property indexes that are encoded before other tasks may run.
-const PROPERTY_STEP_BYTES: usize = 64 << 10;
+/// Bytes of property indexes that are encoded before other tasks may run: the slots of one value
+/// that a hundred thousand rows have.
+const PROPERTY_STEP_BYTES: usize = 16 << 10;
 /// Tombstones that are encoded before other tasks may run.
 const TOMBSTONES_PER_STEP: usize = 4_096;
 /// Slots that died during an image and are taken out of the graphs before other tasks may run.

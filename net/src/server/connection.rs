@@ -239,13 +239,13 @@ impl Connection {
     }
 
     fn admits(&self, kind: MessageType, bytes: usize) -> bool {
-        self.core.server.admits(bytes) && admission::of_node(&self.core, kind, bytes).is_ok()
+        self.core.server.admits(bytes) && admission::of_header(&self.core, kind, bytes).is_ok()
     }
 
     /// Why a body was not read: the node has no room for it, or this core.
     fn skipped_error(&self, header: &Header) -> ApiError {
         if let FrameKind::Request(kind) = header.kind()
-            && let Err(error) = admission::of_node(&self.core, kind, header.body_length as usize)
+            && let Err(error) = admission::of_header(&self.core, kind, header.body_length as usize)
         {
             return error;
         }
