@@ -11,6 +11,8 @@ mod http;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod objects;
 #[cfg(test)]
 mod protocol;
