@@ -84,8 +84,8 @@ impl Window {
             self.ahead = None;
             let wanted = length.max(self.next_bytes(offset, end));
             let buffer = std::mem::take(&mut self.buffer);
-            self.buffer = read(Rc::clone(file), offset, wanted, buffer).await?;
-            (self.start, self.begin) = (offset, HEAD_BYTES);
+            self.buffer = read(Rc::clone(file), offset, wanted, 0, buffer).await?;
+            (self.start, self.begin) = (offset, 0);
         }
         if !is_first {
             self.read_ahead(file, end).await;
@@ -126,7 +126,8 @@ impl Window {
         }
         let bytes = self.next_bytes(start, end);
         let spare = std::mem::take(&mut self.spare);
-        let mut ahead = maybe_done(read(Rc::clone(file), start, bytes, spare).boxed_local());
+        let mut ahead =
+            maybe_done(read(Rc::clone(file), start, bytes, HEAD_BYTES, spare).boxed_local());
         // The first poll hands the reads to the device.
         poll_fn(|context| {
             let _is_done = ahead.poll_unpin(context).is_ready();
@@ -137,16 +138,17 @@ impl Window {
     }
 }
 
-/// Reads pages into `buffer`, behind the place for a head.
+/// Reads pages into `buffer`, behind `head` bytes.
 async fn read<F: DeviceFile>(
     file: Rc<F>,
     offset: u64,
     bytes: usize,
+    head: usize,
     mut buffer: Vec<u8>,
 ) -> Result<Vec<u8>, DeviceError> {
     debug_assert_eq!(bytes, page_rounded(bytes));
-    buffer.resize(HEAD_BYTES + bytes, 0);
-    let pieces = buffer[HEAD_BYTES..].chunks_mut(READ_BYTES).zip(0_u64..);
+    buffer.resize(head + bytes, 0);
+    let pieces = buffer[head..].chunks_mut(READ_BYTES).zip(0_u64..);
     let reads = pieces.map(|(piece, index)| {
         let (at, length) = (offset + index * READ_BYTES as u64, piece.len());
         file.read_with(at, length, move |read| piece.copy_from_slice(read))
