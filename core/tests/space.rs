@@ -4,9 +4,9 @@
 mod common;
 
 use common::{SHARD, SimEngine, World, delete, fixture, id, link_all, put, random_item};
-use heddle_core::engine::{EngineStatus, PutMode, SpaceLevel};
+use heddle_core::engine::{EngineStatus, PutMode, ShardStatus, SpaceLevel};
 use heddle_sim::{Random, SimDisk};
-use heddle_types::{ErrorCode, ObjectId};
+use heddle_types::{ErrorCode, ObjectId, ShardId};
 
 /// Bytes of files that a status accounts for.
 fn accounted(status: &EngineStatus) -> u64 {
@@ -113,11 +113,13 @@ fn deletions_give_their_space_back_to_the_file_system() {
             engine.maintain().await.unwrap();
         }
         engine.checkpoint(SHARD).await.unwrap();
-        let rows = |engine: &SimEngine| engine.status().shards[0].rows;
         let full = rows(&engine);
         for object in 0..390 {
             assert!(delete(&engine, id(object)).await);
         }
+        // The log is long, and its image comes before rows are rewritten.
+        assert_eq!(engine.checkpoint_due(), [SHARD]);
+        engine.checkpoint(SHARD).await.unwrap();
         engine.set_space(SpaceLevel::Saving);
         while engine.maintain().await.unwrap() {}
         assert!(rows(&engine).retired_bytes > 0);
@@ -131,4 +133,130 @@ fn deletions_give_their_space_back_to_the_file_system() {
         assert_eq!(on_disk, left.disk_bytes);
         assert!(engine.checkpoint_due().is_empty());
     });
+}
+
+fn rows(engine: &SimEngine) -> heddle_core::objects::ObjectStats {
+    engine.status().shards[0].rows
+}
+
+#[test]
+fn nothing_is_rewritten_that_would_not_fit_beside_the_log() {
+    let mut world = World { memtable_bytes: 8 << 10, ..fixture::world() };
+    let (disk, segment_bytes) = (world.disk.clone(), world.segment_bytes);
+    world.run(|engine| async move {
+        let mut random = Random::new(7);
+        for object in 0..400 {
+            put(&engine, random_item(&mut random, id(object))).await;
+            engine.maintain().await.unwrap();
+        }
+        engine.checkpoint(SHARD).await.unwrap();
+        // Every other one: each segment is half dead, and what lives has to be written anew.
+        for object in (0..400).step_by(2) {
+            assert!(delete(&engine, id(object)).await);
+        }
+        while engine.maintain().await.unwrap() {}
+        engine.checkpoint(SHARD).await.unwrap();
+        settle(&disk).await;
+        let before = rows(&engine);
+        disk.set_space_bytes(disk.used_bytes() + segment_bytes + (4 << 10));
+        engine.set_space(SpaceLevel::Saving);
+        assert!(!engine.maintain().await.unwrap());
+        assert_eq!(rows(&engine).compacted_bytes, before.compacted_bytes, "there is no room");
+        disk.set_space_bytes(disk.used_bytes() + segment_bytes + (64 << 10));
+        while engine.maintain().await.unwrap() {}
+        assert!(rows(&engine).compacted_bytes > before.compacted_bytes);
+    });
+}
+
+#[test]
+fn an_image_is_not_written_for_a_gain_that_is_small_beside_it() {
+    let mut world = World { memtable_bytes: 4 << 10, ..fixture::world() };
+    world.run(|engine| async move {
+        let mut random = Random::new(7);
+        for object in 0..1_500 {
+            put(&engine, random_item(&mut random, id(object))).await;
+            engine.maintain().await.unwrap();
+        }
+        while engine.maintain().await.unwrap() {}
+        engine.checkpoint(SHARD).await.unwrap();
+        let image_bytes = engine.status().shards[0].image_bytes;
+        engine.set_space(SpaceLevel::Saving);
+        while engine.maintain().await.unwrap() {}
+        engine.checkpoint(SHARD).await.unwrap();
+        let (mut was_small, mut deleted) = (false, 0);
+        while engine.checkpoint_due().is_empty() {
+            assert!(delete(&engine, id(deleted)).await);
+            deleted += 1;
+            while engine.maintain().await.unwrap() {}
+            was_small |= rows(&engine).retired_bytes > 0 && engine.checkpoint_due().is_empty();
+        }
+        let retired_bytes = rows(&engine).retired_bytes;
+        assert!(was_small, "the first segment that is given up makes no image due");
+        assert!(retired_bytes * 4 > image_bytes / 2, "{retired_bytes} for {image_bytes}");
+        engine.checkpoint(SHARD).await.unwrap();
+        assert_eq!(rows(&engine).retired_bytes, 0);
+    });
+}
+
+#[test]
+fn the_parts_of_the_memory_add_up_to_what_the_budget_counts() {
+    let mut world = World { memtable_bytes: 2 << 10, shards: vec![1, 2], ..World::new(4) };
+    world.run(|engine| async move {
+        let mut random = Random::new(4);
+        for round in 0..20 {
+            for shard in [1, 2] {
+                let items = vec![random_item(&mut random, id(round))];
+                let put = engine.put(ShardId(shard), PutMode::Replace, items).await.unwrap();
+                assert!(put[0].is_ok());
+            }
+            if round == 10 {
+                while engine.maintain().await.unwrap() {}
+            }
+        }
+        let status = engine.status();
+        assert!(status.shards.iter().all(|shard| shard.rows.table_bytes > 0), "{status:#?}");
+        let parts = |shard: &ShardStatus| {
+            let memory = shard.memory;
+            [
+                memory.vector_bytes,
+                memory.link_bytes,
+                memory.directory_bytes,
+                memory.property_bytes,
+                memory.id_bytes,
+                shard.rows.memory_bytes,
+                shard.rows.table_bytes,
+            ]
+            .into_iter()
+            .sum::<u64>()
+        };
+        let sum: u64 = status.shards.iter().map(parts).sum();
+        assert_eq!(sum, status.memory_bytes);
+        let of_shards: u64 = status.shards.iter().map(ShardStatus::memory_bytes).sum();
+        assert_eq!(sum, of_shards);
+    });
+}
+
+#[test]
+fn the_tables_of_segments_count_against_the_memory_budget() {
+    let mut world = World { memtable_bytes: 1 << 10, ..World::new(4) };
+    world.run(|engine| async move {
+        let mut random = Random::new(4);
+        for object in 0..40 {
+            put(&engine, random_item(&mut random, id(object))).await;
+            engine.maintain().await.unwrap();
+        }
+        engine.checkpoint(SHARD).await.unwrap();
+    });
+    let status = world.run(|engine| async move { engine.status() });
+    let table_bytes = status.shards[0].rows.table_bytes;
+    assert!(table_bytes > 0);
+    // Room for everything but the tables.
+    world.memory_bytes_max = status.memory_bytes - table_bytes;
+    world.run(|engine| async move {
+        let item = random_item(&mut Random::new(9), id(100));
+        let refused = engine.put(SHARD, PutMode::Replace, vec![item]).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::MemoryFull);
+    });
+    world.memory_bytes_max = status.memory_bytes;
+    world.run(|engine| async move { assert_eq!(try_put(&engine, id(100)).await, Ok(())) });
 }

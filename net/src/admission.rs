@@ -6,11 +6,23 @@ use heddle_wire::MessageType;
 
 use crate::core::Core;
 
-/// May a request with a body of so many bytes be read and worked on? Nothing was applied if not.
+/// May a request with a body of so many bytes be read? It is asked when only its header is known.
 ///
-/// Puts need memory for their body and for what they leave behind, about as much again. Deletions,
-/// reads and searches go on: they are what makes room, and what the node is there for.
-pub(crate) fn of_node(core: &Core, kind: MessageType, body_bytes: usize) -> Result<(), ApiError> {
+/// Puts need memory for their body and for what they leave behind, about as much again. Bodies that
+/// are being read count as well: the memory of the process is looked at once a second, and many
+/// requests can come in meanwhile.
+pub(crate) fn of_header(core: &Core, kind: MessageType, body_bytes: usize) -> Result<(), ApiError> {
+    check(core, kind, 2 * body_bytes as u64 + core.server.request_bytes() as u64)
+}
+
+/// May a request that was read be worked on? Nothing was applied if not.
+///
+/// Deletions, reads and searches go on: they are what makes room, and what the node is there for.
+pub(crate) fn of_node(core: &Core, kind: MessageType) -> Result<(), ApiError> {
+    check(core, kind, 0)
+}
+
+fn check(core: &Core, kind: MessageType, more_bytes: u64) -> Result<(), ApiError> {
     let puts = matches!(kind, MessageType::Put | MessageType::PutWith);
     if !puts && kind != MessageType::CollectionCreate {
         return Ok(());
@@ -20,7 +32,7 @@ pub(crate) fn of_node(core: &Core, kind: MessageType, body_bytes: usize) -> Resu
     if level == SpaceLevel::DeletesOnly || (is_creation && level == SpaceLevel::NoInserts) {
         return Err(refused_for_space(level));
     }
-    if core.node.is_memory_full(2 * body_bytes as u64) {
+    if core.node.is_memory_full(more_bytes) {
         let budget = core.node.memory_bytes;
         let message = format!("the node would hold more than its {budget} bytes");
         return Err(ApiError::transient(ErrorCode::MemoryFull, message));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use heddle_core::engine::{IndexedBatch, LinkProgress, RowBatch, ScrubStep};
 use heddle_runtime::stats::thread_cpu_ns;
-use heddle_runtime::{Queue, sleep, spawn, yield_if_needed, yield_now};
+use heddle_runtime::{Queue, let_others_run, sleep, spawn, yield_now};
 use heddle_types::{Clock, ShardId};
 
 use crate::core::{Core, HomeEngine};
@@ -116,7 +116,7 @@ async fn link(core: &Core, engine: &HomeEngine, mut batch: RowBatch) {
             LinkProgress::Done => break,
             LinkProgress::More(rest) => {
                 batch = rest;
-                yield_if_needed().await;
+                let_others_run().await;
             }
             LinkProgress::Paused(rest) => {
                 batch = rest;
@@ -131,15 +131,8 @@ async fn link(core: &Core, engine: &HomeEngine, mut batch: RowBatch) {
 async fn maintain(core: Rc<Core>, engine: HomeEngine) {
     loop {
         engine.set_space(core.node.space());
-        let is_busy = match engine.maintain().await {
-            Ok(is_busy) => is_busy,
-            Err(error) => {
-                tracing::warn!(core = core.index, %error, "maintenance failed; it is tried again");
-                sleep(FAILURE_PAUSE).await;
-                false
-            }
-        };
-        // Also while there is more to rewrite: the space of rewritten rows returns with an image.
+        // Before anything is rewritten, also between two rewrites: without its image a log grows,
+        // and the space of rewritten rows returns with an image.
         for shard in due(&core, &engine) {
             match stepped(&core, engine.checkpoint(shard)).await {
                 Ok(()) => {
@@ -153,6 +146,14 @@ async fn maintain(core: Rc<Core>, engine: HomeEngine) {
                 }
             }
         }
+        let is_busy = match engine.maintain().await {
+            Ok(is_busy) => is_busy,
+            Err(error) => {
+                tracing::warn!(core = core.index, %error, "maintenance failed; it is tried again");
+                sleep(FAILURE_PAUSE).await;
+                false
+            }
+        };
         if !is_busy {
             sleep(MAINTENANCE_INTERVAL).await;
         }

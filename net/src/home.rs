@@ -7,7 +7,7 @@ use std::rc::Rc;
 use futures::future::LocalBoxFuture;
 use heddle_core::engine::IndexBatch;
 use heddle_core::shard::ShardSpec;
-use heddle_runtime::{fatal, yield_if_needed};
+use heddle_runtime::{fatal, let_others_run};
 use heddle_types::{ApiError, CoreIndex, ErrorCode, FatalReason, ShardId};
 
 use crate::core::{Core, HomeEngine};
@@ -183,7 +183,7 @@ async fn search_batch(core: Rc<Core>, batch: IndexBatch) -> CoreAnswer {
     let mut indexed = Vec::with_capacity(count);
     for single in batch.split(count) {
         indexed.push(single.search(&mut scratch));
-        yield_if_needed().await;
+        let_others_run().await;
     }
     core.give_link_scratch(scratch);
     Ok(CoreReply::Indexed(indexed))

@@ -226,7 +226,9 @@ impl Routed for CoreRequest {
             | Self::Scan { .. }
             | Self::Count { .. }
             | Self::FilterBitmap { .. } => Queue::Search,
-            Self::Put { .. } | Self::Delete { .. } | Self::SearchBatch(_) => Queue::Insert,
+            // Acknowledgement comes before linking: a queue of their own, with a larger share.
+            Self::Put { .. } | Self::Delete { .. } => Queue::Wal,
+            Self::SearchBatch(_) => Queue::Insert,
             Self::CheckpointAll | Self::Seal | Self::BackUp { .. } | Self::ReadBackup(_) => {
                 Queue::Background
             }

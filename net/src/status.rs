@@ -40,6 +40,8 @@ pub(crate) struct NodeReport {
 pub(crate) struct MemoryReport {
     pub(crate) resident_bytes: u64,
     pub(crate) budget_bytes: u64,
+    /// What the shards of all cores take of it; the rest is buffers, caches and the program.
+    pub(crate) shards_bytes: u64,
 }
 
 /// The file system of the data directory.
@@ -62,6 +64,8 @@ pub(crate) async fn collect(core: &Rc<Core>) -> Result<NodeReport, ApiError> {
         cores.push(*expect_reply!(reply, Report)?);
     }
     let backup = cores.iter_mut().find_map(|core| core.backup.take());
+    let engines = cores.iter().filter_map(|core| core.engine.as_ref());
+    let shards_bytes = engines.map(|engine| engine.memory_bytes).sum();
     let node = &core.node;
     let uptime_ns = core.clock.monotonic_ns().saturating_sub(node.started_ns);
     Ok(NodeReport {
@@ -77,6 +81,7 @@ pub(crate) async fn collect(core: &Rc<Core>) -> Result<NodeReport, ApiError> {
         memory: MemoryReport {
             resident_bytes: memory::resident_bytes(),
             budget_bytes: node.memory_bytes,
+            shards_bytes,
         },
         disk: disk(core),
         connections: cores.iter().map(|core| core.server.connections).sum(),

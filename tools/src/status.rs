@@ -36,6 +36,7 @@ pub(crate) struct Backup {
 pub(crate) struct Memory {
     pub(crate) resident_bytes: u64,
     pub(crate) budget_bytes: u64,
+    pub(crate) shards_bytes: u64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

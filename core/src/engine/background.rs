@@ -239,8 +239,12 @@ impl<D: Device, C: Clock> Engine<D, C> {
         false
     }
 
-    /// One unit of row upkeep: a full memtable is written, or mostly dead segments are rewritten.
-    /// Or log that nobody needs is given up. False when there was nothing to do.
+    /// One unit of row upkeep a shard: a full memtable is written, or mostly dead segments are
+    /// rewritten. Or log that nobody needs is given up. False when there was nothing to do.
+    ///
+    /// Nothing is rewritten while the log waits for an image, see [`Engine::checkpoint_due`]: write
+    /// images before. A node that is killed early would else rewrite rows in each of its lives,
+    /// write an image in none, and replay more at every start.
     ///
     /// Errors: the device's or damage in a segment; rows stay where they were. A shard that fails
     /// does not keep the others from their turn; the first error is returned. A full disk makes
@@ -289,26 +293,41 @@ impl<D: Device, C: Clock> Engine<D, C> {
 
     async fn compact(&self, cell: &ShardCell<D>) -> Result<bool, EngineError> {
         let Some(pressure) = self.compaction_pressure() else { return Ok(false) };
+        if self.is_image_awaited() || !cell.shard.borrow().objects.has_compaction(pressure) {
+            return Ok(false);
+        }
+        let room_bytes = self.compaction_room().await?;
         let job = {
             let mut shard = cell.shard.borrow_mut();
             // An image that is being written refers to the segments as they are.
-            if cell.book.borrow().imaging {
+            if cell.book.borrow().imaging || cell.dropped.get() {
                 return Ok(false);
             }
-            shard.objects.begin_compaction(pressure)
+            shard.objects.begin_compaction(pressure, room_bytes)
         };
         let Some(job) = job else { return Ok(false) };
         let mut upkeep = Upkeep::begin(self, cell, UpkeepKind::Compaction);
         let rests_there = |slot, location| cell.shard.borrow().rests_at(slot, location);
-        let compacted = job.run(&rests_there).await;
+        let goes_on = || !self.is_image_wanted(cell);
+        let compacted = job.run(&rests_there, &goes_on).await;
         upkeep.came_back = true;
         if let Ok(compacted) = &compacted {
             self.charge_compaction(compacted.io_bytes());
         }
         let finished = cell.shard.borrow_mut().finish_compaction(compacted);
         drop(upkeep);
-        finished.map_err(|source| EngineError::Objects { shard: cell.id, source })?;
-        Ok(true)
+        match finished {
+            Ok(()) => Ok(true),
+            Err(ObjectError::GivenUp) => Ok(false),
+            Err(source) => Err(EngineError::Objects { shard: cell.id, source }),
+        }
+    }
+
+    /// Does an image of the shard wait for the compaction to end?
+    fn is_image_wanted(&self, cell: &ShardCell<D>) -> bool {
+        let book = cell.book.borrow();
+        let is_due = book.log_bytes >= self.inner.config.checkpoint_log_bytes;
+        book.imaging || (is_due && !book.image_failed && !book.poisoned)
     }
 
     /// All shards, the one after the last served first.

@@ -7,7 +7,7 @@ use heddle_types::{Clock, Device, DeviceError, Lsn, ShardId};
 
 use super::recover::{LOGS, REMOVED_SUFFIX, log_directory};
 use super::yielding::yield_now;
-use super::{Engine, EngineError, ShardCell, SpaceLevel};
+use super::{Book, Engine, EngineError, ShardCell, SpaceLevel};
 use crate::checkpoint::{
     CheckpointError, ImageWriter, SectionId, image_file_bytes, next_generation,
 };
@@ -21,45 +21,47 @@ use crate::shard::rebuild::encode_ledger;
 const PROPERTY_SECTION_BYTES: usize = 1 << 20;
 /// Property indexes are cut into about so many sections at most.
 const PROPERTY_SECTIONS_AIM: usize = 512;
-/// Bytes of property indexes that are encoded before other tasks may run.
-const PROPERTY_STEP_BYTES: usize = 64 << 10;
+/// Bytes of property indexes that are encoded before other tasks may run: the slots of one value
+/// that a hundred thousand rows have.
+const PROPERTY_STEP_BYTES: usize = 16 << 10;
 /// Tombstones that are encoded before other tasks may run.
 const TOMBSTONES_PER_STEP: usize = 4_096;
 /// Slots that died during an image and are taken out of the graphs before other tasks may run.
 const KILLS_PER_STEP: usize = 512;
 /// Bytes of given up segments that wait for an image before one is written for their sake, beside
-/// a quarter of the segments in use (64 MiB).
+/// their share of the segments in use (64 MiB).
 const RETIRED_BYTES_MAX: u64 = 64 << 20;
+/// An image is written for the sake of space when it gives back a quarter of what rows take, or,
+/// once space is short, of what the last image took.
+const RETIRED_SHARE: u64 = 4;
+/// Once this part of the log bytes that make an image due had to be replayed at a start, one is
+/// written soon after it: a node that is killed again and again must not replay ever more.
+const REPLAYED_SHARE: u64 = 4;
 /// Log files beside the records: the segment in use and the spare one are never given up.
 const LOG_SEGMENTS_MIN: u64 = 4;
 
+/// What the length of the whole log asks for.
+struct LogPressure {
+    /// It is longer than it may be.
+    is_long: bool,
+    /// A shard that cannot have an image now holds it from here on.
+    held_at: Option<Lsn>,
+}
+
 impl<D: Device, C: Clock> Engine<D, C> {
-    /// The shards whose image is due: by log bytes of their own, or all with changes when the log
-    /// is too long; the one that holds back most of the log first. While a shard's image fails or a
-    /// shard is quarantined, the log is long for its sake, and images of shards that changed later
-    /// would not shorten it.
+    /// The shards whose image is due: by log bytes of their own or by what the start had to replay,
+    /// or all with changes when the log is too long; the one that holds back most of the log first.
+    /// While a shard's image fails or a shard is quarantined, the log is long for its sake, and
+    /// images of shards that changed later would not shorten it.
     #[must_use]
     pub fn checkpoint_due(&self) -> Vec<ShardId> {
-        let config = &self.inner.config;
-        let log_bytes = self.inner.wal.stats().segment_bytes;
-        let log_limit = config.log_bytes_max.max(LOG_SEGMENTS_MIN * config.wal.segment_bytes);
-        let is_log_long = log_bytes >= log_limit;
         let cells = self.cells();
-        let failing = cells.iter().map(|cell| cell.book.borrow()).filter(|book| book.image_failed);
-        let held_at = failing.filter_map(|book| book.first_unimaged);
-        let held_at = held_at.chain(self.unserved_need_from()).min();
+        let log = self.log_pressure(&cells);
         let mut due: Vec<(Option<Lsn>, ShardId)> = Vec::new();
         for cell in &cells {
             let book = cell.book.borrow();
-            let gives_back = self.gives_space_back(cell);
-            let has_changes = book.first_unimaged.is_some() || book.needs_image || gives_back;
-            let holds_log =
-                book.first_unimaged.is_some_and(|own| held_at.is_none_or(|at| own <= at));
-            let is_due = book.needs_image
-                || gives_back
-                || book.log_bytes >= config.checkpoint_log_bytes
-                || (is_log_long && holds_log);
-            if has_changes && is_due && !book.imaging && !book.poisoned {
+            let is_due = self.is_due_for_log(&book, &log) || self.gives_space_back(cell);
+            if is_due && !book.imaging && !book.poisoned {
                 due.push((book.first_unimaged, cell.id));
             }
         }
@@ -67,14 +69,46 @@ impl<D: Device, C: Clock> Engine<D, C> {
         due.into_iter().map(|(_, shard)| shard).collect()
     }
 
+    /// Does the log wait for an image that could be written now? Rewriting rows waits for it.
+    pub(super) fn is_image_awaited(&self) -> bool {
+        let cells = self.cells();
+        let log = self.log_pressure(&cells);
+        cells.iter().any(|cell| {
+            let book = cell.book.borrow();
+            // One that failed is tried again later; meanwhile rows are rewritten.
+            let may_try = !book.imaging && !book.poisoned && !book.image_failed;
+            may_try && self.is_due_for_log(&book, &log)
+        })
+    }
+
+    fn log_pressure(&self, cells: &[Rc<ShardCell<D>>]) -> LogPressure {
+        let config = &self.inner.config;
+        let log_limit = config.log_bytes_max.max(LOG_SEGMENTS_MIN * config.wal.segment_bytes);
+        let is_long = self.inner.wal.stats().segment_bytes >= log_limit;
+        let failing = cells.iter().map(|cell| cell.book.borrow()).filter(|book| book.image_failed);
+        let held_at = failing.filter_map(|book| book.first_unimaged);
+        LogPressure { is_long, held_at: held_at.chain(self.unserved_need_from()).min() }
+    }
+
+    fn is_due_for_log(&self, book: &Book, log: &LogPressure) -> bool {
+        let limit = self.inner.config.checkpoint_log_bytes;
+        let holds_log =
+            book.first_unimaged.is_some_and(|own| log.held_at.is_none_or(|at| own <= at));
+        let is_much = book.log_bytes >= limit || book.replayed_bytes >= limit / REPLAYED_SHARE;
+        book.needs_image || (book.first_unimaged.is_some() && is_much) || (log.is_long && holds_log)
+    }
+
     /// Is there enough in segments that only the last image refers to that the next one is worth
-    /// writing for their sake? Once space is short, anything is.
+    /// writing for their sake? The shorter space is, the less is enough; but never far less than
+    /// what the image itself may have to write.
     fn gives_space_back(&self, cell: &ShardCell<D>) -> bool {
         let rows = cell.shard.borrow().objects.stats();
-        let worthwhile = RETIRED_BYTES_MAX.max(rows.disk_bytes / 4);
+        let image_bytes = cell.book.borrow().image_bytes;
         match self.space() {
-            SpaceLevel::Plenty => rows.retired_bytes > worthwhile,
-            _ => rows.retired_bytes > 0,
+            SpaceLevel::Plenty => {
+                rows.retired_bytes > RETIRED_BYTES_MAX.max(rows.disk_bytes / RETIRED_SHARE)
+            }
+            _ => rows.retired_bytes > image_bytes / RETIRED_SHARE,
         }
     }
 
@@ -94,7 +128,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// another call writes meanwhile counts if it does. Errors: the image before stays in place and
     /// the log is kept; try again later. A poisoned shard is passed over: its image would claim to
     /// cover a record that is only in the log. Needs no other task to run. Linking, sweeping and
-    /// compaction of the shard pause meanwhile.
+    /// compaction of the shard pause meanwhile; a compaction that has begun gives up.
     pub async fn checkpoint(&self, shard: ShardId) -> Result<(), EngineError> {
         let no_shard = || EngineError::NoShard { shard };
         let cell = self.cell(shard).map_err(|_unavailable| no_shard())?;
@@ -174,6 +208,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         book.imaged_us = plan.meta.taken_us;
         book.first_unimaged = book.first_since_begin.take();
         book.log_bytes = book.log_bytes.saturating_sub(log_bytes);
+        book.replayed_bytes = 0;
         book.needs_image = false;
         book.link_failed = false;
         Ok(())

@@ -44,7 +44,8 @@ pub struct EngineConfig {
     /// Logs to recover. The first is the one that this engine appends to; the others are left by
     /// a run with more cores, and are removed once every shard has a checkpoint.
     pub log_indexes: Vec<u32>,
-    /// Arena, property index and object buffer bytes above which puts are refused.
+    /// Bytes of arenas, property indexes, rows in memory and tables of segments above which puts
+    /// are refused.
     pub memory_bytes_max: u64,
     /// A shard is due for a checkpoint when this many log bytes were applied to it since its last.
     pub checkpoint_log_bytes: u64,

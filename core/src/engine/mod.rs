@@ -155,6 +155,8 @@ struct Book {
     log_bytes: u64,
     /// Log records that the start applied.
     records_replayed: u64,
+    /// Log bytes of those; 0 once an image holds them.
+    replayed_bytes: u64,
     /// Generation of the last image; 0 before the first.
     generation: u64,
     /// Generation of the last image that was begun.

@@ -17,7 +17,7 @@ use super::config::{EngineConfig, OpenReport, Progress};
 use super::load::Loader;
 use super::quarantine::{concerned, remove_written, set_apart};
 use super::rebuild::{Absent, Loaded, Rebuild};
-use super::{Engine, EngineError, Inner, MemoryGauge, ShardCell, State};
+use super::{Engine, EngineError, Inner, MemoryGauge, ShardCell, State, yield_now};
 use crate::checkpoint::{remove_unused_images, repair_superblocks};
 use crate::objects::{ObjectConfig, ObjectError};
 use crate::shard::record::{decode_delete, decode_put};
@@ -30,6 +30,9 @@ pub(super) const LOGS: &str = "logs";
 pub(super) const REMOVED_SUFFIX: &str = ".removed";
 /// Records between two reports of progress.
 const PROGRESS_EVERY_RECORDS: u64 = 65_536;
+
+/// Records that are applied before reads and flushes beside them may go on.
+const RECORDS_PER_TURN: u64 = 16;
 
 /// Directory of a log.
 pub(super) fn log_directory(log_index: u32) -> String {
@@ -322,6 +325,7 @@ impl<D: Device> Replay<'_, D> {
     ) -> Result<Recovery<D>, EngineError> {
         let mut records = 0;
         let mut flushes = Flushes::new(self.shards);
+        self.shards.values().for_each(|opened| opened.cell.shard.borrow_mut().begin_bulk());
         while let Some(batch) = flushes.beside(recovery.next_batch()).await?? {
             for record in batch.records() {
                 *newest = (*newest).max(record.stamp.hlc);
@@ -330,10 +334,15 @@ impl<D: Device> Replay<'_, D> {
                 if records % PROGRESS_EVERY_RECORDS == 0 {
                     self.report_progress(log_index, records);
                 }
+                if records % RECORDS_PER_TURN == 0 {
+                    // Else what reads ahead would not get to the device.
+                    yield_now().await;
+                }
             }
             flushes.flush_full().await?;
         }
         flushes.finish().await?;
+        self.shards.values().for_each(|opened| opened.cell.shard.borrow_mut().end_bulk());
         self.report_progress(log_index, records);
         Ok(recovery)
     }
@@ -386,6 +395,7 @@ impl<D: Device> Replay<'_, D> {
         }
         let mut book = opened.cell.book.borrow_mut();
         book.records_replayed += 1;
+        book.replayed_bytes += record.payload.len() as u64;
         match is_own {
             IsOwn::Yes => book.note(record.lsn, record.payload.len() as u64),
             IsOwn::No => book.needs_image = true,

@@ -1,6 +1,6 @@
 //! What is still done when the disk fills up, and how fast rows are rewritten.
 
-use heddle_types::{ApiError, Clock, Device, ErrorCode, ObjectId};
+use heddle_types::{ApiError, Clock, Device, DeviceError, ErrorCode, ObjectId};
 
 use super::{Engine, ShardCell};
 use crate::objects::SpacePressure;
@@ -44,6 +44,9 @@ pub fn refused_for_space(level: SpaceLevel) -> ApiError {
     };
     ApiError::transient(ErrorCode::DiskFull, message)
 }
+
+/// Segments for which room stays free beside compactions: the next one of the log is made ahead.
+const LOG_SEGMENTS_KEPT: u64 = 1;
 
 /// When rows may be rewritten again, so that compaction takes a bounded share of the disk.
 #[derive(Clone, Copy, Debug, Default)]
@@ -100,6 +103,15 @@ impl<D: Device, C: Clock> Engine<D, C> {
         }
         let now_ns = self.inner.clock.monotonic_ns();
         self.inner.pace.get().is_free(now_ns).then_some(SpacePressure::None)
+    }
+
+    /// Bytes that a compaction may write: what is free, without what the log needs to go on. What
+    /// is reserved for deletions is not free, until it is given up for such work as this.
+    ///
+    /// Errors: the device's.
+    pub(super) async fn compaction_room(&self) -> Result<u64, DeviceError> {
+        let free_bytes = self.inner.device.space().await?.free_bytes;
+        Ok(free_bytes.saturating_sub(LOG_SEGMENTS_KEPT * self.inner.config.wal.segment_bytes))
     }
 
     /// Counts what a compaction read and wrote.

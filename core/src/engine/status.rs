@@ -1,11 +1,13 @@
 //! What an engine tells about itself.
 
+use std::rc::Rc;
+
 use heddle_types::{Clock, Device, ShardId};
 
 use super::rebuild::Absent;
-use super::{Engine, ScrubStats};
+use super::{Engine, ScrubStats, ShardCell};
 use crate::objects::ObjectStats;
-use crate::shard::ShardMemory;
+use crate::shard::{Shard, ShardMemory};
 use crate::wal::WalStats;
 
 /// State of one home core. Cost of taking it: a few hundred ns a shard.
@@ -23,6 +25,9 @@ pub struct EngineStatus {
     pub failed: bool,
     /// The search for damage at rest.
     pub scrub: ScrubStats,
+    /// Memory of all shards: what counts against the budget of puts, and the sum of
+    /// [`ShardStatus::memory_bytes`].
+    pub memory_bytes: u64,
     /// The shards, by id.
     pub shards: Vec<ShardStatus>,
     /// Shards that are not served because durable records of theirs are damaged, and why.
@@ -68,6 +73,15 @@ pub struct ShardStatus {
     pub records_replayed: u64,
 }
 
+impl ShardStatus {
+    /// Memory of the shard: its parts by use, rows that are not written yet, and the tables of the
+    /// segments that are.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory.total_bytes() + self.rows.memory_bytes + self.rows.table_bytes
+    }
+}
+
 /// Whether a shard is served, and why not.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ShardState {
@@ -101,9 +115,18 @@ impl<D: Device, C: Clock> Engine<D, C> {
             writes_in_flight: state.pending.len() as u64,
             failed: state.failed,
             scrub: self.scrub_stats(),
+            memory_bytes: self.memory_bytes(),
             shards,
             quarantined: self.quarantined(),
         }
+    }
+
+    /// Memory of all shards, those that are being built again included.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        let state = self.inner.state.borrow();
+        let rebuilding = state.absent.values().filter_map(Absent::cell);
+        let cells = state.shards.values().chain(rebuilding);
+        cells.map(|cell| memory_of(&cell.shard.borrow())).sum()
     }
 
     fn shard_status(&self, cell: &super::ShardCell<D>) -> ShardStatus {
@@ -139,7 +162,20 @@ impl<D: Device, C: Clock> Engine<D, C> {
     }
 }
 
+fn memory_of<D: Device>(shard: &Shard<D>) -> u64 {
+    let rows = shard.objects.stats();
+    shard.memory().total_bytes() + rows.memory_bytes + rows.table_bytes
+}
+
 impl<D: Device> Absent<D> {
+    /// The shard, if there is anything of it in memory.
+    fn cell(&self) -> Option<&Rc<ShardCell<D>>> {
+        match self {
+            Self::Rebuilding { cell, .. } => Some(cell),
+            Self::Lost { .. } => None,
+        }
+    }
+
     fn status(&self, id: ShardId) -> ShardStatus {
         let (collection, state, records_replayed) = match self {
             Self::Rebuilding { cell, entries, .. } => (
@@ -151,6 +187,7 @@ impl<D: Device> Absent<D> {
                 (collection.clone(), ShardState::Lost { reason: reason.clone() }, 0)
             }
         };
+        let shard = self.cell().map(|cell| cell.shard.borrow());
         ShardStatus {
             id,
             collection,
@@ -160,8 +197,8 @@ impl<D: Device> Absent<D> {
             tail: 0,
             vectors: 0,
             index_bytes: 0,
-            memory: ShardMemory::default(),
-            rows: ObjectStats::default(),
+            memory: shard.as_ref().map_or_else(ShardMemory::default, |shard| shard.memory()),
+            rows: shard.map_or_else(ObjectStats::default, |shard| shard.objects.stats()),
             image_bytes: 0,
             log_bytes: 0,
             image_covers: 0,

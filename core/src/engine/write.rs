@@ -345,11 +345,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
     }
 
     fn measure_memory(&self) {
-        let total = self.cells().into_iter().map(|cell| {
-            let shard = cell.shard.borrow();
-            shard.memory().total_bytes() + shard.objects.stats().memory_bytes
-        });
-        let total_bytes = total.sum();
+        let total_bytes = self.memory_bytes();
         let mut state = self.inner.state.borrow_mut();
         state.memory.total_bytes = total_bytes;
         state.memory.written_since_bytes = 0;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use heddle_types::limits::PAGE_SIZE_BYTES;
 use heddle_types::{Device, ShardId, Slot};
 
 use super::entry::{Location, NewObject};
@@ -17,6 +18,12 @@ use crate::engine::ItemVector;
 const SMALL_SEGMENTS_MERGED: usize = 8;
 /// Segments that hold less than this share of a memtable are small.
 const SMALL_SHARE: u64 = 4;
+
+/// Most that a segment takes beside its rows and vectors: header, padding, and a page for the end
+/// of its table.
+const FILE_OVERHEAD_BYTES: u64 = 4 * PAGE_SIZE_BYTES as u64;
+/// The table of the blocks takes less than this part of what they hold.
+const BLOCK_OVERHEAD_SHARE: u64 = 128;
 
 /// How much space matters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -75,19 +82,21 @@ impl<D: Device> Compacted<D> {
 }
 
 impl<D: Device> CompactionJob<D> {
-    /// Copies the entries that `is_alive` names into a new segment.
+    /// Copies the entries that `is_alive` names into a new segment. When `goes_on` says no, nothing
+    /// is written: [`ObjectError::GivenUp`].
     ///
-    /// `is_alive` says whether the slot's object rests at that location now; it is asked between
+    /// `is_alive` says whether the slot's object rests at that location now; both are asked between
     /// reads. Errors: [`ObjectError::Corrupt`] names a damaged source, nothing is lost by it; hand
     /// errors to [`ObjectStore::finish_compaction`] as well. Memory: the living bytes.
     pub async fn run(
         self,
         is_alive: &dyn Fn(Slot, Location) -> bool,
+        goes_on: &dyn Fn() -> bool,
     ) -> Result<Compacted<D>, ObjectError> {
         let mut table = Memtable::new(self.shard, self.target);
         let mut moves = Vec::new();
         for source in &self.sources {
-            copy_living(source, is_alive, &mut table, &mut moves).await?;
+            copy_living(source, is_alive, goes_on, &mut table, &mut moves).await?;
         }
         let segment = if moves.is_empty() {
             None
@@ -103,11 +112,15 @@ impl<D: Device> CompactionJob<D> {
 async fn copy_living<D: Device>(
     source: &Rc<Segment<D>>,
     is_alive: &dyn Fn(Slot, Location) -> bool,
+    goes_on: &dyn Fn() -> bool,
     table: &mut Memtable,
     moves: &mut Vec<Move>,
 ) -> Result<(), ObjectError> {
     let mut walk = Walk::new(Rc::clone(source));
     while let Some((location, object)) = walk.next().await? {
+        if !goes_on() {
+            return Err(ObjectError::GivenUp);
+        }
         if !is_alive(object.slot, location) {
             continue;
         }
@@ -127,16 +140,28 @@ async fn copy_living<D: Device>(
 }
 
 impl<D: Device> ObjectStore<D> {
+    /// Would there be anything to rewrite, if it fits?
+    #[must_use]
+    pub fn has_compaction(&self, pressure: SpacePressure) -> bool {
+        self.compacting.is_empty() && !self.worth_rewriting(pressure, u64::MAX).is_empty()
+    }
+
     /// Takes out segments worth rewriting: mostly dead ones (how much has to be dead depends on the
     /// pressure), or small and many. `None` when there are none or a compaction is running.
     ///
+    /// What is written is never more than `room_bytes`: segments whose living rows do not fit stay.
+    ///
     /// Write amplification: at rest a segment is rewritten when more than half of it is dead, so
     /// a byte is copied for each byte that died at most; merging copies a row once a tier.
-    pub fn begin_compaction(&mut self, pressure: SpacePressure) -> Option<CompactionJob<D>> {
+    pub fn begin_compaction(
+        &mut self,
+        pressure: SpacePressure,
+        room_bytes: u64,
+    ) -> Option<CompactionJob<D>> {
         if !self.compacting.is_empty() {
             return None;
         }
-        let numbers = self.worth_rewriting(pressure);
+        let numbers = self.worth_rewriting(pressure, room_bytes);
         if numbers.is_empty() {
             return None;
         }
@@ -155,7 +180,7 @@ impl<D: Device> ObjectStore<D> {
 
     /// Segments of which more than the share of the pressure is dead; or else so many small ones
     /// of about one size that merging them copies each row once for a size eight times as large.
-    fn worth_rewriting(&self, pressure: SpacePressure) -> Vec<u32> {
+    fn worth_rewriting(&self, pressure: SpacePressure, room_bytes: u64) -> Vec<u32> {
         let is_dead = |sealed: &Sealed<D>| {
             sealed.dead_bytes > 0
                 && sealed.dead_bytes * pressure.dead_share() > sealed.segment.header.data_bytes()
@@ -167,13 +192,16 @@ impl<D: Device> ObjectStore<D> {
         let crowded = tiers.into_iter().find(|(_, count)| *count >= SMALL_SEGMENTS_MERGED);
         let crowded = crowded.map(|(tier, _)| tier);
         let mut room = self.config.memtable_bytes;
+        let mut left = room_bytes.saturating_sub(FILE_OVERHEAD_BYTES);
         let mut numbers = Vec::new();
         for (number, sealed) in &self.segments {
             let living = sealed.segment.header.data_bytes().saturating_sub(sealed.dead_bytes);
             let is_crowded = crowded.is_some() && self.tier_of(sealed) == crowded;
             let wanted = is_dead(sealed) || is_crowded;
-            if wanted && (living <= room || numbers.is_empty()) {
+            let needed = living.saturating_add(living / BLOCK_OVERHEAD_SHARE);
+            if wanted && (living <= room || numbers.is_empty()) && (living == 0 || needed <= left) {
                 room = room.saturating_sub(living);
+                left = left.saturating_sub(needed);
                 numbers.push(*number);
             }
         }

@@ -39,6 +39,9 @@ pub enum ObjectError {
         /// The location.
         location: Location,
     },
+    /// A compaction made way for something else. Nothing was written; begin it again later.
+    #[error("the compaction was given up")]
+    GivenUp,
     /// The storage failed. A failed flush or compaction may be tried again.
     #[error(transparent)]
     Device(#[from] DeviceError),

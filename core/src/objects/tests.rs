@@ -144,15 +144,19 @@ fn a_compaction_moves_the_living_and_keeps_the_old_place_until_the_checkpoint() 
         let mut places: BTreeMap<u32, Location> =
             (0..120).map(|slot| (slot, put(&mut store, slot))).collect();
         flush(&mut store).await.unwrap();
-        assert!(store.begin_compaction(SpacePressure::None).is_none());
+        assert!(store.begin_compaction(SpacePressure::None, u64::MAX).is_none());
         let before = places.clone();
         for slot in (0..120).filter(|slot| slot % 3 != 1) {
             store.forget(places.remove(&slot).unwrap());
         }
-        let job = store.begin_compaction(SpacePressure::None).unwrap();
-        assert!(store.begin_compaction(SpacePressure::None).is_none(), "one compaction at a time");
+        let job = store.begin_compaction(SpacePressure::None, u64::MAX).unwrap();
+        assert!(
+            store.begin_compaction(SpacePressure::None, u64::MAX).is_none(),
+            "one compaction at a time"
+        );
         let alive = places.clone();
-        let compacted = job.run(&|slot, location| alive.get(&slot) == Some(&location)).await;
+        let compacted =
+            job.run(&|slot, location| alive.get(&slot) == Some(&location), &|| true).await;
         // One of them dies while it is moved.
         store.forget(places.remove(&4).unwrap());
         for moved in store.finish_compaction(compacted).unwrap() {
@@ -189,16 +193,22 @@ fn a_dead_segment_is_dropped_and_small_ones_are_merged() {
             places.insert(slot, put(&mut store, slot));
             flush(&mut store).await.unwrap();
         }
-        let compacted =
-            store.begin_compaction(SpacePressure::None).unwrap().run(&|_, _| true).await;
+        let compacted = store
+            .begin_compaction(SpacePressure::None, u64::MAX)
+            .unwrap()
+            .run(&|_, _| true, &|| true)
+            .await;
         for moved in store.finish_compaction(compacted).unwrap() {
             places.insert(moved.slot, moved.to);
         }
         assert_eq!(store.stats().segments, 1);
         assert_rows(&store, &places).await;
         places.values().for_each(|place| store.forget(*place));
-        let compacted =
-            store.begin_compaction(SpacePressure::None).unwrap().run(&|_, _| false).await;
+        let compacted = store
+            .begin_compaction(SpacePressure::None, u64::MAX)
+            .unwrap()
+            .run(&|_, _| false, &|| true)
+            .await;
         assert!(store.finish_compaction(compacted).unwrap().is_empty());
         assert_eq!((store.stats().segments, store.stats().disk_bytes), (0, 0));
     });
@@ -389,9 +399,9 @@ fn what_compactions_copy_is_bounded_by_what_died_and_by_tiers() {
             // A checkpoint flushes whatever is there, so segments of all sizes come up.
             flush(&mut store).await.unwrap();
             store.begin_checkpoint();
-            while let Some(job) = store.begin_compaction(SpacePressure::None) {
+            while let Some(job) = store.begin_compaction(SpacePressure::None, u64::MAX) {
                 let compacted =
-                    job.run(&|slot, location| places.get(&slot) == Some(&location)).await;
+                    job.run(&|slot, location| places.get(&slot) == Some(&location), &|| true).await;
                 for moved in store.finish_compaction(compacted).unwrap() {
                     places.insert(moved.slot, moved.to);
                 }
@@ -427,7 +437,7 @@ fn under_pressure_an_eighth_that_is_dead_is_enough() {
         }
         let stats = store.stats();
         assert!(stats.dead_bytes * 8 > stats.data_bytes && stats.dead_bytes * 2 < stats.data_bytes);
-        assert!(store.begin_compaction(SpacePressure::None).is_none());
-        assert!(store.begin_compaction(SpacePressure::High).is_some());
+        assert!(store.begin_compaction(SpacePressure::None, u64::MAX).is_none());
+        assert!(store.begin_compaction(SpacePressure::High, u64::MAX).is_some());
     });
 }

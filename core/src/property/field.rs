@@ -19,6 +19,35 @@ pub(super) enum Values {
     Nothing,
 }
 
+impl Values {
+    /// Only collects what is inserted, until [`Values::end_bulk`].
+    pub(super) fn begin_bulk(&mut self) {
+        match self {
+            Self::Whole(index) => index.begin_bulk(),
+            Self::Numbers(index) => index.begin_bulk(),
+            Self::Booleans(index) => index.begin_bulk(),
+            Self::Uuids(index) => index.begin_bulk(),
+            Self::Texts(index) => {
+                index.whole.begin_bulk();
+                index.cut.begin_bulk();
+            }
+            Self::Nothing => {}
+        }
+    }
+
+    /// Sorts in what was collected; returns the bytes by which memory grew, about.
+    pub(super) fn end_bulk(&mut self) -> usize {
+        match self {
+            Self::Whole(index) => index.end_bulk(),
+            Self::Numbers(index) => index.end_bulk(),
+            Self::Booleans(index) => index.end_bulk(),
+            Self::Uuids(index) => index.end_bulk(),
+            Self::Texts(index) => index.whole.end_bulk() + index.cut.end_bulk(),
+            Self::Nothing => 0,
+        }
+    }
+}
+
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Field {
     pub(super) name: String,
@@ -42,35 +71,35 @@ impl Field {
 
     /// Adds a value; returns the bytes by which memory grew, about. A value of another type than
     /// declared was refused at the door and is ignored here.
-    pub(super) fn insert(&mut self, slot: Slot, value: &Value) -> usize {
+    pub(super) fn insert(&mut self, slot: Slot, value: Value) -> usize {
         if value.data_type() != self.data_type {
             return 0;
         }
         self.present.insert(slot);
         match (&mut self.values, value) {
             (Values::Whole(index), Value::Int(number) | Value::Date(number)) => {
-                index.insert(*number, slot)
+                index.insert(number, slot)
             }
             (Values::Whole(index), Value::IntArray(items) | Value::DateArray(items)) => {
-                items.iter().map(|number| index.insert(*number, slot)).sum()
+                items.into_iter().map(|number| index.insert(number, slot)).sum()
             }
             (Values::Numbers(index), Value::Number(number)) => {
-                index.insert(NumberKey::new(*number), slot)
+                index.insert(NumberKey::new(number), slot)
             }
             (Values::Numbers(index), Value::NumberArray(items)) => {
-                items.iter().map(|number| index.insert(NumberKey::new(*number), slot)).sum()
+                items.into_iter().map(|number| index.insert(NumberKey::new(number), slot)).sum()
             }
-            (Values::Booleans(index), Value::Boolean(truth)) => index.insert(*truth, slot),
+            (Values::Booleans(index), Value::Boolean(truth)) => index.insert(truth, slot),
             (Values::Booleans(index), Value::BooleanArray(items)) => {
-                items.iter().map(|truth| index.insert(*truth, slot)).sum()
+                items.into_iter().map(|truth| index.insert(truth, slot)).sum()
             }
-            (Values::Uuids(index), Value::Uuid(id)) => index.insert(*id, slot),
+            (Values::Uuids(index), Value::Uuid(id)) => index.insert(id, slot),
             (Values::Uuids(index), Value::UuidArray(items)) => {
-                items.iter().map(|id| index.insert(*id, slot)).sum()
+                items.into_iter().map(|id| index.insert(id, slot)).sum()
             }
             (Values::Texts(index), Value::Text(text)) => index.insert(text, slot),
             (Values::Texts(index), Value::TextArray(items)) => {
-                items.iter().map(|text| index.insert(text, slot)).sum()
+                items.into_iter().map(|text| index.insert(text, slot)).sum()
             }
             _ => 0,
         }

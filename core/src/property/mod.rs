@@ -29,7 +29,8 @@ pub use reclaim::ReclaimCursor;
 pub use text::Bounds;
 
 use heddle_types::filter::{PROPERTY_CREATED, PROPERTY_UPDATED};
-use heddle_types::{CollectionConfig, DataType, Properties, Slot, Value};
+use heddle_types::row::{RowError, visit_row};
+use heddle_types::{CollectionConfig, DataType, Slot, Value};
 use roaring::RoaringBitmap;
 
 use field::Field;
@@ -38,9 +39,18 @@ use field::Field;
 #[derive(Clone, PartialEq, Debug)]
 pub struct PropertyIndex {
     fields: Vec<Field>,
+    /// Positions of the declared fields, by name.
+    by_name: Vec<usize>,
+    /// Positions of the fields of the times.
+    created: Option<usize>,
+    updated: Option<usize>,
     live: RoaringBitmap,
     memory_bytes: usize,
 }
+
+/// What of a row is indexed: positions of fields, and the values.
+#[derive(Debug, Default)]
+pub struct RowValues(Vec<(usize, Value)>);
 
 impl PropertyIndex {
     /// Empty indexes for the filterable properties of a collection, and for the times when the
@@ -50,11 +60,16 @@ impl PropertyIndex {
         let declared = config.properties.iter().filter(|property| property.filterable);
         let mut fields: Vec<Field> =
             declared.map(|property| Field::new(&property.name, property.data_type)).collect();
+        let mut by_name: Vec<usize> = (0..fields.len()).collect();
+        by_name.sort_by(|left, right| fields[*left].name.cmp(&fields[*right].name));
+        let (mut created, mut updated) = (None, None);
         if config.index_timestamps {
+            created = Some(fields.len());
             fields.push(Field::new(PROPERTY_CREATED, DataType::Date));
+            updated = Some(fields.len());
             fields.push(Field::new(PROPERTY_UPDATED, DataType::Date));
         }
-        Self { fields, live: RoaringBitmap::new(), memory_bytes: 0 }
+        Self { fields, by_name, created, updated, live: RoaringBitmap::new(), memory_bytes: 0 }
     }
 
     /// Is there an index for anything but presence of objects? If not, rows need not be decoded.
@@ -63,38 +78,55 @@ impl PropertyIndex {
         self.fields.is_empty()
     }
 
+    /// Decodes what of a row is indexed. Errors: the row does not decode.
+    pub fn values_of(&self, row: &[u8]) -> Result<RowValues, RowError> {
+        let mut values = Vec::with_capacity(self.by_name.len());
+        // Names of rows and of fields are in order.
+        let mut fields = self.by_name.iter().copied().peekable();
+        visit_row(row, |name, value| {
+            while fields.next_if(|field| self.fields[*field].name.as_str() < name).is_some() {}
+            if let Some(field) = fields.next_if(|field| self.fields[*field].name == name) {
+                values.push((field, value));
+            }
+        })?;
+        Ok(RowValues(values))
+    }
+
     /// Adds a published object. The slot is new, or was reclaimed since its last use.
     ///
     /// Cost: a tree insert for each value.
-    pub fn insert(
-        &mut self,
-        slot: Slot,
-        properties: &Properties,
-        created_us: i64,
-        updated_us: i64,
-    ) {
+    pub fn insert(&mut self, slot: Slot, values: RowValues, created_us: i64, updated_us: i64) {
         self.live.insert(slot);
-        self.insert_values(slot, properties, created_us, updated_us);
+        self.insert_values(slot, values, created_us, updated_us);
     }
 
     /// Adds the values of an object without making it live; for rebuilding from rows.
     pub fn insert_values(
         &mut self,
         slot: Slot,
-        properties: &Properties,
+        values: RowValues,
         created_us: i64,
         updated_us: i64,
     ) {
-        for field in &mut self.fields {
-            let time = match field.name.as_str() {
-                PROPERTY_CREATED => Some(Value::Date(created_us)),
-                PROPERTY_UPDATED => Some(Value::Date(updated_us)),
-                _ => None,
-            };
-            if let Some(value) = time.as_ref().or_else(|| properties.get(&field.name)) {
-                self.memory_bytes += field.insert(slot, value);
-            }
+        let times = [(self.created, created_us), (self.updated, updated_us)];
+        let times = times.into_iter().filter_map(|(field, us)| Some((field?, Value::Date(us))));
+        for (field, value) in values.0.into_iter().chain(times) {
+            self.memory_bytes += self.fields[field].insert(slot, value);
         }
+    }
+
+    /// From now on values are only collected, until [`PropertyIndex::end_bulk`]; nothing may be
+    /// asked or reclaimed meanwhile. For a start, which adds many objects at once.
+    pub fn begin_bulk(&mut self) {
+        self.fields.iter_mut().for_each(|field| field.values.begin_bulk());
+    }
+
+    /// Sorts in what was collected.
+    ///
+    /// Cost: less than half of what inserts one by one take, because neighbours meet.
+    pub fn end_bulk(&mut self) {
+        let grown: usize = self.fields.iter_mut().map(|field| field.values.end_bulk()).sum();
+        self.memory_bytes += grown;
     }
 
     /// Takes the object of a slot out of all answers. Its entries stay until they are reclaimed.

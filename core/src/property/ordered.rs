@@ -101,30 +101,46 @@ impl Key for Box<str> {
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Ordered<K> {
     keys: BTreeMap<K, Postings>,
+    /// What waits to be sorted in, while that is wanted.
+    bulk: Option<Vec<(K, Slot)>>,
 }
 
 impl<K> Default for Ordered<K> {
     fn default() -> Self {
-        Self { keys: BTreeMap::new() }
+        Self { keys: BTreeMap::new(), bulk: None }
     }
 }
 
 impl<K: Key> Ordered<K> {
-    /// Adds a slot to a key; returns the bytes by which memory grew, about.
+    /// Adds a slot to a key; returns the bytes by which memory grew, about. In a bulk the key only
+    /// waits, and its bytes are counted at the end.
     pub(super) fn insert(&mut self, key: K, slot: Slot) -> usize {
-        let fixed = size_of::<K>() + key.heap_bytes() + KEY_OVERHEAD_BYTES;
-        match self.keys.entry(key) {
-            std::collections::btree_map::Entry::Vacant(vacant) => {
-                vacant.insert(Postings::One(slot));
-                fixed
+        match &mut self.bulk {
+            Some(bulk) => {
+                bulk.push((key, slot));
+                0
             }
-            std::collections::btree_map::Entry::Occupied(mut occupied) => {
-                let postings = occupied.get_mut();
-                let before = postings.heap_bytes();
-                postings.insert(slot);
-                postings.heap_bytes().saturating_sub(before)
-            }
+            None => insert_into(&mut self.keys, key, slot),
         }
+    }
+
+    /// From now on keys only wait.
+    pub(super) fn begin_bulk(&mut self) {
+        self.bulk.get_or_insert_default();
+    }
+
+    /// Sorts in what waits; returns the bytes by which memory grew, about.
+    pub(super) fn end_bulk(&mut self) -> usize {
+        let mut bulk = self.bulk.take().unwrap_or_default();
+        // Stable: the slots of a key stay in the order in which they came.
+        bulk.sort_by(|(left, _), (right, _)| left.cmp(right));
+        if self.keys.is_empty() {
+            let (keys, grown) = grouped(bulk);
+            // Built from its leaves up: the keys are in order.
+            self.keys = keys.into_iter().collect();
+            return grown;
+        }
+        bulk.into_iter().map(|(key, slot)| insert_into(&mut self.keys, key, slot)).sum()
     }
 
     /// Sets the postings of a key; false when the key was there already.
@@ -188,6 +204,39 @@ impl<K: Key> Ordered<K> {
         }
         (last, freed)
     }
+}
+
+fn insert_into<K: Key>(keys: &mut BTreeMap<K, Postings>, key: K, slot: Slot) -> usize {
+    let fixed = key_bytes(&key);
+    match keys.entry(key) {
+        std::collections::btree_map::Entry::Vacant(vacant) => {
+            vacant.insert(Postings::One(slot));
+            fixed
+        }
+        std::collections::btree_map::Entry::Occupied(mut occupied) => {
+            let postings = occupied.get_mut();
+            let before = postings.heap_bytes();
+            postings.insert(slot);
+            postings.heap_bytes().saturating_sub(before)
+        }
+    }
+}
+
+fn key_bytes<K: Key>(key: &K) -> usize {
+    size_of::<K>() + key.heap_bytes() + KEY_OVERHEAD_BYTES
+}
+
+/// Sorted entries by key, and the bytes that they take, about.
+fn grouped<K: Key>(sorted: Vec<(K, Slot)>) -> (Vec<(K, Postings)>, usize) {
+    let mut keys: Vec<(K, Postings)> = Vec::with_capacity(sorted.len());
+    for (key, slot) in sorted {
+        match keys.last_mut() {
+            Some((last, postings)) if *last == key => drop(postings.insert(slot)),
+            _ => keys.push((key, Postings::One(slot))),
+        }
+    }
+    let grown = keys.iter().map(|(key, postings)| key_bytes(key) + postings.heap_bytes()).sum();
+    (keys, grown)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use heddle_types::filter::{PROPERTY_CREATED, PROPERTY_ID, PROPERTY_UPDATED};
 use heddle_types::limits::INDEXED_TEXT_BYTES_MAX;
+use heddle_types::row::encode_row;
 use heddle_types::{CollectionConfig, Filter, ObjectId, Operator, Properties, Slot, Value};
 
 use super::*;
@@ -60,7 +61,8 @@ impl Bench {
     }
 
     fn insert(&mut self, slot: Slot, row: Row) {
-        self.index.insert(slot, &row.properties, row.created_us, row.updated_us);
+        let values = values_of(&self.index, &row.properties);
+        self.index.insert(slot, values, row.created_us, row.updated_us);
         self.rows.insert(slot, row);
     }
 
@@ -100,6 +102,12 @@ impl Bench {
         assert_eq!(self.scan(filter), expected, "definition of {filter:?}");
         assert_eq!(self.evaluate(filter), expected, "index for {filter:?}");
     }
+}
+
+fn values_of(index: &PropertyIndex, properties: &Properties) -> RowValues {
+    let mut row = Vec::new();
+    encode_row(properties, &mut row).unwrap();
+    index.values_of(&row).unwrap()
 }
 
 fn is(property: &str, operator: Operator, value: Value) -> Filter {
@@ -422,6 +430,34 @@ fn reclaimed_slots_leave_nothing_behind_and_can_be_used_again() {
             bench.insert(slot, row);
         }
         for _ in 0..40 {
+            let filter = random_filter(&mut random, 3);
+            assert_eq!(bench.evaluate(&filter), bench.scan(&filter), "{filter:?}");
+        }
+    }
+}
+
+#[test]
+fn objects_added_in_bulk_make_the_same_index() {
+    for seed in 0..20 {
+        println!("seed {seed}");
+        let mut random = Random::new(seed);
+        let mut bench = Bench::new();
+        let mut bulk = PropertyIndex::new(&config());
+        // With nothing there, and beside what is there already.
+        let mut slot = 0;
+        for _ in 0..2 {
+            bulk.begin_bulk();
+            for _ in 0..100 {
+                let row = random_row(&mut random, slot);
+                let values = values_of(&bulk, &row.properties);
+                bulk.insert(slot, values, row.created_us, row.updated_us);
+                bench.insert(slot, row);
+                slot += 1;
+            }
+            bulk.end_bulk();
+            assert!(bulk.fields == bench.index.fields && bulk.live == bench.index.live);
+        }
+        for _ in 0..10 {
             let filter = random_filter(&mut random, 3);
             assert_eq!(bench.evaluate(&filter), bench.scan(&filter), "{filter:?}");
         }

@@ -56,11 +56,11 @@ pub(super) fn kept_prefix(text: &str) -> &str {
 
 impl TextIndex {
     /// Adds a slot to a text; returns the bytes by which memory grew, about.
-    pub(super) fn insert(&mut self, text: &str, slot: Slot) -> usize {
+    pub(super) fn insert(&mut self, text: String, slot: Slot) -> usize {
         if text.len() <= INDEXED_TEXT_BYTES_MAX {
-            self.whole.insert(text.into(), slot)
+            self.whole.insert(text.into_boxed_str(), slot)
         } else {
-            self.cut.insert(kept_prefix(text).into(), slot)
+            self.cut.insert(kept_prefix(&text).into(), slot)
         }
     }
 

@@ -314,10 +314,10 @@ impl<D: Device> Shard<D> {
         slot: Slot,
         row: &[u8],
     ) -> Result<(), heddle_types::row::RowError> {
-        let properties = heddle_types::row::decode_row(row)?;
+        let values = self.properties.values_of(row)?;
         let updated_us = super::updated_us(&self.stamp(slot));
         let created_us = self.slots.get(slot).created_us;
-        self.properties.insert_values(slot, &properties, created_us, updated_us);
+        self.properties.insert_values(slot, values, created_us, updated_us);
         Ok(())
     }
 }

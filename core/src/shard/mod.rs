@@ -23,14 +23,14 @@ use heddle_index::{
     DirectoryWriter, IndexError, Quiescence, SlotBitmap, SlotDirectory, VectorWriter,
 };
 use heddle_types::limits::VECTORS_PER_COLLECTION_MAX;
-use heddle_types::row::{RowError, decode_row};
+use heddle_types::row::RowError;
 use heddle_types::{
     CollectionConfig, Device, Filter, Hlc, ObjectId, RawVectors, Slot, Stamp, VectorConfig,
 };
 
 use crate::engine::{ItemVector, Lease};
 use crate::objects::{Location, NewObject, NewVector, ObjectStore};
-use crate::property::{Bounds, PropertyIndex};
+use crate::property::{Bounds, PropertyIndex, RowValues};
 use crate::validate::profile_of;
 use slots::{ShortStamp, SlotFacts, SlotTable, WriterTable};
 use sweep::SweepPhase;
@@ -195,8 +195,9 @@ impl<D: Device> Shard<D> {
         if self.newest(&id).is_some_and(|newest| newest >= *stamp) {
             return Ok(Applied::Superseded);
         }
-        let properties =
-            if self.properties.is_trivial() { Default::default() } else { decode_row(row)? };
+        let is_trivial = self.properties.is_trivial();
+        let values =
+            if is_trivial { RowValues::default() } else { self.properties.values_of(row)? };
         let slot = self.take_slot(id)?;
         if let Err(error) = self.store_vectors(slot, vectors) {
             self.kill_slot(slot);
@@ -219,7 +220,7 @@ impl<D: Device> Shard<D> {
         self.newest = self.newest.max(stamp.hlc);
         self.slots
             .set(slot, SlotFacts { hlc: short.hlc, writer: short.writer, created_us, location });
-        self.properties.insert(slot, &properties, created_us, updated_us(stamp));
+        self.properties.insert(slot, values, created_us, updated_us(stamp));
         self.directory.publish(slot);
         self.tombstones.remove(&id);
         let old = self.ids.insert(id, slot);
@@ -227,6 +228,16 @@ impl<D: Device> Shard<D> {
             self.retire(old);
         }
         Ok(Applied::Done { existed: old.is_some() })
+    }
+
+    /// Property indexes only collect until [`Shard::end_bulk`]; nothing may ask them meanwhile.
+    pub(crate) fn begin_bulk(&mut self) {
+        self.properties.begin_bulk();
+    }
+
+    /// Brings the property indexes up to date.
+    pub(crate) fn end_bulk(&mut self) {
+        self.properties.end_bulk();
     }
 
     /// Applies a deletion and remembers it.

@@ -48,6 +48,8 @@ pub(crate) fn encode_put_head(
 ) {
     let count = u8::try_from(vectors.len()).expect("vectors of a collection are few");
     let row_bytes = u32::try_from(row_bytes).expect("rows are bounded");
+    let components: usize = vectors.iter().map(|vector| vector.values.len()).sum();
+    out.reserve(PUT_HEAD_BYTES + 8 * vectors.len() + 4 * components);
     out.extend_from_slice(&[PUT_VERSION, count, 0, 0]);
     out.extend_from_slice(&row_bytes.to_le_bytes());
     out.extend_from_slice(&id.0);
@@ -56,7 +58,11 @@ pub(crate) fn encode_put_head(
         out.extend_from_slice(&[vector.index, 0, 0, 0]);
         let dims = u32::try_from(vector.values.len()).expect("dimensions are bounded");
         out.extend_from_slice(&dims.to_le_bytes());
-        vector.values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
+        let start = out.len();
+        out.resize(start + 4 * vector.values.len(), 0);
+        for (four, value) in out[start..].chunks_exact_mut(4).zip(&vector.values) {
+            four.copy_from_slice(&value.to_le_bytes());
+        }
     }
 }
 

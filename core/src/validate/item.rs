@@ -1,7 +1,7 @@
 //! Objects at the door.
 
 use heddle_types::limits::OBJECT_BATCH_MAX;
-use heddle_types::row::decode_row;
+use heddle_types::row::visit_row;
 use heddle_types::{
     ApiError, CollectionConfig, ErrorCode, ObjectId, Properties, PropertyConfig, Value,
 };
@@ -59,14 +59,21 @@ pub fn check_item(
 }
 
 fn check_properties(config: &CollectionConfig, id: &ObjectId, row: &[u8]) -> Result<(), ApiError> {
-    let properties = decode_row(row).map_err(|error| {
+    let mut undeclared = Ok(());
+    let visited = visit_row(row, |name, value| {
+        if undeclared.is_ok() {
+            undeclared = check_one(&config.properties, name, &value, "");
+        }
+    });
+    // A row that does not decode has no names to speak of.
+    visited.map_err(|error| {
         let code = match error {
             heddle_types::row::RowError::TooLarge { .. } => ErrorCode::TooLarge,
             _ => ErrorCode::InvalidProperty,
         };
         ApiError::new(code, format!("property row of object {id}: {error}"), "a property row")
     })?;
-    check_declared(&config.properties, &properties, "").map_err(|mut error| {
+    undeclared.map_err(|mut error| {
         error.message = format!("object {id}: {}", error.message);
         error
     })
@@ -78,25 +85,31 @@ fn check_declared(
     properties: &Properties,
     path: &str,
 ) -> Result<(), ApiError> {
-    for (name, value) in properties {
-        let Some(property) = declared.iter().find(|property| property.name == *name) else {
-            return Err(heddle_types::json::unknown_property(&format!("{path}{name}"), declared));
-        };
-        if value.data_type() != property.data_type {
-            return Err(ApiError::new(
-                ErrorCode::InvalidProperty,
-                format!("property {path}{name} has type {}", value.data_type().name()),
-                property.data_type.name(),
-            ));
-        }
-        let nested = |object: &Properties| {
-            check_declared(&property.properties, object, &format!("{path}{name}."))
-        };
-        match value {
-            Value::Object(object) => nested(object)?,
-            Value::ObjectArray(objects) => objects.iter().try_for_each(nested)?,
-            _ => {}
-        }
+    properties.iter().try_for_each(|(name, value)| check_one(declared, name, value, path))
+}
+
+fn check_one(
+    declared: &[PropertyConfig],
+    name: &str,
+    value: &Value,
+    path: &str,
+) -> Result<(), ApiError> {
+    let Some(property) = declared.iter().find(|property| property.name == name) else {
+        return Err(heddle_types::json::unknown_property(&format!("{path}{name}"), declared));
+    };
+    if value.data_type() != property.data_type {
+        return Err(ApiError::new(
+            ErrorCode::InvalidProperty,
+            format!("property {path}{name} has type {}", value.data_type().name()),
+            property.data_type.name(),
+        ));
     }
-    Ok(())
+    let nested = |object: &Properties| {
+        check_declared(&property.properties, object, &format!("{path}{name}."))
+    };
+    match value {
+        Value::Object(object) => nested(object),
+        Value::ObjectArray(objects) => objects.iter().try_for_each(nested),
+        _ => Ok(()),
+    }
 }

@@ -1,6 +1,7 @@
 //! The segment files that a recovery finds, also those whose header cannot be trusted.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use heddle_types::limits::PAGE_SIZE_BYTES;
 use heddle_types::{AlignedBuf, Device, DeviceFile, Lsn, OpenMode};
@@ -14,7 +15,7 @@ pub(super) struct FoundSegment<D: Device> {
     /// As read; where it is damaged, what name, size and the other segments make of it.
     pub(super) header: SegmentHeader,
     pub(super) path: String,
-    pub(super) file: D::File,
+    pub(super) file: Rc<D::File>,
     /// Bytes that can be read: whole pages, at most what the header says.
     pub(super) end: u64,
     /// The file is shorter than it was made.
@@ -122,6 +123,7 @@ impl<D: Device> Candidate<D> {
             flaw = flaw.or(Some(fault("file length", header.segment_bytes, length)));
         }
         let end = whole.min(header.segment_bytes);
+        let file = Rc::new(file);
         FoundSegment { header, path, file, end, is_short, is_allocated, flaw, last_lsn: None }
     }
 }

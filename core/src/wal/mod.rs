@@ -25,6 +25,7 @@ mod reopen;
 mod scrub;
 mod segments;
 mod signal;
+mod window;
 
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,6 @@
 
 use std::collections::BTreeMap;
 
-use futures::future::try_join_all;
 use heddle_types::limits::PAGE_SIZE_BYTES;
 use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, Lsn};
 
@@ -22,12 +21,9 @@ use super::format::{
 };
 use super::found::{FoundSegment, open_found};
 use super::segments::{SEGMENT_SUFFIX, TEMPORARY_SUFFIX, segment_number};
+use super::window::Window;
 use super::{Record, WalConfig, WalError};
 
-/// Bytes read at once (4 MiB), unless a batch is larger.
-const WINDOW_BYTES: usize = 4 << 20;
-/// Bytes of one read (256 KiB); those of a window are in flight together.
-const READ_BYTES: usize = 256 << 10;
 /// Smallest segment: its header, and a page for one batch.
 pub(super) const SEGMENT_BYTES_MIN: u64 = 2 * PAGE_SIZE_BYTES as u64;
 
@@ -96,7 +92,7 @@ impl<'a> RecoveredBatch<'a> {
 
 /// A log that is being read back, batch by batch.
 ///
-/// Memory: one window of at most the largest batch, and twice that at a damage.
+/// Memory: two windows of 5 MiB or the largest batch, and one batch more at a damage.
 pub struct Recovery<D: Device> {
     pub(super) device: D,
     pub(super) directory: String,
@@ -140,49 +136,6 @@ struct BadBatch {
     offset: u64,
     /// Its header, if that is intact.
     header: Option<BatchHeader>,
-}
-
-/// A run of pages of the current segment.
-#[derive(Default)]
-struct Window {
-    start: u64,
-    bytes: Option<AlignedBuf>,
-}
-
-impl Window {
-    fn at(&self, offset: u64) -> &[u8] {
-        let bytes = self.bytes.as_deref().unwrap_or_default();
-        let skipped = offset.checked_sub(self.start).and_then(|skip| usize::try_from(skip).ok());
-        skipped.and_then(|skip| bytes.get(skip..)).unwrap_or_default()
-    }
-
-    /// Makes at least `length` bytes from `offset` on readable; both are whole pages inside the
-    /// segment.
-    async fn ensure<F: DeviceFile>(
-        &mut self,
-        file: &F,
-        offset: u64,
-        length: usize,
-        end: u64,
-    ) -> Result<(), DeviceError> {
-        if self.at(offset).len() >= length {
-            return Ok(());
-        }
-        let ahead = WINDOW_BYTES.min(usize::try_from(end - offset).unwrap_or(WINDOW_BYTES));
-        let wanted = length.max(ahead);
-        // Fresh memory of this size costs as much as reading into it.
-        let used = self.bytes.take().filter(|bytes| bytes.len() == wanted);
-        let mut bytes = used.unwrap_or_else(|| AlignedBuf::zeroed(wanted));
-        let reads =
-            bytes.as_mut_slice().chunks_mut(READ_BYTES).zip(0_u64..).map(|(piece, index)| {
-                let (at, length) = (offset + index * READ_BYTES as u64, piece.len());
-                file.read_with(at, length, move |read| piece.copy_from_slice(read))
-            });
-        try_join_all(reads).await?;
-        self.bytes = Some(bytes);
-        self.start = offset;
-        Ok(())
-    }
 }
 
 /// What was read last.
@@ -285,7 +238,7 @@ impl<D: Device> Recovery<D> {
                 Ok(header) => header,
                 Err(fault) => {
                     self.stop_at(fault, None);
-                    self.skip().await?;
+                    self.search_on().await?;
                     continue;
                 }
             };
@@ -309,7 +262,7 @@ impl<D: Device> Recovery<D> {
                 }
                 Err(fault) => {
                     self.stop_at(fault, Some(header));
-                    self.skip().await?;
+                    self.search_on().await?;
                 }
             }
         }
@@ -355,10 +308,39 @@ impl<D: Device> Recovery<D> {
         }
     }
 
+    /// Goes to the next valid batch header: of this segment, unless a later one goes on where the
+    /// log stopped. Then nothing behind the stop was durable, and the rest is not read.
+    async fn search_on(&mut self) -> Result<(), WalError> {
+        // Of a flawed segment the rest is looked at, to tell what kind of flaw it is.
+        let is_sound = self.segments[self.current].flaw.is_none();
+        if is_sound && self.is_continued().await? {
+            self.leave_segment(false);
+            return Ok(());
+        }
+        self.skip().await
+    }
+
+    /// Does the first batch behind this segment begin with the position that comes next? Its
+    /// header says that all before it was durable when it was written.
+    async fn is_continued(&self) -> Result<bool, WalError> {
+        for segment in &self.segments[self.current + 1..] {
+            if segment.end <= FIRST_BATCH_OFFSET {
+                continue;
+            }
+            let page = segment.file.read_at(FIRST_BATCH_OFFSET, PAGE_SIZE_BYTES).await?;
+            let room = segment.end - FIRST_BATCH_OFFSET;
+            let key = segment.header.key;
+            if let Ok(first) = BatchHeader::decode(&page, key, FIRST_BATCH_OFFSET, room) {
+                return Ok(self.next_lsn == Some(first.first_lsn));
+            }
+        }
+        Ok(false)
+    }
+
     /// Goes to the next valid batch header of the segment, or to the next segment.
     async fn skip(&mut self) -> Result<(), WalError> {
         let segment = &self.segments[self.current];
-        let end = segment.end;
+        let (end, is_flawed) = (segment.end, segment.flaw.is_some());
         let mut is_unused = true;
         let mut offset = self.position;
         while offset < end {
@@ -369,7 +351,8 @@ impl<D: Device> Recovery<D> {
                 self.position = offset;
                 return Ok(());
             }
-            is_unused &= bytes[..PAGE_SIZE_BYTES].iter().all(|byte| *byte == 0);
+            // It takes longer than to look for a header, and is asked of flawed segments only.
+            is_unused &= !is_flawed || bytes[..PAGE_SIZE_BYTES].iter().all(|byte| *byte == 0);
             offset += PAGE_SIZE_BYTES as u64;
         }
         self.leave_segment(is_unused);
@@ -392,7 +375,7 @@ impl<D: Device> Recovery<D> {
         self.stop_before = self.stop_here.take();
         self.current += 1;
         self.position = FIRST_BATCH_OFFSET;
-        self.window = Window::default();
+        self.window.leave();
     }
 
     /// Takes a valid batch into the sequence.

@@ -89,14 +89,26 @@ pub fn encode_row(properties: &Properties, out: &mut Vec<u8>) -> Result<(), RowE
 
 /// Decodes a row; an empty slice is the row without fields.
 pub fn decode_row(bytes: &[u8]) -> Result<Properties, RowError> {
+    let mut properties = Properties::new();
+    visit_row(bytes, |name, value| drop(properties.insert(name.to_owned(), value)))?;
+    Ok(properties)
+}
+
+/// Hands the fields of a row to `visit`, in the order of their names, which stay where they are.
+///
+/// Errors: those of [`decode_row`]; fields before the fault were handed over then.
+pub fn visit_row<'a>(
+    bytes: &'a [u8],
+    mut visit: impl FnMut(&'a str, Value),
+) -> Result<(), RowError> {
     at_most("row bytes", bytes.len(), PROPERTY_ROW_BYTES_MAX)?;
     if bytes.is_empty() {
-        return Ok(Properties::new());
+        return Ok(());
     }
     let mut reader = Reader::new(bytes);
-    let properties = decode_fields(&mut reader, 0)?;
+    visit_fields(&mut reader, 0, &mut visit)?;
     match reader.remaining() {
-        0 => Ok(properties),
+        0 => Ok(()),
         count => Err(RowError::TrailingBytes { count }),
     }
 }
@@ -241,25 +253,37 @@ fn encode_items<T>(
 }
 
 fn decode_fields(reader: &mut Reader<'_>, depth: usize) -> Result<Properties, RowError> {
+    let mut properties = Properties::new();
+    visit_fields(reader, depth, &mut |name, value| {
+        properties.insert(name.to_owned(), value);
+    })?;
+    Ok(properties)
+}
+
+fn visit_fields<'a>(
+    reader: &mut Reader<'a>,
+    depth: usize,
+    visit: &mut dyn FnMut(&'a str, Value),
+) -> Result<(), RowError> {
     at_most("nesting depth", depth, PROPERTY_DEPTH_MAX)?;
     let count = usize::from(reader.u16()?);
     at_most("property count", count, PROPERTIES_PER_COLLECTION_MAX)?;
     reader.fields += count;
     at_most("field count", reader.fields, ROW_FIELDS_MAX)?;
-    let mut properties = Properties::new();
+    let mut last = None;
     for _ in 0..count {
         let offset = reader.offset;
         let length = usize::from(reader.u8()?);
         at_most("name length", length, NAME_LENGTH_BYTES_MAX)?;
-        let name = reader.utf8(length)?.to_owned();
-        if properties.last_key_value().is_some_and(|(last, _)| *last >= name) {
+        let name = reader.utf8(length)?;
+        if last.is_some_and(|last| last >= name) {
             return Err(RowError::NamesNotAscending { offset });
         }
+        last = Some(name);
         let data_type = reader.data_type()?;
-        let value = decode_value(data_type, reader, depth)?;
-        properties.insert(name, value);
+        visit(name, decode_value(data_type, reader, depth)?);
     }
-    Ok(properties)
+    Ok(())
 }
 
 /// A cursor over foreign bytes: every read is checked, nothing is allocated from a length alone.

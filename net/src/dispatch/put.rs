@@ -31,7 +31,7 @@ struct Group {
 }
 
 pub(super) async fn answer(core: &Rc<Core>, request: &RequestFrame) -> Result<Frame, ApiError> {
-    admission::of_node(core, request.kind, 0)?;
+    admission::of_node(core, request.kind)?;
     let message = access::<PutRequest>(&request.body)?;
     super::reply(request, &put(core, message, Durability::Sync).await?)
 }
@@ -40,7 +40,7 @@ pub(super) async fn answer_with(
     core: &Rc<Core>,
     request: &RequestFrame,
 ) -> Result<Frame, ApiError> {
-    admission::of_node(core, request.kind, 0)?;
+    admission::of_node(core, request.kind)?;
     let message = access::<PutWithRequest>(&request.body)?;
     let durability = message.durability();
     let put = put(core, &message.put, super::durability(durability)).await?;

@@ -117,6 +117,8 @@ pub(crate) struct EngineReport {
     pub(crate) applied_lsn: u64,
     pub(crate) wal: WalReport,
     pub(crate) scrub: ScrubReport,
+    /// Memory of the shards: the sum of their parts.
+    pub(crate) memory_bytes: u64,
     pub(crate) shards: Vec<ShardReport>,
     /// Shards that are not served because durable records of theirs are damaged.
     pub(crate) quarantined: Vec<QuarantineReport>,
@@ -261,6 +263,7 @@ impl From<EngineStatus> for EngineReport {
                 durable_lsn: wal.durable_lsn.0,
             },
             scrub: status.scrub.into(),
+            memory_bytes: status.memory_bytes,
             shards: status.shards.into_iter().map(ShardReport::from).collect(),
             quarantined: status
                 .quarantined

@@ -67,6 +67,8 @@ pub(crate) struct Connection {
     outbox: RefCell<Outbox>,
     pub(super) requests: Cell<usize>,
     pub(super) request_bytes: Cell<usize>,
+    /// Why the node refused the request whose body is being thrown away.
+    refusal: RefCell<Option<ApiError>>,
     // Bytes of replies that are being gathered.
     pub(super) reserved: Cell<usize>,
     // Requests that wait until earlier replies are out.
@@ -97,6 +99,7 @@ pub(crate) async fn serve(core: Rc<Core>, socket: Socket) {
         outbox: RefCell::default(),
         requests: Cell::new(0),
         request_bytes: Cell::new(0),
+        refusal: RefCell::default(),
         reserved: Cell::new(0),
         starting: RefCell::default(),
         input_bytes: Cell::new(0),
@@ -239,17 +242,16 @@ impl Connection {
     }
 
     fn admits(&self, kind: MessageType, bytes: usize) -> bool {
-        self.core.server.admits(bytes) && admission::of_node(&self.core, kind, bytes).is_ok()
+        // Kept: until the body has passed, there may be room again.
+        let refusal = admission::of_header(&self.core, kind, bytes).err();
+        let is_refused = refusal.is_some();
+        self.refusal.replace(refusal);
+        !is_refused && self.core.server.admits(bytes)
     }
 
     /// Why a body was not read: the node has no room for it, or this core.
     fn skipped_error(&self, header: &Header) -> ApiError {
-        if let FrameKind::Request(kind) = header.kind()
-            && let Err(error) = admission::of_node(&self.core, kind, header.body_length as usize)
-        {
-            return error;
-        }
-        skipped_error(header)
+        self.refusal.take().unwrap_or_else(|| skipped_error(header))
     }
 
     /// Starts a request or answers with an error. True when the stream cannot go on.

@@ -115,7 +115,7 @@ pub(super) fn queue_of(kind: MessageType) -> Queue {
         | MessageType::Scan
         | MessageType::Count => Queue::Search,
         MessageType::Put | MessageType::Delete | MessageType::PutWith | MessageType::DeleteWith => {
-            Queue::Insert
+            Queue::Wal
         }
         MessageType::BackupRead => Queue::Background,
         MessageType::CollectionCreate

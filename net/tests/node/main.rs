@@ -13,6 +13,8 @@ mod http;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod objects;
 #[cfg(test)]
 mod protocol;

@@ -209,9 +209,11 @@ impl Store {
     }
 
     async fn compact(&mut self) -> Option<()> {
-        let Some(job) = self.objects.begin_compaction(SpacePressure::None) else { return Some(()) };
+        let Some(job) = self.objects.begin_compaction(SpacePressure::None, u64::MAX) else {
+            return Some(());
+        };
         let places = self.places.clone();
-        let outcome = job.run(&|key, place| places.get(&key) == Some(&place)).await;
+        let outcome = job.run(&|key, place| places.get(&key) == Some(&place), &|| true).await;
         for moved in attempt!(self.objects.finish_compaction(outcome)) {
             assert_eq!(self.places.insert(moved.slot, moved.to), Some(moved.from));
         }

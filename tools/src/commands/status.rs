@@ -23,9 +23,10 @@ pub(crate) async fn run(arguments: &Status) -> Result<(), Failure> {
     println!("  cores        {}", status.data_cores);
     println!("  connections  {}", status.connections);
     println!(
-        "  memory       {} of {}",
+        "  memory       {} of {}, {} of it in shards",
         bytes(status.memory.resident_bytes),
-        bytes(status.memory.budget_bytes)
+        bytes(status.memory.budget_bytes),
+        bytes(status.memory.shards_bytes)
     );
     println!(
         "  disk         {} free of {} at {}",

@@ -265,3 +265,26 @@ async fn turn() {
     })
     .await;
 }
+
+#[test]
+fn of_segments_that_are_followed_by_others_only_what_was_written_is_read() {
+    block_on(async {
+        const LIVES: u64 = 12;
+        let config = WalConfig { segment_bytes: 4 << 20, backlog_bytes_max: 64 << 10 };
+        let mut disk = SimDisk::new(1);
+        for life in 0..LIVES {
+            let (wal, _, found) = recover_with(&disk, config).await.unwrap();
+            assert_records(&found, 0..life * 3);
+            write_all(&wal, life * 3..life * 3 + 3, 1).await;
+            drop(wal);
+            disk = disk.crashed(Crash::Random(life));
+        }
+        let (_, report, found) = recover_with(&disk, config).await.unwrap();
+        assert_records(&found, 0..LIVES * 3);
+        assert_eq!(report.segments as u64, LIVES);
+        // The last segment and the spare one are searched to their ends; of the others a start
+        // reads a window.
+        let most = 2 * config.segment_bytes + LIVES * (300 << 10);
+        assert!(disk.bytes_read() <= most, "{} bytes were read", disk.bytes_read());
+    });
+}

@@ -52,6 +52,7 @@ struct DiskState {
     changes: u64,
     syncs: u64,
     bytes_written: u64,
+    bytes_read: u64,
     largest_read_bytes: usize,
     fault: Option<PlannedFault>,
     powered: bool,
@@ -94,6 +95,7 @@ impl SimDisk {
             changes: 0,
             syncs: 0,
             bytes_written: 0,
+            bytes_read: 0,
             largest_read_bytes: 0,
             fault: None,
             powered: true,
@@ -159,6 +161,12 @@ impl SimDisk {
     #[must_use]
     pub fn bytes_written(&self) -> u64 {
         self.state.borrow().bytes_written
+    }
+
+    /// Bytes read from files so far.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.state.borrow().bytes_read
     }
 
     /// The largest single read so far, bytes.
@@ -422,6 +430,7 @@ impl DeviceFile for SimFile {
         assert_pages(offset, length);
         let fault = self.disk.begin(&self.path, "read", Effect::Read).await?;
         let mut state = self.disk.state.borrow_mut();
+        state.bytes_read += length as u64;
         state.largest_read_bytes = state.largest_read_bytes.max(length);
         let bytes = &state.image.inodes[&self.id].volatile;
         let start = in_memory(offset).min(bytes.len());

@@ -1,0 +1,65 @@
+//! Nodes that are killed soon after each start: what their logs and starts grow to.
+#![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
+
+mod common;
+
+use common::*;
+use heddle_core::engine::{PutItem, PutMode};
+use heddle_sim::{Crash, Fault};
+use heddle_types::ShardId;
+
+/// Log bytes of the worlds here that make an image due.
+const CHECKPOINT_LOG_BYTES: u64 = 64 << 10;
+
+fn item(n: u64, note_bytes: usize) -> PutItem {
+    let properties = properties([("note", text(&"n".repeat(note_bytes)))]);
+    PutItem { id: id(n), properties: row(&properties), vectors: vec![body_vector([1.0; 6])] }
+}
+
+/// Upkeep as a node does it, until the power goes or nothing is left to do.
+async fn keep_up_until_dark(engine: &SimEngine) {
+    loop {
+        let Ok(is_busy) = engine.maintain().await else { return };
+        let due = engine.checkpoint_due();
+        if !is_busy && due.is_empty() {
+            return;
+        }
+        for shard in due {
+            if engine.checkpoint(shard).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_node_that_is_killed_again_and_again_has_a_bounded_log() {
+    const LIVES: u64 = 40;
+    const SHARDS: u64 = 6;
+    const ROWS: u64 = 12;
+    const OPERATIONS: u64 = 100;
+    let shards = (1..=SHARDS).collect();
+    let mut world = World { memtable_bytes: 1 << 10, shards, ..World::new(3) };
+    let mut replayed_most = 0;
+    for life in 0..LIVES {
+        let disk = world.disk.clone();
+        let replayed = world.run(|engine| async move {
+            let replayed = engine.status().shards.iter().map(|shard| shard.records_replayed).sum();
+            // The same few objects: most rows are dead, so that there is always much to rewrite.
+            for n in 0..ROWS {
+                for shard in 1..=SHARDS {
+                    let items = vec![item((life * ROWS + n) % 30, 300)];
+                    let put = engine.put(ShardId(shard), PutMode::Replace, items).await;
+                    assert!(put.unwrap()[0].is_ok());
+                }
+            }
+            disk.fail_operation(disk.operations() + OPERATIONS, Fault::PowerCut);
+            keep_up_until_dark(&engine).await;
+            replayed
+        });
+        replayed_most = replayed_most.max(replayed);
+        world.disk = world.disk.crashed(Crash::KeepAll);
+    }
+    let records = CHECKPOINT_LOG_BYTES / 300;
+    assert!(replayed_most <= records, "{replayed_most} records were replayed at a start");
+}
