@@ -122,7 +122,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let newest = opened.values().map(|opened| opened.cell.shard.borrow().newest_hlc()).max();
         let mut newest = newest.unwrap_or_default();
         let mut lost = Vec::new();
-        let replay = Replay { shards: &opened, progress: &progress };
+        let replay = Replay { shards: &opened, quiescence: &quiescence, progress: &progress };
         let (own, old) = config.log_indexes.split_first().unwrap_or((&0, &[]));
         for log_index in old {
             let directory = log_directory(*log_index);
@@ -310,6 +310,7 @@ pub(super) enum IsOwn {
 
 struct Replay<'a, D: Device> {
     shards: &'a BTreeMap<ShardId, Opened<D>>,
+    quiescence: &'a Quiescence,
     progress: &'a dyn Fn(Progress),
 }
 
@@ -340,6 +341,9 @@ impl<D: Device> Replay<'_, D> {
                 }
             }
             flushes.flush_full().await?;
+            for opened in self.shards.values() {
+                opened.cell.shard.borrow_mut().reuse_replaced(self.quiescence);
+            }
         }
         flushes.finish().await?;
         self.shards.values().for_each(|opened| opened.cell.shard.borrow_mut().end_bulk());

@@ -21,6 +21,9 @@ const RECLAIM_KEYS_STEP: usize = 512;
 /// takes.
 const SWEEP_STEPS_PER_BATCH: u32 = 128;
 
+/// Slots of replaced rows below which a replay keeps them.
+const REPLACED_MIN: u64 = 4_096;
+
 /// Where the sweep of a shard stands.
 #[derive(Default)]
 pub(super) struct SweepPhase {
@@ -120,6 +123,29 @@ impl<D: Device> Shard<D> {
         if !slots.is_empty() {
             self.phase.state = State::Properties { slots, cursor: ReclaimCursor::default() };
         }
+    }
+
+    /// Within a bulk, frees the slots of rows that were replaced before a graph knew them, once there
+    /// are as many as live ones. Else a log of many updates of few objects makes a shard, and its
+    /// next image, as large as the log.
+    ///
+    /// Cost: that of ending the bulk and of one pass over all values, shared by as many records as
+    /// there are live rows.
+    pub(crate) fn reuse_replaced(&mut self, quiescence: &Quiescence) {
+        let live = u64::from(self.directory.view().live_count());
+        if self.imaging.is_some() || self.phase.released.len() < REPLACED_MIN.max(live) {
+            return;
+        }
+        let directory = self.directory.view();
+        let released = std::mem::take(&mut self.phase.released);
+        let unheld = |slot: &u32| directory.is_dead(*slot) && !self.is_held(*slot);
+        let slots: RoaringBitmap = released.iter().filter(unheld).collect();
+        self.properties.end_bulk();
+        let mut cursor = ReclaimCursor::default();
+        while self.properties.reclaim_step(&slots, &mut cursor, usize::MAX) {}
+        self.properties.begin_bulk();
+        let epoch = quiescence.retire_epoch();
+        slots.iter().for_each(|slot| self.directory.free(slot, epoch));
     }
 
     /// After a restore: dead slots that no index holds would never be reported.
