@@ -11,6 +11,7 @@ pub mod catalog;
 pub mod cluster;
 pub mod manifest;
 pub mod placement;
+pub mod raft;
 pub mod store;
 
 pub use catalog::{Catalog, CatalogError, CollectionEntry, Command, ShardEntry};
