@@ -68,6 +68,12 @@ impl Request {
     }
 }
 
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.command.name(), self.id)
+    }
+}
+
 /// A collection to create, with everything that was decided about it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -155,6 +161,25 @@ pub enum ClusterCommand {
         /// The name.
         alias: String,
     },
+}
+
+impl ClusterCommand {
+    /// What kind of change it is, for logs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::AddNode(_) => "add_node",
+            Self::DescribeNode { .. } => "describe_node",
+            Self::SetNodeState { .. } => "set_node_state",
+            Self::RemoveNode { .. } => "remove_node",
+            Self::CreateCollection(_) => "create_collection",
+            Self::DropCollection { .. } => "drop_collection",
+            Self::FixDims { .. } => "fix_dims",
+            Self::MoveHome { .. } => "move_home",
+            Self::SetAlias { .. } => "set_alias",
+            Self::DropAlias { .. } => "drop_alias",
+        }
+    }
 }
 
 /// What became of a change that was not refused.

@@ -8,10 +8,17 @@
 
 mod host;
 mod local;
+mod log;
+mod types;
 
 pub use host::Host;
 pub use local::{
     HostRandom, LocalInstant, LocalJoinHandle, LocalMpsc, LocalMutex, LocalOneshot, LocalReceiver,
     LocalRuntime, LocalSender, LocalTimeout, LocalWatch, LocalWeakSender, OneshotSender, TaskLost,
     TimedOut, WatchReceiver, WatchSender,
+};
+pub use log::{LogError, LogReader, RaftLog};
+pub use types::{
+    Entry, Leader, LogId, Member, Membership, Payload, RaftTypes, Response, SnapshotMeta,
+    StoredMembership, Vote,
 };
