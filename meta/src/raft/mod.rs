@@ -9,6 +9,8 @@
 mod host;
 mod local;
 mod log;
+mod machine;
+mod snapshot;
 mod types;
 
 pub use host::Host;
@@ -18,6 +20,8 @@ pub use local::{
     TimedOut, WatchReceiver, WatchSender,
 };
 pub use log::{LogError, LogReader, RaftLog};
+pub use machine::{ClusterMachine, SnapshotBuilder};
+pub use snapshot::SnapshotError;
 pub use types::{
     Entry, Leader, LogId, Member, Membership, Payload, RaftTypes, Response, SnapshotMeta,
     StoredMembership, Vote,
