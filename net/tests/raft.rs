@@ -1,15 +1,23 @@
-//! Do the runtime and the storage that openraft gets keep its rules on glommio and real files?
+//! Raft on a core: do runtime and storage keep openraft's rules on glommio and real files, and does
+//! a cluster outlive its leader?
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use heddle_meta::raft::{ClusterMachine, RaftLog, RaftTypes};
+use heddle_meta::cluster::{
+    Addresses, ClusterCommand, CommandId, Labels, NodeRecord, NodeState, Request,
+};
+use heddle_meta::raft::{ClusterMachine, RaftLog, RaftTypes, raft_config};
 use heddle_net::raft_host::{GlommioHost, GlommioRuntime};
-use heddle_runtime::{GlommioDevice, run_single};
+use heddle_runtime::{GlommioDevice, run_single, sleep};
+use heddle_sim::Crash;
+use heddle_sim::raft::RaftCluster;
 use heddle_types::{Device, NodeId};
 use openraft::StorageError;
 use openraft::testing::log::StoreBuilder;
 use openraft::testing::{log, runtime};
+use uuid::Uuid;
 
 #[test]
 fn the_runtime_passes_openrafts_suite_on_a_core() {
@@ -68,4 +76,57 @@ fn the_storage_passes_openrafts_suite_on_real_files() {
         assert!(device.list("").await.expect("it can be read").len() > 40, "one folder a store");
     })
     .expect("an executor");
+}
+
+/// The change that adds node `number`.
+fn change(number: u64) -> Request {
+    let address = || format!("10.0.0.{number}:7500");
+    let record = NodeRecord {
+        id: NodeId::from(1_000 + number),
+        name: format!("node-{number}"),
+        addresses: Addresses {
+            native: address(),
+            peer: address(),
+            raft: address(),
+            gossip: address(),
+        },
+        labels: Labels::new(),
+        data_cores: 1,
+        state: if number == 0 { NodeState::Voter } else { NodeState::Learner },
+    };
+    let id = CommandId(Uuid::from_u64_pair(7, number));
+    Request::new(id, ClusterCommand::AddNode(record)).expect("small enough")
+}
+
+// Far more than the election that it waits for takes: a busy machine is no failure.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn three_nodes_on_a_core_replace_a_killed_leader_and_keep_every_acknowledged_change() {
+    let story = async {
+        let config = raft_config("test").expect("the settings are valid");
+        let cluster = RaftCluster::<GlommioHost>::new(3, config).await;
+        cluster.initialize().await;
+        let mut old = NodeId::default();
+        for number in 0..20 {
+            old = cluster.insist(&change(number), PATIENCE).await.expect("all nodes run").0;
+        }
+        cluster.kill(old, Crash::LoseUnsynced).await;
+        let (new, _) = cluster.insist(&change(20), PATIENCE).await.expect("two of three run");
+        assert_ne!(new, old);
+        cluster.start(old).await;
+        let epoch = |node| cluster.look(node, |state| state.epoch());
+        while epoch(old) != epoch(new) {
+            sleep(Duration::from_millis(10)).await;
+        }
+        let hash = |node| cluster.look(node, |state| state.hash());
+        assert_eq!(hash(old), hash(new));
+        for number in 0..=20 {
+            let has = |node| {
+                cluster.look(node, |state| state.node(NodeId::from(1_000 + number)).is_some())
+            };
+            assert_eq!((has(old), has(new)), (Some(true), Some(true)), "change {number}");
+        }
+    };
+    run_single(story).expect("an executor");
 }

@@ -6,6 +6,7 @@
 //! same consensus runs on the meta core and, with virtual time and seeded randomness, in the
 //! simulator.
 
+mod config;
 mod host;
 mod local;
 mod log;
@@ -13,6 +14,10 @@ mod machine;
 mod snapshot;
 mod types;
 
+pub use config::{
+    ELECTION_TIMEOUT_MAX_MS, ELECTION_TIMEOUT_MIN_MS, ENTRIES_KEPT, HEARTBEAT_INTERVAL_MS,
+    SNAPSHOT_EVERY_ENTRIES, raft_config,
+};
 pub use host::Host;
 pub use local::{
     HostRandom, LocalInstant, LocalJoinHandle, LocalMpsc, LocalMutex, LocalOneshot, LocalReceiver,

@@ -10,6 +10,7 @@
 mod clock;
 mod disk;
 mod host;
+pub mod raft;
 mod random;
 
 pub use clock::SimClock;
