@@ -372,3 +372,35 @@ fn a_change_that_no_log_record_can_hold_is_refused_before_it_is_proposed() {
     let refused = Request::new(CommandId(Uuid::from_u64_pair(2, 1)), command);
     assert!(matches!(refused, Err(ClusterError::RequestTooLarge { found }) if found > 9 << 20));
 }
+
+#[test]
+fn a_collection_that_the_next_snapshot_could_not_hold_is_refused() {
+    let mut state = ClusterState::default();
+    state.apply(&request(0, ClusterCommand::AddNode(record(1, NodeState::Voter)))).unwrap();
+    let create = |number: u64| {
+        let mut config = config(&format!("C{number}"), 1, 1);
+        config.description = "x".repeat(7_900_000);
+        request(
+            number,
+            ClusterCommand::CreateCollection(Box::new(NewCollection {
+                config,
+                id: collection_id(number),
+                seed: number,
+                rules: PlacementRules::default(),
+                replicas: vec![vec![Placement { node: node_id(1), home: 0 }]],
+            })),
+        )
+    };
+    for number in 1..=7 {
+        state.apply(&create(number)).unwrap();
+    }
+    let (before, refused) = (state.hash(), state.apply(&create(8)));
+    assert!(matches!(refused, Err(ClusterError::StateTooLarge { .. })), "{refused:?}");
+    assert_eq!(state.hash(), before);
+    let bytes = state.encode().unwrap();
+    assert_eq!(ClusterState::decode(&bytes).map(|back| back.hash()), Ok(before));
+    state.apply(&request(9, ClusterCommand::AddNode(record(2, NodeState::Learner)))).unwrap();
+    let drop = ClusterCommand::DropCollection { collection: collection_id(1) };
+    state.apply(&request(10, drop)).unwrap();
+    state.apply(&create(8)).unwrap();
+}

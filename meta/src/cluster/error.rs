@@ -21,6 +21,14 @@ pub enum ClusterError {
         /// Its size.
         found: usize,
     },
+    /// With this collection the state would be larger than a snapshot can hold.
+    #[error("the cluster's state would have {found} bytes, at most {limit} are possible")]
+    StateTooLarge {
+        /// Its size with the collection.
+        found: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// A node of that identity is or was part of the cluster.
     #[error("node {node} is or was part of the cluster")]
     NodeKnown {
@@ -178,7 +186,9 @@ impl From<ClusterError> for ApiError {
     fn from(error: ClusterError) -> Self {
         let (code, expected) = match &error {
             ClusterError::Invalid(inner) => return inner.clone(),
-            ClusterError::RequestTooLarge { .. } => (ErrorCode::TooLarge, "a smaller definition"),
+            ClusterError::RequestTooLarge { .. } | ClusterError::StateTooLarge { .. } => {
+                (ErrorCode::TooLarge, "a smaller definition")
+            }
             ClusterError::TooMany { .. } => (ErrorCode::TooLarge, "fewer"),
             ClusterError::NodeKnown { .. } => {
                 (ErrorCode::InvalidArgument, "a node with an id of its own")

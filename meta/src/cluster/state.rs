@@ -10,6 +10,7 @@ use heddle_types::{CollectionId, Epoch, NodeId, ShardId};
 use serde::{Deserialize, Serialize};
 
 use super::command::{ClusterCommand, CommandId, NewCollection, Outcome, Request};
+use super::encode::CREATE_BYTES_MAX;
 use super::error::{ClusterError, Counted};
 use super::node::{NodeRecord, NodeState};
 use super::rules::PlacementRules;
@@ -272,13 +273,26 @@ impl ClusterState {
             return Err(ClusterError::NameTaken { name: name.clone() });
         }
         self.check_new_replicas(new)?;
+        // Creating is rare, so it may cost a copy and an encoding: nothing else can tell whether
+        // the next snapshot fits.
+        let mut next = self.clone();
+        next.insert_collection(new)?;
+        let (found, limit) = (next.canonical().len(), CREATE_BYTES_MAX);
+        if found > limit {
+            return Err(ClusterError::StateTooLarge { found, limit });
+        }
+        *self = next;
+        Ok(())
+    }
+
+    fn insert_collection(&mut self, new: &NewCollection) -> Result<(), ClusterError> {
         self.catalog.apply(&Command::CreateCollection {
             config: new.config.clone(),
             id: new.id,
             seed: new.seed,
             placements: new.replicas.iter().map(|replicas| replicas[0]).collect(),
         })?;
-        let entry = self.catalog.collection(name).expect("the collection was just created");
+        let entry = self.catalog.collection(&new.config.name).expect("it was just created");
         let shards = entry.shards.iter().map(|shard| shard.id);
         self.replicas.extend(shards.zip(new.replicas.iter().cloned()));
         if !new.rules.is_empty() {
