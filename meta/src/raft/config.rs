@@ -7,14 +7,15 @@ use openraft::{Config, ConfigError, SnapshotPolicy};
 pub const HEARTBEAT_INTERVAL_MS: u64 = 200;
 /// Least time without a sign of life after which a follower wants to lead (1.5 s).
 ///
-/// On a machine of two cores the meta core shares one with searches, at a lower priority: stalls of
-/// half a second are seen under load without any fault, and one sync of a busy disk takes as long.
-/// A catalog that stands still for some seconds costs nobody a search or a write of objects; a
-/// leader that loses its place for a stall costs each waiting change an election.
+/// On a machine of two cores the meta core shares a CPU with a data core, and has a quarter of it
+/// while that one is busy; syncs of the log wait behind those of the data. So signs of life come
+/// late without any fault. A catalog that stands still for some seconds costs nobody a search or a
+/// write of objects, and a leader that loses its place for a late one costs each waiting change an
+/// election: patience is cheap.
 pub const ELECTION_TIMEOUT_MIN_MS: u64 = 1_500;
-/// Most time without a sign of life after which a follower wants to lead (3 s). The spread is wide
-/// against the 200 ms that a vote may take on such a machine, so that two followers seldom try at
-/// once. It is also the lease of a leader: for so long its followers elect nobody else.
+/// Most time without a sign of life after which a follower wants to lead (3 s): a spread of seven
+/// heartbeats, so that two followers seldom try at once. It is also the lease of a leader: for so
+/// long its followers elect nobody else.
 pub const ELECTION_TIMEOUT_MAX_MS: u64 = 3_000;
 /// Entries applied since the last snapshot after which the next one is written.
 pub const SNAPSHOT_EVERY_ENTRIES: u64 = 1_000;
