@@ -14,6 +14,10 @@ use super::state::ClusterState;
 use crate::catalog::CollectionEntry;
 use crate::placement::Placement;
 
+/// Highest epoch and shard number of a state that is read. A change a nanosecond would take 146
+/// years to get there; above it, counting on might overflow.
+const COUNTER_MAX: u64 = 1 << 62;
+
 /// A state that no sequence of commands makes. `what` names the part and what does not hold.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the cluster's state is inconsistent: {what}")]
@@ -35,6 +39,8 @@ impl ClusterState {
     ///
     /// Errors: the first part that does not hold. Cost: one pass over the state.
     pub fn validate(&self) -> Result<(), Inconsistency> {
+        let highest = self.epoch().0.max(self.catalog.shards_made());
+        ensure(highest <= COUNTER_MAX, || format!("{highest} changes or shards were never made"))?;
         self.validate_nodes()?;
         self.validate_collections()?;
         self.validate_aliases()?;
