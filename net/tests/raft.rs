@@ -10,7 +10,7 @@ use heddle_meta::cluster::{
 };
 use heddle_meta::raft::{ClusterMachine, RaftLog, RaftTypes, raft_config};
 use heddle_net::raft_host::{GlommioHost, GlommioRuntime};
-use heddle_runtime::{GlommioDevice, run_single, sleep};
+use heddle_runtime::{GlommioDevice, run_single, sleep, timeout};
 use heddle_sim::Crash;
 use heddle_sim::raft::RaftCluster;
 use heddle_types::{Device, NodeId};
@@ -116,9 +116,12 @@ fn three_nodes_on_a_core_replace_a_killed_leader_and_keep_every_acknowledged_cha
         assert_ne!(new, old);
         cluster.start(old).await;
         let epoch = |node| cluster.look(node, |state| state.epoch());
-        while epoch(old) != epoch(new) {
-            sleep(Duration::from_millis(10)).await;
-        }
+        let caught_up = async {
+            while epoch(old) != epoch(new) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, caught_up).await.expect("a node that comes back catches up");
         let hash = |node| cluster.look(node, |state| state.hash());
         assert_eq!(hash(old), hash(new));
         for number in 0..=20 {

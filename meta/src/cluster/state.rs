@@ -6,7 +6,7 @@ use heddle_types::limits::{
     ALIASES_MAX, NODES_MAX, NODES_REMOVED_MAX, RECENT_COMMANDS_MAX, VOTERS_MAX,
 };
 use heddle_types::schema::check_name;
-use heddle_types::{CollectionId, Epoch, NodeId, ShardId};
+use heddle_types::{ApiError, CollectionId, Epoch, ErrorCode, NodeId, ShardId};
 use serde::{Deserialize, Serialize};
 
 use super::command::{ClusterCommand, CommandId, NewCollection, Outcome, Request};
@@ -14,6 +14,7 @@ use super::encode::CREATE_BYTES_MAX;
 use super::error::{ClusterError, Counted};
 use super::node::{NodeRecord, NodeState};
 use super::rules::PlacementRules;
+use super::validate::Inconsistency;
 use crate::catalog::{Catalog, CollectionEntry, Command};
 use crate::placement::Placement;
 
@@ -37,7 +38,8 @@ pub struct ClusterState {
 impl ClusterState {
     /// A cluster of one node that goes on from that node's own catalog.
     ///
-    /// Errors: the record breaks a rule or is no voter, or a shard of the catalog lives elsewhere.
+    /// Errors: the record breaks a rule or is no voter, a shard of the catalog lives elsewhere, or
+    /// the catalog is not one that a node makes.
     pub fn of_single_node(catalog: Catalog, node: NodeRecord) -> Result<Self, ClusterError> {
         let replicas = catalog
             .shards()
@@ -47,6 +49,8 @@ impl ClusterState {
         for placement in state.replicas.values().flatten() {
             state.check_placement(*placement)?;
         }
+        let wrap = |error: Inconsistency| ApiError::new(ErrorCode::Corrupt, error.to_string(), "");
+        state.validate().map_err(wrap)?;
         state.catalog.advance_epoch();
         Ok(state)
     }

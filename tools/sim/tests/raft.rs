@@ -20,7 +20,7 @@ use uuid::Uuid;
 const SECOND: Duration = Duration::from_secs(1);
 /// Longest time to a leader once faults have ended: two rounds of lease and election timeout.
 const CALM: Duration = Duration::from_millis(4 * ELECTION_TIMEOUT_MAX_MS);
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 25;
 const STEPS: usize = 60;
 
 type Cluster = RaftCluster<SimHost>;

@@ -168,7 +168,7 @@ impl<H: Host> RaftCluster<H> {
         self.running().iter().filter_map(leads).max().map(|(_, node)| node)
     }
 
-    /// Waits until some node leads that a majority follows, as far as it knows.
+    /// Waits until some node believes that it leads.
     ///
     /// Errors: nobody did within the limit.
     pub async fn wait_for_leader(&self, limit: Duration) -> Result<NodeId, String> {
