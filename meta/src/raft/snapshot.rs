@@ -190,6 +190,9 @@ fn decode(path: &str, bytes: &[u8]) -> Result<StoredSnapshot, SnapshotError> {
     if u32_at(8) > VERSION {
         return Err(SnapshotError::Version { path: path.to_owned(), found: u32_at(8) });
     }
+    if u64_at(16) > META_BYTES_MAX as u64 {
+        return Err(corrupt(format!("a meta part of {} bytes", u64_at(16))));
+    }
     let longer = || corrupt("its parts are longer than the file".to_owned());
     let (meta, rest) = split(rest, u64_at(16)).ok_or_else(longer)?;
     let (state, _) = split(rest, u64_at(24)).ok_or_else(longer)?;

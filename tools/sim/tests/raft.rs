@@ -10,7 +10,7 @@ use heddle_meta::cluster::{
     Addresses, ClusterCommand, CommandId, Labels, NodeRecord, NodeState, Outcome, Request,
 };
 use heddle_meta::raft::{ELECTION_TIMEOUT_MAX_MS, Host, raft_config};
-use heddle_sim::raft::{Proposal, RaftCluster};
+use heddle_sim::raft::{Proposal, RaftCluster, member_of};
 use heddle_sim::{Crash, Random, SimHost};
 use heddle_types::NodeId;
 use openraft::async_runtime::WatchReceiver;
@@ -280,6 +280,41 @@ fn a_node_that_was_cut_off_comes_back_without_disturbing_the_leader() {
         cluster.heal();
         SimHost::sleep(SECOND * 10).await;
         assert_eq!((cluster.leader(), term(leader)), (Some(leader), before));
+    });
+}
+
+#[test]
+fn a_new_node_catches_up_by_a_snapshot_and_takes_the_place_of_a_voter() {
+    SimHost::run(8, async {
+        let cluster = Cluster::new(3, eager_config()).await;
+        cluster.initialize().await;
+        let mut oracle = Oracle::default();
+        let mut leader = NodeId::default();
+        for number in 0..30 {
+            leader = oracle.insist(&cluster, number).await;
+        }
+        let new = NodeId::from(4);
+        cluster.add(new).await;
+        let raft = cluster.raft(leader).expect("it runs");
+        assert_eq!(cluster.snapshots_sent(), 0);
+        raft.add_learner(new, member_of(new), true).await.unwrap();
+        assert!(cluster.snapshots_sent() > 0, "the log it would need is purged");
+        let gone =
+            cluster.running().into_iter().find(|node| ![leader, new].contains(node)).unwrap();
+        let voters = [1, 2, 3, 4].map(NodeId::from).into_iter().filter(|node| *node != gone);
+        raft.change_membership(voters.collect::<Vec<_>>(), false).await.unwrap();
+        cluster.kill(gone, Crash::KeepAll).await;
+        // With the new node's vote two of three are enough, so one more may go.
+        let third =
+            cluster.running().into_iter().find(|node| ![leader, new].contains(node)).unwrap();
+        cluster.kill(third, Crash::LoseUnsynced).await;
+        for number in 30..40 {
+            oracle.insist(&cluster, number).await;
+        }
+        settle(&cluster, SECOND * 30).await;
+        oracle.watch(&cluster);
+        oracle.check_all_have_all(&cluster);
+        assert_eq!(cluster.running().len(), 2);
     });
 }
 

@@ -21,6 +21,12 @@ use network::{Links, Router};
 
 const DIRECTORY: &str = "raft";
 
+/// What the group knows of a node.
+#[must_use]
+pub fn member_of(node: NodeId) -> Member {
+    Member { address: format!("{node}:7500") }
+}
+
 /// What became of a proposed change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Proposal {
@@ -55,19 +61,24 @@ impl<H: Host> RaftCluster<H> {
         let cluster =
             Self { router: Router::new(), config: Arc::new(config), nodes: RefCell::default() };
         for node in (1..=count).map(NodeId::from) {
-            let disk = SimDisk::new(H::random());
-            let log = RaftLog::create(disk.clone(), DIRECTORY, node).await;
-            drop(log.expect("an empty disk has room"));
-            let new = SimNode { disk, machine: None, run: 0 };
-            cluster.nodes.borrow_mut().insert(node, new);
-            cluster.start(node).await;
+            cluster.add(node).await;
         }
         cluster
     }
 
+    /// Starts another node on an empty disk; nobody knows it yet.
+    pub async fn add(&self, node: NodeId) {
+        let disk = SimDisk::new(H::random());
+        let log = RaftLog::create(disk.clone(), DIRECTORY, node).await;
+        drop(log.expect("an empty disk has room"));
+        let new = SimNode { disk, machine: None, run: 0 };
+        self.nodes.borrow_mut().insert(node, new);
+        self.start(node).await;
+    }
+
     /// Makes all nodes voters of one group.
     pub async fn initialize(&self) {
-        let member = |node: &NodeId| (*node, Member { address: format!("{node}:7500") });
+        let member = |node: &NodeId| (*node, member_of(*node));
         let members: BTreeMap<NodeId, Member> = self.nodes.borrow().keys().map(member).collect();
         let first = self.raft(NodeId::from(1)).expect("every node was started");
         first.initialize(members).await.expect("the group is new");
