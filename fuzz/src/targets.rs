@@ -2,12 +2,15 @@
 
 pub mod backup;
 pub mod checkpoint;
+pub mod cluster;
 pub mod filter;
 pub mod header;
 pub mod json;
 pub mod ledger;
 pub mod messages;
 pub mod objects;
+pub mod raft_log;
+pub mod raft_snapshot;
 pub mod row;
 pub mod wal;
 
@@ -37,6 +40,10 @@ const MAPS: usize = 600;
 /// For compressed blocks: a byte of LZ4 stands for 255, and a run opens each block four times.
 const BLOCKS: usize = 1_200;
 
+/// For a log that is written anew when its end is torn: 1 MiB at least, which the simulated disk
+/// keeps several times, from an input of a page.
+const REWRITES: usize = 1_000;
+
 const fn target(
     name: &'static str,
     run: fn(&[u8]),
@@ -47,7 +54,7 @@ const fn target(
 }
 
 /// Every target.
-pub const ALL: [Target; 10] = [
+pub const ALL: [Target; 13] = [
     target("header", header::run, header::seeds, PLAIN),
     target("messages", messages::run, messages::seeds, MAPS),
     target("wal", wal::run, wal::seeds, DISK),
@@ -55,6 +62,9 @@ pub const ALL: [Target; 10] = [
     target("ledger", ledger::run, ledger::seeds, DISK),
     target("objects", objects::run, objects::seeds, BLOCKS),
     target("backup", backup::run, backup::seeds, MAPS),
+    target("cluster", cluster::run, cluster::seeds, MAPS),
+    target("raft_log", raft_log::run, raft_log::seeds, REWRITES),
+    target("raft_snapshot", raft_snapshot::run, raft_snapshot::seeds, MAPS),
     target("row", row::run, row::seeds, MAPS),
     target("filter", filter::run, filter::seeds, MAPS),
     target("json", json::run, json::seeds, MAPS),

@@ -8,8 +8,10 @@
 #![forbid(unsafe_code)]
 
 pub mod catalog;
+pub mod cluster;
 pub mod manifest;
 pub mod placement;
+pub mod raft;
 pub mod store;
 
 pub use catalog::{Catalog, CatalogError, CollectionEntry, Command, InvalidCatalog, ShardEntry};

@@ -28,6 +28,7 @@ mod message;
 mod meta;
 mod metrics;
 mod node;
+pub mod raft_host;
 mod registry;
 mod report;
 mod server;

@@ -111,6 +111,13 @@ uuid_id!(
     CollectionId
 );
 
+impl From<u64> for NodeId {
+    /// The node of a number: for tests and simulations, which count their nodes.
+    fn from(number: u64) -> Self {
+        Self(Uuid::from_u64_pair(0, number))
+    }
+}
+
 macro_rules! number_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

@@ -73,6 +73,23 @@ pub const WAL_BACKLOG_BYTES_MAX: usize = 64 << 20;
 /// Bytes of one checkpoint chunk: unit of its checksums and of one device write.
 pub const CHECKPOINT_CHUNK_BYTES: usize = 256 << 10;
 
+/// Most nodes of a cluster.
+pub const NODES_MAX: usize = 128;
+/// Most voters of the cluster's Raft group: a write waits for four of seven, more only cost.
+pub const VOTERS_MAX: usize = 7;
+/// Identities of removed nodes that are remembered, so that none of them comes back (160 KiB of
+/// text at 40 bytes each).
+pub const NODES_REMOVED_MAX: usize = 4_096;
+/// Most labels of a node, and of each rule that asks for labels.
+pub const LABELS_MAX: usize = 32;
+/// Longest `host:port` of a node, bytes: a DNS name of 253, the colon, a port of 5.
+pub const ADDRESS_BYTES_MAX: usize = 259;
+/// Most aliases of a cluster.
+pub const ALIASES_MAX: usize = 1_000;
+/// Applied commands whose ids are remembered, so that a retry is recognised. A client retries
+/// within seconds, and a cluster changes its catalog far less than 1,024 times in that time.
+pub const RECENT_COMMANDS_MAX: usize = 1_024;
+
 /// Longest step of any task without offering to yield.
 pub const STEP_US_MAX: u64 = 200;
 /// Most data cores of a node.

@@ -1,0 +1,26 @@
+//! The state of a cluster as every node agrees on it: nodes, collections, where the replicas of
+//! each shard live, aliases.
+//!
+//! [`ClusterState`] is a deterministic state machine. It reads no clock and draws no random number:
+//! ids, seeds and placements are decided before a command is made and travel inside it. Equal
+//! commands in equal order give states with equal [`ClusterState::hash`] on every node.
+
+mod command;
+mod encode;
+mod error;
+mod node;
+pub mod placement;
+mod rules;
+mod state;
+#[cfg(test)]
+mod testing;
+mod validate;
+
+pub use command::{ClusterCommand, CommandId, NewCollection, Outcome, REQUEST_BYTES_MAX, Request};
+pub use encode::{CLUSTER_BYTES_MAX, DecodeError, EncodeError};
+pub use error::{ClusterError, Counted};
+pub use node::{Addresses, Labels, NodeRecord, NodeState, ZONE_LABEL};
+pub use placement::{CoreUse, NodeLoad, PlacementError, Wanted, place_replicas};
+pub use rules::PlacementRules;
+pub use state::ClusterState;
+pub use validate::Inconsistency;

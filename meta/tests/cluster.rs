@@ -1,0 +1,406 @@
+//! What holds of the cluster's state after any sequence of commands.
+//!
+//! The commands come from a seeded generator that knows a few names, nodes and collections, so that
+//! most commands meet others; about half of them are refused.
+
+use std::collections::BTreeMap;
+
+use heddle_meta::cluster::{
+    Addresses, ClusterCommand, ClusterError, ClusterState, CommandId, CoreUse, Labels,
+    NewCollection, NodeLoad, NodeRecord, NodeState, Outcome, PlacementRules, Request, Wanted,
+    place_replicas,
+};
+use heddle_meta::{Catalog, Command, Placement};
+use heddle_sim::Random;
+use heddle_types::limits::{RECENT_COMMANDS_MAX, VOTERS_MAX};
+use heddle_types::{
+    CollectionConfig, CollectionId, Epoch, NodeId, Quantization, RawVectors, ShardId,
+};
+use uuid::Uuid;
+
+const SEEDS: u64 = 60;
+const COMMANDS: u64 = 200;
+
+fn node_id(number: u64) -> NodeId {
+    NodeId(Uuid::from_u64_pair(0, number))
+}
+
+fn collection_id(number: u64) -> CollectionId {
+    CollectionId(Uuid::from_u64_pair(1, number))
+}
+
+fn request(number: u64, command: ClusterCommand) -> Request {
+    Request::new(CommandId(Uuid::from_u64_pair(2, number)), command).expect("small enough")
+}
+
+fn record(number: u64, state: NodeState) -> NodeRecord {
+    let address = |port: u16| format!("node-{number}.example:{port}");
+    NodeRecord {
+        id: node_id(number),
+        name: format!("node-{number}"),
+        addresses: Addresses {
+            native: address(7700),
+            peer: address(7600),
+            raft: address(7500),
+            gossip: address(7946),
+        },
+        labels: Labels::new(),
+        data_cores: 1 + (number % 3) as u32,
+        state,
+    }
+}
+
+fn config(name: &str, shards: u32, factor: u32) -> CollectionConfig {
+    let mut config = CollectionConfig { name: name.to_owned(), ..CollectionConfig::default() };
+    config.fill_defaults();
+    config.sharding.count = shards;
+    config.replication.factor = factor;
+    config
+}
+
+/// Makes commands that often fit the state and often do not.
+struct Generator {
+    random: Random,
+    number: u64,
+}
+
+impl Generator {
+    fn new(seed: u64) -> Self {
+        Self { random: Random::new(seed), number: 0 }
+    }
+
+    fn node(&mut self) -> NodeId {
+        node_id(1 + self.random.below(9))
+    }
+
+    fn state(&mut self) -> NodeState {
+        match self.random.below(5) {
+            0..=1 => NodeState::Voter,
+            2..=3 => NodeState::Learner,
+            _ => NodeState::Draining,
+        }
+    }
+
+    fn name(&mut self) -> String {
+        ["Docs", "Users", "Logs", "Images", "bad name"][self.random.below(5) as usize].to_owned()
+    }
+
+    fn collection(&mut self, state: &ClusterState) -> CollectionId {
+        let known: Vec<CollectionId> =
+            state.catalog().collections().map(|entry| entry.id).collect();
+        if known.is_empty() || self.random.one_in(6) {
+            return collection_id(self.random.below(20));
+        }
+        known[self.random.below(known.len() as u64) as usize]
+    }
+
+    fn create(&mut self, state: &ClusterState) -> ClusterCommand {
+        let config =
+            config(&self.name(), 1 + self.random.below(4) as u32, 1 + self.random.below(3) as u32);
+        let loads: BTreeMap<NodeId, NodeLoad> = state
+            .nodes()
+            .map(|node| {
+                let cores = vec![CoreUse::default(); node.data_cores as usize];
+                (node.id, NodeLoad { free_bytes: self.random.below(1 << 30), cores })
+            })
+            .collect();
+        let rules = PlacementRules::default();
+        let (shards, factor) = (config.sharding.count, config.replication.factor);
+        let wanted = Wanted { shards, factor, rules: &rules };
+        let seed = self.random.next_u64();
+        let mut replicas = place_replicas(wanted, state.nodes(), &loads, seed).unwrap_or_default();
+        if self.random.one_in(4) {
+            // A placement that an older state suggested.
+            let place = Placement { node: self.node(), home: self.random.below(4) as u32 };
+            replicas.iter_mut().take(1).for_each(|shard| shard.push(place));
+        }
+        let id = collection_id(self.random.below(20));
+        ClusterCommand::CreateCollection(Box::new(NewCollection {
+            config,
+            id,
+            seed,
+            rules,
+            replicas,
+        }))
+    }
+
+    fn command(&mut self, state: &ClusterState) -> ClusterCommand {
+        match self.random.below(12) {
+            0..=1 => {
+                let (number, part) = (1 + self.random.below(9), self.state());
+                ClusterCommand::AddNode(record(number, part))
+            }
+            2 => {
+                let labels = [("zone".to_owned(), format!("z{}", self.random.below(3)))];
+                let node = self.node();
+                let addresses = record(1 + self.random.below(9), NodeState::Learner).addresses;
+                ClusterCommand::DescribeNode { node, addresses, labels: labels.into() }
+            }
+            3 => ClusterCommand::SetNodeState { node: self.node(), state: self.state() },
+            4 => ClusterCommand::RemoveNode { node: self.node() },
+            5..=6 => self.create(state),
+            7 => ClusterCommand::DropCollection { collection: self.collection(state) },
+            8 => ClusterCommand::FixDims {
+                collection: self.collection(state),
+                vector: String::new(),
+                dims: self.random.below(3) as u32,
+                quantization: Quantization::Bits8,
+                raw: RawVectors::Memory,
+            },
+            9 => ClusterCommand::MoveHome {
+                shard: ShardId(self.random.below(30)),
+                node: self.node(),
+                home: self.random.below(4) as u32,
+            },
+            10 => {
+                let (alias, collection) = (self.name(), self.collection(state));
+                ClusterCommand::SetAlias { alias, collection }
+            }
+            _ => ClusterCommand::DropAlias { alias: self.name() },
+        }
+    }
+
+    fn request(&mut self, state: &ClusterState) -> Request {
+        self.number += 1;
+        let number =
+            if self.random.one_in(10) { self.random.below(self.number) } else { self.number };
+        request(number, self.command(state))
+    }
+}
+
+/// The commands of a seed and the hash after each.
+fn history(seed: u64) -> Vec<(Request, u128)> {
+    let mut state = ClusterState::default();
+    let mut generator = Generator::new(seed);
+    let mut history = Vec::new();
+    for _ in 0..COMMANDS {
+        let request = generator.request(&state);
+        // Refusals are part of the sequence.
+        let _ = state.apply(&request);
+        history.push((request, state.hash()));
+    }
+    history
+}
+
+#[test]
+fn the_same_commands_give_the_same_hash_at_every_step() {
+    for seed in 0..SEEDS {
+        let mut state = ClusterState::default();
+        for (request, hash) in history(seed) {
+            let _ = state.apply(&request);
+            assert_eq!(state.hash(), hash, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn every_state_is_valid_refusals_change_nothing_and_changes_make_one_epoch() {
+    let (mut applied, mut repeated, mut refused) = (0, 0, 0);
+    for seed in 0..SEEDS {
+        let mut state = ClusterState::default();
+        let mut generator = Generator::new(seed);
+        for _ in 0..COMMANDS {
+            let before = state.clone();
+            let request = generator.request(&state);
+            match state.apply(&request) {
+                Ok(Outcome::Applied(epoch)) => {
+                    applied += 1;
+                    assert_eq!(epoch.0, before.epoch().0 + 1);
+                    assert_ne!(state.hash(), before.hash(), "seed {seed}: {request:?}");
+                }
+                Ok(Outcome::Repeated(epoch)) => {
+                    repeated += 1;
+                    assert!(epoch <= before.epoch());
+                    assert_eq!(state, before, "seed {seed}: {request:?}");
+                }
+                Err(error) => {
+                    refused += 1;
+                    assert_eq!(state, before, "seed {seed}: {request:?}: {error}");
+                }
+            }
+            assert_eq!(state.validate(), Ok(()), "seed {seed}: {request:?}");
+        }
+        let back = ClusterState::decode(&state.encode().unwrap());
+        assert_eq!(back.as_ref(), Ok(&state), "seed {seed}");
+    }
+    let least = SEEDS * COMMANDS / 50;
+    assert!(
+        applied > least && repeated > least && refused > least,
+        "{applied} {repeated} {refused}"
+    );
+}
+
+#[test]
+fn a_change_that_is_tried_again_is_applied_once_even_when_others_came_between() {
+    let mut state = ClusterState::default();
+    state.apply(&request(1, ClusterCommand::AddNode(record(1, NodeState::Voter)))).unwrap();
+    let new = NewCollection {
+        config: config("Docs", 1, 1),
+        id: collection_id(1),
+        seed: 1,
+        rules: PlacementRules::default(),
+        replicas: vec![vec![Placement { node: node_id(1), home: 0 }]],
+    };
+    let create = request(2, ClusterCommand::CreateCollection(Box::new(new)));
+    let drop = request(3, ClusterCommand::DropCollection { collection: collection_id(1) });
+    assert_eq!(state.apply(&create), Ok(Outcome::Applied(Epoch(2))));
+    assert_eq!(state.apply(&drop), Ok(Outcome::Applied(Epoch(3))));
+    // The answers were lost, and the client asks again: the collection stays dropped.
+    assert_eq!(state.apply(&create), Ok(Outcome::Repeated(Epoch(2))));
+    assert_eq!(state.apply(&drop), Ok(Outcome::Repeated(Epoch(3))));
+    assert!(state.resolve("Docs").is_none());
+    // As many later changes push the id out; then it counts as a new change.
+    for number in 0..RECENT_COMMANDS_MAX as u64 {
+        let home = ClusterCommand::DescribeNode {
+            node: node_id(1),
+            addresses: record(1, NodeState::Voter).addresses,
+            labels: Labels::new(),
+        };
+        state.apply(&request(10 + number, home)).unwrap();
+    }
+    assert_eq!(state.validate(), Ok(()));
+    assert!(matches!(state.apply(&create), Ok(Outcome::Applied(_))));
+}
+
+#[test]
+fn a_removed_node_never_comes_back_and_a_node_with_data_stays() {
+    let mut state = ClusterState::default();
+    let mut number = 0;
+    let mut apply = |state: &mut ClusterState, command| {
+        number += 1;
+        state.apply(&request(number, command))
+    };
+    let lonely = apply(&mut state, ClusterCommand::AddNode(record(1, NodeState::Learner)));
+    assert_eq!(lonely, Err(ClusterError::LastVoter { node: node_id(1) }));
+    for (node, part) in [(1, NodeState::Voter), (2, NodeState::Learner)] {
+        apply(&mut state, ClusterCommand::AddNode(record(node, part))).unwrap();
+    }
+    let new = NewCollection {
+        config: config("Docs", 1, 2),
+        id: collection_id(1),
+        seed: 1,
+        rules: PlacementRules::default(),
+        replicas: vec![[1, 2].map(|node| Placement { node: node_id(node), home: 0 }).to_vec()],
+    };
+    apply(&mut state, ClusterCommand::CreateCollection(Box::new(new))).unwrap();
+    let (drain, remove) = (
+        ClusterCommand::SetNodeState { node: node_id(2), state: NodeState::Draining },
+        ClusterCommand::RemoveNode { node: node_id(2) },
+    );
+    let early = apply(&mut state, remove.clone());
+    assert_eq!(early, Err(ClusterError::NotDraining { node: node_id(2) }));
+    apply(&mut state, drain).unwrap();
+    let full = apply(&mut state, remove.clone());
+    assert_eq!(full, Err(ClusterError::HoldsReplicas { node: node_id(2), shards: 1 }));
+    apply(&mut state, ClusterCommand::DropCollection { collection: collection_id(1) }).unwrap();
+    apply(&mut state, remove).unwrap();
+    let again = apply(&mut state, ClusterCommand::AddNode(record(2, NodeState::Learner)));
+    assert_eq!(again, Err(ClusterError::NodeKnown { node: node_id(2) }));
+    let last = ClusterCommand::SetNodeState { node: node_id(1), state: NodeState::Draining };
+    assert_eq!(apply(&mut state, last), Err(ClusterError::LastVoter { node: node_id(1) }));
+    for node in 3..=8 {
+        apply(&mut state, ClusterCommand::AddNode(record(node, NodeState::Voter))).unwrap();
+    }
+    let eighth = apply(&mut state, ClusterCommand::AddNode(record(9, NodeState::Voter)));
+    let error = eighth.expect_err("there are seven voters");
+    assert!(error.to_string().contains(&format!("{VOTERS_MAX} voters")), "{error}");
+}
+
+#[test]
+fn names_and_aliases_share_one_space_and_aliases_go_with_their_collection() {
+    let mut state = ClusterState::default();
+    let mut number = 0;
+    let mut apply = |state: &mut ClusterState, command| {
+        number += 1;
+        state.apply(&request(number, command))
+    };
+    apply(&mut state, ClusterCommand::AddNode(record(1, NodeState::Voter))).unwrap();
+    let create = |name: &str, number| {
+        ClusterCommand::CreateCollection(Box::new(NewCollection {
+            config: config(name, 1, 1),
+            id: collection_id(number),
+            seed: number,
+            rules: PlacementRules::default(),
+            replicas: vec![vec![Placement { node: node_id(1), home: 0 }]],
+        }))
+    };
+    let alias = |number| ClusterCommand::SetAlias {
+        alias: "Current".to_owned(),
+        collection: collection_id(number),
+    };
+    apply(&mut state, create("One", 1)).unwrap();
+    apply(&mut state, create("Two", 2)).unwrap();
+    apply(&mut state, alias(1)).unwrap();
+    assert_eq!(state.resolve("Current").map(|entry| entry.id), Some(collection_id(1)));
+    apply(&mut state, alias(2)).unwrap();
+    assert_eq!(state.resolve("Current").map(|entry| entry.id), Some(collection_id(2)));
+    let taken = |name: &str| Err(ClusterError::NameTaken { name: name.to_owned() });
+    assert_eq!(apply(&mut state, create("Current", 3)), taken("Current"));
+    let own = ClusterCommand::SetAlias { alias: "One".to_owned(), collection: collection_id(2) };
+    assert_eq!(apply(&mut state, own), taken("One"));
+    apply(&mut state, ClusterCommand::DropCollection { collection: collection_id(2) }).unwrap();
+    assert!(state.resolve("Current").is_none());
+    assert_eq!(state.aliases().count(), 0);
+}
+
+#[test]
+fn a_single_node_becomes_a_cluster_of_one_with_the_collections_it_has() {
+    let mut catalog = Catalog::default();
+    let node = node_id(2);
+    let created = catalog.apply(&Command::CreateCollection {
+        config: config("Docs", 2, 1),
+        id: collection_id(1),
+        seed: 5,
+        placements: (0..2).map(|home| Placement { node, home }).collect(),
+    });
+    created.unwrap();
+    let state = ClusterState::of_single_node(catalog.clone(), record(2, NodeState::Voter)).unwrap();
+    assert_eq!(state.validate(), Ok(()));
+    assert_eq!(state.replicas(ShardId(2)), [Placement { node, home: 1 }]);
+    assert_eq!(state.resolve("Docs"), catalog.collection("Docs"));
+    assert!(state.epoch() > catalog.epoch());
+    let elsewhere = ClusterState::of_single_node(catalog, record(3, NodeState::Voter)).unwrap_err();
+    assert_eq!(elsewhere, ClusterError::UnknownNode { node });
+}
+
+#[test]
+fn a_change_that_no_log_record_can_hold_is_refused_before_it_is_proposed() {
+    let mut labels = Labels::new();
+    labels.insert("x".to_owned(), "y".repeat(9 << 20));
+    let addresses = record(1, NodeState::Voter).addresses;
+    let command = ClusterCommand::DescribeNode { node: node_id(1), addresses, labels };
+    let refused = Request::new(CommandId(Uuid::from_u64_pair(2, 1)), command);
+    assert!(matches!(refused, Err(ClusterError::RequestTooLarge { found }) if found > 9 << 20));
+}
+
+#[test]
+fn a_collection_that_the_next_snapshot_could_not_hold_is_refused() {
+    let mut state = ClusterState::default();
+    state.apply(&request(0, ClusterCommand::AddNode(record(1, NodeState::Voter)))).unwrap();
+    let create = |number: u64| {
+        let mut config = config(&format!("C{number}"), 1, 1);
+        config.description = "x".repeat(7_900_000);
+        request(
+            number,
+            ClusterCommand::CreateCollection(Box::new(NewCollection {
+                config,
+                id: collection_id(number),
+                seed: number,
+                rules: PlacementRules::default(),
+                replicas: vec![vec![Placement { node: node_id(1), home: 0 }]],
+            })),
+        )
+    };
+    for number in 1..=7 {
+        state.apply(&create(number)).unwrap();
+    }
+    let (before, refused) = (state.hash(), state.apply(&create(8)));
+    assert!(matches!(refused, Err(ClusterError::StateTooLarge { .. })), "{refused:?}");
+    assert_eq!(state.hash(), before);
+    let bytes = state.encode().unwrap();
+    assert_eq!(ClusterState::decode(&bytes).map(|back| back.hash()), Ok(before));
+    state.apply(&request(9, ClusterCommand::AddNode(record(2, NodeState::Learner)))).unwrap();
+    let drop = ClusterCommand::DropCollection { collection: collection_id(1) };
+    state.apply(&request(10, drop)).unwrap();
+    state.apply(&create(8)).unwrap();
+}
