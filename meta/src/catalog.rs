@@ -169,11 +169,6 @@ impl Catalog {
         self.epoch = Epoch(self.epoch.0 + 1);
     }
 
-    /// Shards made so far: no shard has a higher number.
-    pub(crate) fn shards_made(&self) -> u64 {
-        self.shards_made
-    }
-
     /// Every collection, by name.
     pub fn collections(&self) -> impl Iterator<Item = &CollectionEntry> {
         self.collections.values()

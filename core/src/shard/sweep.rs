@@ -125,9 +125,9 @@ impl<D: Device> Shard<D> {
         }
     }
 
-    /// Within a bulk, frees the slots of rows that were replaced before a graph knew them, once there
-    /// are as many as live ones. Else a log of many updates of few objects makes a shard, and its
-    /// next image, as large as the log.
+    /// Within a bulk, frees the slots of rows that were replaced before a graph knew them, once
+    /// there are as many as live ones. Else a log of many updates of few objects makes a shard, and
+    /// its next image, as large as the log.
     ///
     /// Cost: that of ending the bulk and of one pass over all values, shared by as many records as
     /// there are live rows.

@@ -241,8 +241,8 @@ mod tests {
                 "virtual shards",
             ),
             ("\"factor\":2".to_owned(), "\"factor\":3".to_owned(), "replicas, not 3"),
-            ("\"shards_made\":".to_owned(), "\"shards_made\":0,\"x\":".to_owned(), "never made"),
-            ("\"epoch\":".to_owned(), "\"epoch\":900000000000000000".to_owned(), "never made"),
+            ("\"shards_made\":".to_owned(), "\"shards_made\":0,\"x\":".to_owned(), "shards made"),
+            ("\"epoch\":".to_owned(), "\"epoch\":900000000000000000".to_owned(), "epoch is"),
         ] {
             assert!(text.contains(&from), "{from}");
             let changed = text.replace(&from, &to);
