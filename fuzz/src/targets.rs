@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod checkpoint;
 pub mod filter;
+pub mod gossip;
 pub mod header;
 pub mod json;
 pub mod ledger;
@@ -47,7 +48,7 @@ const fn target(
 }
 
 /// Every target.
-pub const ALL: [Target; 10] = [
+pub const ALL: [Target; 11] = [
     target("header", header::run, header::seeds, PLAIN),
     target("messages", messages::run, messages::seeds, MAPS),
     target("wal", wal::run, wal::seeds, DISK),
@@ -57,6 +58,7 @@ pub const ALL: [Target; 10] = [
     target("backup", backup::run, backup::seeds, MAPS),
     target("row", row::run, row::seeds, MAPS),
     target("filter", filter::run, filter::seeds, MAPS),
+    target("gossip", gossip::run, gossip::seeds, MAPS),
     target("json", json::run, json::seeds, MAPS),
 ];
 
