@@ -138,6 +138,28 @@ fn a_node_that_slept_for_a_minute_calls_nobody_dead_and_comes_back() {
     }
 }
 
+// With a new identity foca forgets its timers, and sets new ones only when a packet arrives: it
+// would hold its last members for alive for ever.
+#[test]
+fn a_node_called_dead_whose_peers_then_die_notices_that_too() {
+    for seed in 0..SEEDS / 10 {
+        let mut network = Network::cluster(seed, 3);
+        network.run_until(10 * SECOND, is_whole);
+        network.stall(3, 30 * SECOND);
+        network.run_until(25 * SECOND, |processes| {
+            [1, 2].iter().all(|port| processes[&address(*port)].members.len() == 1)
+        });
+        network.kill(1);
+        network.kill(2);
+        // It reads the last words of the others when it wakes up.
+        network.run_until(30 * SECOND + detection_time_max(3), |processes| {
+            processes[&address(3)].members.is_empty()
+        });
+        network.start(1, 2, 1, &[]);
+        network.run_until(5 * SECOND, is_whole);
+    }
+}
+
 #[test]
 fn a_partition_of_three_and_two_for_a_minute_heals() {
     let mut longest = Duration::ZERO;
@@ -437,6 +459,79 @@ fn random_and_damaged_bytes_are_dropped_without_a_word() {
     ];
     assert_eq!(counted.map(|reason| network.dropped(reason)).iter().sum::<u64>(), expected);
     assert!(counted.iter().all(|reason| network.dropped(*reason) > 0));
+}
+
+#[test]
+fn a_join_list_that_comes_later_is_used() {
+    let mut network = Network::new(12);
+    network.start(1, 1, 1, &[]);
+    network.start(2, 1, 2, &[]);
+    network.run_for(10 * SECOND);
+    assert!(network.process(2).members.is_empty());
+    network.tell(address(2), Event::Seeds(vec![address(1)]));
+    network.run_until(3 * SECOND, is_whole);
+}
+
+#[test]
+fn after_any_storm_everyone_sees_everyone_again() {
+    let mut longest = Duration::ZERO;
+    for seed in 0..SEEDS / 4 {
+        let mut network = Network::cluster(seed, 5);
+        let mut boots = [1; 5];
+        for _ in 0..60 {
+            storm(&mut network, &mut boots);
+        }
+        network.lose(0);
+        network.heal();
+        for port in ALL {
+            if !network.processes.contains_key(&address(port)) {
+                restart(&mut network, &mut boots, port);
+            }
+        }
+        longest = longest.max(network.run_until(60 * SECOND, is_whole));
+        network.run_for(60 * SECOND);
+        assert!(is_whole(&network.processes), "seed {seed}: it stays whole");
+        let conflicts = network.processes.values().map(|process| process.conflicts.len());
+        assert_eq!(conflicts.sum::<usize>(), 0, "seed {seed}: no node ran twice");
+    }
+    println!("whole after a storm within {longest:?}");
+}
+
+/// One misfortune, and some time to suffer from it.
+fn storm(network: &mut Network, boots: &mut [u64; 5]) {
+    let mut any = || u16::try_from(1 + network.random.below(5)).expect("at most five");
+    let (one, other) = (any(), any());
+    let runs = network.processes.contains_key(&address(one));
+    match network.random.below(8) {
+        0 | 1 if runs && network.processes.len() > 1 => {
+            network.kill(one);
+        }
+        0..3 if !runs => restart(network, boots, one),
+        3 if one != other => network.cut(one, other),
+        4 if one != other => network.part(&[one], &[other]),
+        5 => {
+            let others: Vec<u16> = ALL.into_iter().filter(|port| *port != one).collect();
+            network.part(&[one], &others);
+        }
+        6 if runs => {
+            let time = Duration::from_millis(network.random.below(20_000));
+            network.stall(one, time);
+        }
+        7 => network.heal(),
+        _ => {
+            let percent = network.random.below(30);
+            network.lose(percent);
+        }
+    }
+    let pause = Duration::from_millis(network.random.below(8_000));
+    network.run_for(pause);
+}
+
+fn restart(network: &mut Network, boots: &mut [u64; 5], port: u16) {
+    let boot = &mut boots[usize::from(port) - 1];
+    *boot += 1;
+    // Two of them are enough to find the rest.
+    network.start(port.into(), *boot, port, &[1, 2]);
 }
 
 #[test]

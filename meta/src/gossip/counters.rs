@@ -1,7 +1,7 @@
 //! What was sent, taken and dropped.
 
-/// Why a packet was dropped. Nothing of it was used, except that a packet with a right seal whose
-/// sender must first prove that it lives makes the node ask for that proof.
+/// Why a packet was dropped. Nothing of it was used unless a reason says so; a packet with a right
+/// seal whose sender must first prove that it lives makes the node ask for that proof.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum DropReason {
     /// Shorter than an envelope.
@@ -16,7 +16,7 @@ pub enum DropReason {
     Cluster,
     /// The seal is wrong: another secret, or damage.
     Forged,
-    /// The seal is right and the rest is no packet.
+    /// The seal is right and the rest is no packet. What came before the fault may have been used.
     Malformed,
     /// It is one of this node's own.
     Own,

@@ -191,12 +191,7 @@ impl Gossip {
         if packet.target != self.own.incarnation.run && !is_for_anyone {
             return Err(DropReason::Misdirected);
         }
-        // There is one run of this node, whatever others say.
-        let standing = if sender.node == self.own.node {
-            Standing::Superseded
-        } else {
-            self.sessions.standing(sender)
-        };
+        let standing = self.standing_of(sender);
         if standing == Standing::Current && !self.sessions.take(sender.node, packet.counter) {
             return Err(DropReason::Replayed);
         }
@@ -300,6 +295,7 @@ impl Gossip {
     }
 
     fn standing_of(&self, run: Run) -> Standing {
+        // There is one run of this node, whatever others say.
         if run.node == self.own.node { Standing::Superseded } else { self.sessions.standing(run) }
     }
 
@@ -424,6 +420,12 @@ impl Gossip {
 
     /// Turns what foca asked for into effects, and tells what changed.
     fn flush(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if self.outbox.has_rejoined {
+            // A new identity ends all timers of foca, which sets new ones when it next looks at its
+            // members. A packet would make it look, but may never come.
+            let nothing = std::iter::empty();
+            self.count_error(|gossip| gossip.foca.apply_many(nothing, false, &mut gossip.outbox));
+        }
         let outbox = std::mem::take(&mut self.outbox);
         for (after, timer) in outbox.timers {
             self.timers.add(now + after, Due::Foca(timer));

@@ -6,7 +6,7 @@
 //! foca knows neither authentication nor replays, so each of its messages travels in an envelope
 //! ([`packet`]) sealed with a key of the cluster's secret. A run of a node is listened to only when
 //! it has sent back a number just drawn for it, which no recorded packet can do; from then on every
-//! packet counts once ([`window`]). The same proof shows that two processes claim one node.
+//! packet counts once (`window.rs`). The same proof shows that two processes claim one node.
 
 mod codec;
 mod counters;

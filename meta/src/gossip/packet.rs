@@ -46,9 +46,9 @@ impl fmt::Debug for Key {
 pub enum Kind {
     /// A message of foca.
     Gossip,
-    /// Proves that its sender lives, or asks for such a proof: a [`Handshake`].
+    /// Proves that its sender lives, or asks for such a proof.
     Handshake,
-    /// Tells a node that another process claims to be it: a [`Notice`].
+    /// Tells a node that another process claims to be it.
     Conflict,
 }
 

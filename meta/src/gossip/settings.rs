@@ -86,7 +86,7 @@ pub struct GossipConfig {
     pub node: NodeId,
     /// Number of this start, higher than that of every earlier one.
     pub boot: u64,
-    /// Where the others reach its gossip.
+    /// Where the others reach its gossip: an address of its own, never an unspecified one.
     pub gossip: SocketAddr,
     /// What it offers at first.
     pub offer: Offer,

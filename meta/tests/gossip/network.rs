@@ -38,6 +38,7 @@ enum Happening {
 }
 
 pub(crate) struct Network {
+    seed: u64,
     pub(crate) now: Duration,
     pub(crate) random: Random,
     /// The running processes, by their address.
@@ -53,6 +54,7 @@ pub(crate) struct Network {
 impl Network {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
+            seed,
             now: Duration::from_secs(1_000),
             random: Random::new(seed),
             processes: BTreeMap::new(),
@@ -136,6 +138,11 @@ impl Network {
                 self.cuts.insert((address(*other), address(*one)));
             }
         }
+    }
+
+    /// Lets nothing through from one to the other; the way back stays.
+    pub(crate) fn cut(&mut self, source: u16, target: u16) {
+        self.cuts.insert((address(source), address(target)));
     }
 
     pub(crate) fn heal(&mut self) {
@@ -226,7 +233,7 @@ impl Network {
         let start = self.now;
         while !is_done(&self.processes) {
             let took = self.now - start;
-            assert!(took < limit, "not done after {took:?}");
+            assert!(took < limit, "seed {}: not done after {took:?}", self.seed);
             self.run_for(Duration::from_millis(50));
         }
         self.now - start
