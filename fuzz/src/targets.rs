@@ -4,6 +4,7 @@ pub mod backup;
 pub mod checkpoint;
 pub mod cluster;
 pub mod filter;
+pub mod gossip;
 pub mod header;
 pub mod json;
 pub mod ledger;
@@ -54,7 +55,7 @@ const fn target(
 }
 
 /// Every target.
-pub const ALL: [Target; 13] = [
+pub const ALL: [Target; 14] = [
     target("header", header::run, header::seeds, PLAIN),
     target("messages", messages::run, messages::seeds, MAPS),
     target("wal", wal::run, wal::seeds, DISK),
@@ -67,6 +68,7 @@ pub const ALL: [Target; 13] = [
     target("raft_snapshot", raft_snapshot::run, raft_snapshot::seeds, MAPS),
     target("row", row::run, row::seeds, MAPS),
     target("filter", filter::run, filter::seeds, MAPS),
+    target("gossip", gossip::run, gossip::seeds, MAPS),
     target("json", json::run, json::seeds, MAPS),
 ];
 

@@ -9,6 +9,7 @@
 
 pub mod catalog;
 pub mod cluster;
+pub mod gossip;
 pub mod manifest;
 pub mod placement;
 pub mod raft;
