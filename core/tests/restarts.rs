@@ -94,6 +94,10 @@ fn a_log_of_many_updates_is_replayed_into_few_slots_and_old_values_are_gone() {
         assert_eq!(status.records_replayed, ROWS * UPDATES);
         // At most so many wait to be reused at once.
         assert!(status.dead_slots < 4_096 + 2 * 1_024, "{} dead slots", status.dead_slots);
+        // Written from now on: what is freed is used again, so an image is as small.
+        engine.checkpoint(SHARD).await.unwrap();
+        let image_bytes = engine.status().shards[0].image_bytes;
+        assert!(image_bytes < 4 << 20, "an image of {image_bytes} bytes");
         let last = UPDATES - 1;
         for update in [0, 100, last - 1, last] {
             let filter = with_text(&format!("update {update}"));

@@ -296,7 +296,9 @@ impl<D: Device, C: Clock> Engine<D, C> {
         if self.is_image_awaited() || !cell.shard.borrow().objects.has_compaction(pressure) {
             return Ok(false);
         }
-        let room_bytes = self.compaction_room().await?;
+        // What the image writes that gives the space back afterwards.
+        let image_bytes = cell.book.borrow().image_bytes;
+        let room_bytes = self.compaction_room().await?.saturating_sub(image_bytes);
         let job = {
             let mut shard = cell.shard.borrow_mut();
             // An image that is being written refers to the segments as they are.

@@ -1,5 +1,6 @@
 //! Writing images while serving, and giving up the log that they cover.
 
+use std::cell::Ref;
 use std::rc::Rc;
 
 use heddle_types::limits::CHECKPOINT_CHUNK_BYTES;
@@ -69,8 +70,12 @@ impl<D: Device, C: Clock> Engine<D, C> {
         due.into_iter().map(|(_, shard)| shard).collect()
     }
 
-    /// Does the log wait for an image that could be written now? Rewriting rows waits for it.
+    /// Does the log wait for an image that could be written now? Rewriting rows waits for it, but
+    /// not when space is short: what it gives back is needed then, and images come in between.
     pub(super) fn is_image_awaited(&self) -> bool {
+        if self.space() > SpaceLevel::Plenty {
+            return false;
+        }
         let cells = self.cells();
         let log = self.log_pressure(&cells);
         cells.iter().any(|cell| {
@@ -85,8 +90,10 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let config = &self.inner.config;
         let log_limit = config.log_bytes_max.max(LOG_SEGMENTS_MIN * config.wal.segment_bytes);
         let is_long = self.inner.wal.stats().segment_bytes >= log_limit;
-        let failing = cells.iter().map(|cell| cell.book.borrow()).filter(|book| book.image_failed);
-        let held_at = failing.filter_map(|book| book.first_unimaged);
+        // No image can free what these hold: one failed, the other is never written.
+        let holds = |book: &Ref<'_, Book>| book.image_failed || book.poisoned;
+        let holding = cells.iter().map(|cell| cell.book.borrow()).filter(holds);
+        let held_at = holding.filter_map(|book| book.first_unimaged);
         LogPressure { is_long, held_at: held_at.chain(self.unserved_need_from()).min() }
     }
 
@@ -104,11 +111,10 @@ impl<D: Device, C: Clock> Engine<D, C> {
     fn gives_space_back(&self, cell: &ShardCell<D>) -> bool {
         let rows = cell.shard.borrow().objects.stats();
         let image_bytes = cell.book.borrow().image_bytes;
+        let enough = RETIRED_BYTES_MAX.max(rows.disk_bytes / RETIRED_SHARE);
         match self.space() {
-            SpaceLevel::Plenty => {
-                rows.retired_bytes > RETIRED_BYTES_MAX.max(rows.disk_bytes / RETIRED_SHARE)
-            }
-            _ => rows.retired_bytes > image_bytes / RETIRED_SHARE,
+            SpaceLevel::Plenty => rows.retired_bytes > enough,
+            _ => rows.retired_bytes > enough.min(image_bytes / RETIRED_SHARE),
         }
     }
 

@@ -105,7 +105,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
         self.inner.pace.get().is_free(now_ns).then_some(SpacePressure::None)
     }
 
-    /// Bytes that a compaction may write: what is free, without what the log needs to go on. What
+    /// Bytes that a compaction and the image after it may write: what is free, without what the log
+    /// needs to go on. What
     /// is reserved for deletions is not free, until it is given up for such work as this.
     ///
     /// Errors: the device's.

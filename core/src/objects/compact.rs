@@ -194,6 +194,7 @@ impl<D: Device> ObjectStore<D> {
         let mut room = self.config.memtable_bytes;
         let mut left = room_bytes.saturating_sub(FILE_OVERHEAD_BYTES);
         let mut numbers = Vec::new();
+        let mut gains = false;
         for (number, sealed) in &self.segments {
             let living = sealed.segment.header.data_bytes().saturating_sub(sealed.dead_bytes);
             let is_crowded = crowded.is_some() && self.tier_of(sealed) == crowded;
@@ -203,9 +204,11 @@ impl<D: Device> ObjectStore<D> {
                 room = room.saturating_sub(living);
                 left = left.saturating_sub(needed);
                 numbers.push(*number);
+                gains |= is_dead(sealed);
             }
         }
-        numbers
+        // One small segment alone would become another one of the same size, again and again.
+        if gains || numbers.len() > 1 { numbers } else { Vec::new() }
     }
 
     /// Small segments are told apart by powers of eight below a quarter of a memtable: merging

@@ -126,7 +126,7 @@ impl Signs {
         for (byte, part) in row.iter_mut().zip(numbers.as_chunks::<8>().0) {
             for (bit, &number) in part.iter().enumerate() {
                 *byte |= u8::from(number >= 0.0) << bit;
-                // Integers: below 2^24 in any dimension that is allowed, so exact.
+                // In one order on every machine; exact up to a thousand dimensions.
                 sums.0 += number.abs();
                 sums.1 += number * number;
             }

@@ -143,7 +143,9 @@ fn read_padded(arena: &Arena, offset: u64, out: &mut [u8]) {
     let committed = arena.committed_bytes() as u64;
     let readable = committed.saturating_sub(offset).min(out.len() as u64) as usize;
     let (head, tail) = out.split_at_mut(readable);
-    arena.read_bytes(offset as usize, head);
+    if !head.is_empty() {
+        arena.read_bytes(offset as usize, head);
+    }
     tail.fill(0);
 }
 

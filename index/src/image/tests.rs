@@ -54,6 +54,20 @@ fn restore(image: &[Vec<u8>]) -> Result<VectorWriter, IndexError> {
 }
 
 #[test]
+fn an_image_of_more_slots_than_the_index_ever_held_reads_zeros_beyond_its_memory() {
+    // Another vector of the same objects filled the slots; this one has a single vector.
+    let mut shard = Shard::new(params());
+    shard.store(&[1.0; 20]);
+    let view = shard.writer.view();
+    let slots = 1_000_000;
+    for (section, planned) in view.image_plan(slots).iter().enumerate() {
+        let mut last = vec![0xAA; planned.bytes.min(1_000) as usize];
+        view.image_read(slots, section, planned.bytes - last.len() as u64, &mut last);
+        assert!(section == 0 || last.iter().all(|&byte| byte == 0), "{}", planned.name);
+    }
+}
+
+#[test]
 fn an_image_restores_the_same_graph_vectors_and_tail() {
     let mut shard = shard();
     let image = image_of(&shard);

@@ -82,7 +82,9 @@ pub struct SearchStats {
     pub glanced: u64,
     /// Neighbour lists read.
     pub hops: u64,
-    /// All passing rows were scanned: the hits are exact.
+    /// All passing rows were scanned. The hits are exact, but for rows that their signs ruled out
+    /// wrongly: a few in a million without a filter or with a distance limit, up to one in 40 of
+    /// those at the very end of the hits with a filter.
     pub exact: bool,
     /// How the search ended.
     pub strategy: Strategy,

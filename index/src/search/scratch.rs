@@ -58,8 +58,9 @@ impl Glanced {
         let Some((signs, base)) = view.planes.signs() else { return };
         let query = query.signs(signs);
         let (slots, lowest) = (&self.slots[..self.count], &mut self.lowest[..self.count]);
-        // SAFETY: a slot gets here from a presence bit of this view, read with acquire ordering
-        // after the row was written; signs are written and committed with the row.
+        // SAFETY: a slot gets here from a bit of this view, of those present or not yet linked,
+        // read with acquire ordering and set after the row was written; signs are written and
+        // committed with the row.
         unsafe { signs.lowest(query, base, slots, spreads, lowest) };
     }
 

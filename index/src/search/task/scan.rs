@@ -120,11 +120,13 @@ impl SearchTask<'_> {
     /// Spreads of the error that a look at the signs allows for.
     fn spreads(&self) -> f32 {
         match self.request.filter {
-            Some(_) => {
-                let doublings = (self.request.ef.max(1) as f32 / SPREADS_POOL).log2();
+            // Rows within a distance are all wanted, also those at its very end.
+            Some(_) if self.request.max_distance.is_none() => {
+                let pool = self.request.ef.max(self.request.k).max(1);
+                let doublings = (pool as f32 / SPREADS_POOL).log2();
                 (SPREADS_MIN + doublings * SPREADS_STEP).clamp(SPREADS_MIN, SPREADS_MAX)
             }
-            None => EXACT_SPREADS,
+            _ => EXACT_SPREADS,
         }
     }
 
