@@ -99,15 +99,8 @@ fn a_request_larger_than_the_room_is_refused_by_its_header() {
             break;
         }
     }
-    // The stream is in step, and what fits is taken: at once, or when the allocator has given back
-    // what it kept of bodies that were read before the node looked.
-    let taken = loop {
-        match small_put(&mut client, 1) {
-            Err(ErrorCode::MemoryFull) => {}
-            other => break other,
-        }
-    };
-    assert_eq!(taken, Ok(()));
+    // The stream is in step: what needs no memory is answered.
+    assert_eq!(status(&mut client)["phase"], "serving");
 }
 
 #[test]
