@@ -181,9 +181,16 @@ impl Signs {
         let length = (query.norm2 + of_query / ERROR2).sqrt();
         let sides = if self.bits.family == Family::L2 { 2.0 } else { 1.0 };
         let scale = sides * spreads * length;
-        let lowest = self.bits.kernels.lowest[usize::from(self.bits.family == Family::L2)];
-        // SAFETY: the kernel's instruction set was found on this machine; lengths are asserted; the
-        // caller vouches for the rows.
-        unsafe { lowest(query, rows, scale, slots, out) };
+        if let Some(kernels) = self.bits.kernels.lowest {
+            let lowest = kernels[usize::from(self.bits.family == Family::L2)];
+            // SAFETY: the kernel's instruction set was found on this machine; lengths are asserted;
+            // the caller vouches for the rows.
+            return unsafe { lowest(query, rows, scale, slots, out) };
+        }
+        // SAFETY: sign rows are one-bit rows with their factors behind them; the caller vouches for
+        // them.
+        unsafe { self.bits.many(query, rows.as_codes(), slots, out) };
+        // SAFETY: as above.
+        unsafe { rows.subtract_spreads(scale, slots, out) };
     }
 }

@@ -62,7 +62,8 @@ pub(super) struct Kernels {
     pub(super) set: InstructionSet,
     pub(super) many: [[ManyFn; 2]; 4],
     pub(super) refine: [[RefineFn; 2]; 4],
-    pub(super) lowest: [LowestFn; 2],
+    /// None where the estimates of one-bit rows are the fastest there is.
+    pub(super) lowest: Option<[LowestFn; 2]>,
     pub(super) encode: EncodeFn,
     pub(super) prepare: PrepareFn,
     pub(super) prepare_row: PrepareRowFn,
@@ -105,7 +106,7 @@ fn plain() -> Kernels {
             [refine::<FOUR, false>, refine::<FOUR, true>],
             [refine::<ONE, false>, refine::<ONE, true>],
         ],
-        lowest: [lowest::<false>, lowest::<true>],
+        lowest: None,
         encode: Codec::encode_body,
         prepare: Codec::prepare_body,
         prepare_row: Codec::prepare_row_body,
@@ -149,22 +150,6 @@ unsafe fn many<const CODE: usize, const L2: bool>(
         let factors = unsafe { core::slice::from_raw_parts(rows.factors_of(slot), FACTORS_READ) };
         *distance = finish::<L2>(query, product, factors[0], factors[1]);
     }
-}
-
-/// # Safety
-/// As for [`super::Signs::lowest`].
-unsafe fn lowest<const L2: bool>(
-    query: &CodeQuery,
-    rows: SignRows,
-    spreads: f32,
-    slots: &[u32],
-    out: &mut [f32],
-) {
-    // SAFETY: sign rows are one-bit rows with their factors behind them; the caller vouches for
-    // them.
-    unsafe { many::<ONE, L2>(query, rows.as_codes(), slots, out) };
-    // SAFETY: passed on.
-    unsafe { rows.subtract_spreads(spreads, slots, out) };
 }
 
 /// Dot product of a half-precision row in the fixed order.

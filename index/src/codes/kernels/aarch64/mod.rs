@@ -25,7 +25,7 @@ pub(super) fn append_available(tables: &mut Vec<Kernels>) {
 }
 
 fn table(set: InstructionSet) -> Kernels {
-    use neon::{lowest, many, refine};
+    use neon::{many, refine};
     Kernels {
         set,
         many: [
@@ -40,7 +40,7 @@ fn table(set: InstructionSet) -> Kernels {
             [refine::<FOUR, false>, refine::<FOUR, true>],
             [refine::<ONE, false>, refine::<ONE, true>],
         ],
-        lowest: [lowest::<false>, lowest::<true>],
+        lowest: None,
         encode: Codec::encode_body,
         prepare: Codec::prepare_body,
         prepare_row: Codec::prepare_row_body,

@@ -6,7 +6,6 @@ use super::super::blocks::{BLOCK, LINE, Scales, each_block, each_row};
 use super::super::{EIGHT, FOUR, HALF, ONE};
 use crate::codes::encode::EDGE_SCALE;
 use crate::codes::scalar::LANES;
-use crate::codes::signs::SignRows;
 use crate::codes::{CodeQuery, CodeRows, RefineRows};
 
 /// Bytes of a register.
@@ -214,23 +213,6 @@ const EDGES: [i8; 16] = {
     (edges[0], edges[15]) = (EDGE_SCALE as i8, EDGE_SCALE as i8);
     edges
 };
-
-/// # Safety
-/// As for [`crate::codes::Signs::lowest`].
-#[target_feature(enable = "neon")]
-pub(super) unsafe fn lowest<const L2: bool>(
-    query: &CodeQuery,
-    rows: SignRows,
-    spreads: f32,
-    slots: &[u32],
-    out: &mut [f32],
-) {
-    // SAFETY: sign rows are one-bit rows with their factors behind them; the caller vouches for
-    // them.
-    unsafe { many::<ONE, L2>(query, rows.as_codes(), slots, out) };
-    // SAFETY: passed on.
-    unsafe { rows.subtract_spreads(spreads, slots, out) };
-}
 
 /// The bits of a byte.
 const BITS: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];

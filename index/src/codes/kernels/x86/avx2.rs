@@ -6,7 +6,6 @@ use super::super::{EIGHT, FOUR, HALF, Kernels, ONE};
 use crate::codes::encode::EDGE_SCALE;
 use crate::codes::kernels::blocks::{BLOCK, LINE, Scales, each_block, each_row};
 use crate::codes::scalar::LANES;
-use crate::codes::signs::SignRows;
 use crate::codes::{CodeQuery, CodeRows, Codec, CodecScratch, RefineRows};
 use crate::instruction_set::InstructionSet;
 
@@ -31,7 +30,7 @@ pub(super) fn table() -> Kernels {
             [refine::<FOUR, false>, refine::<FOUR, true>],
             [refine::<ONE, false>, refine::<ONE, true>],
         ],
-        lowest: [lowest::<false>, lowest::<true>],
+        lowest: None,
         encode,
         prepare,
         prepare_row,
@@ -257,23 +256,6 @@ unsafe fn many<const CODE: usize, const L2: bool>(
     };
     // SAFETY: the caller vouches for rows and factors.
     unsafe { each_block::<L2>(query, rows, slots, out, products) };
-}
-
-/// # Safety
-/// As for [`crate::codes::Signs::lowest`].
-#[target_feature(enable = "avx2,f16c,popcnt")]
-unsafe fn lowest<const L2: bool>(
-    query: &CodeQuery,
-    rows: SignRows,
-    spreads: f32,
-    slots: &[u32],
-    out: &mut [f32],
-) {
-    // SAFETY: sign rows are one-bit rows with their factors behind them; the caller vouches for
-    // them.
-    unsafe { many::<ONE, L2>(query, rows.as_codes(), slots, out) };
-    // SAFETY: passed on.
-    unsafe { rows.subtract_spreads(spreads, slots, out) };
 }
 
 /// Eight signed bytes as integers.

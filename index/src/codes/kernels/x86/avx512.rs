@@ -27,7 +27,7 @@ pub(super) fn table() -> Kernels {
             [refine::<FOUR, false>, refine::<FOUR, true>],
             [refine::<ONE, false>, refine::<ONE, true>],
         ],
-        lowest: [lowest::<false>, lowest::<true>],
+        lowest: Some([lowest::<false>, lowest::<true>]),
         encode,
         prepare,
         prepare_row,
