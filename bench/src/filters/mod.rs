@@ -165,7 +165,7 @@ fn run_pass(built: &Built, queries: &[f32], dims: usize, case: &Case, k: u32, ef
     let mut scratch = Scratch::new();
     let mut hits: Vec<Hit> = Vec::new();
     let (mut right, mut wanted, mut ways) = (0, 0, BTreeMap::<Strategy, u64>::new());
-    let (mut evaluations, mut hops) = (0, 0);
+    let (mut evaluations, mut glanced, mut hops) = (0, 0, 0);
     let before = thread_cpu_ns();
     for (row, query) in queries.chunks_exact(dims).enumerate() {
         let request = SearchRequest { filter: case.set.as_ref(), ..SearchRequest::new(k, ef) };
@@ -175,6 +175,7 @@ fn run_pass(built: &Built, queries: &[f32], dims: usize, case: &Case, k: u32, ef
         wanted += truth.len();
         right += hits.iter().filter(|hit| truth.contains(&i64::from(hit.slot))).count();
         evaluations += stats.evaluations;
+        glanced += stats.glanced;
         hops += stats.hops;
         *ways.entry(stats.strategy).or_default() += 1;
     }
@@ -185,6 +186,7 @@ fn run_pass(built: &Built, queries: &[f32], dims: usize, case: &Case, k: u32, ef
         recall: right as f64 / wanted.max(1) as f64,
         qps: count / seconds,
         evaluations: evaluations as f64 / count,
+        glanced: glanced as f64 / count,
         hops: hops as f64 / count,
         ways: ways.into_iter().map(|(way, n)| (way.name(), n as f64 / count)).collect(),
     }

@@ -13,6 +13,8 @@ pub(super) struct Point {
     /// Queries per CPU second of one thread, best pass.
     pub(super) qps: f64,
     pub(super) evaluations: f64,
+    /// Rows looked at by their signs.
+    pub(super) glanced: f64,
     pub(super) hops: f64,
     /// Share of the queries that ended with each strategy.
     pub(super) ways: Vec<(&'static str, f64)>,
@@ -60,8 +62,8 @@ impl Series {
 /// Prints every point, then the rates at equal recall. The first series is the unfiltered one.
 pub(super) fn print(series: &[Series]) {
     println!(
-        "{:>26} {:>8} {:>5} {:>7} {:>9} {:>8} {:>7}  strategy",
-        "filter", "passing", "ef", "recall", "qps/cpu", "evals", "hops"
+        "{:>26} {:>8} {:>5} {:>7} {:>9} {:>8} {:>7} {:>7}  strategy",
+        "filter", "passing", "ef", "recall", "qps/cpu", "evals", "signs", "hops"
     );
     for Series { name, passing_share, points } in series {
         for point in points {
@@ -71,12 +73,13 @@ pub(super) fn print(series: &[Series]) {
                 .map(|(way, share)| format!("{way} {:.0} %", share * 100.0))
                 .collect();
             println!(
-                "{name:>26} {:>7.2}% {:>5} {:>7.4} {:>9.0} {:>8.0} {:>7.0}  {}",
+                "{name:>26} {:>7.2}% {:>5} {:>7.4} {:>9.0} {:>8.0} {:>7.0} {:>7.0}  {}",
                 passing_share * 100.0,
                 point.ef,
                 point.recall,
                 point.qps,
                 point.evaluations,
+                point.glanced,
                 point.hops,
                 ways.join(", ")
             );
@@ -100,7 +103,7 @@ mod tests {
     use super::*;
 
     fn point(ef: u32, recall: f64, qps: f64) -> Point {
-        Point { ef, recall, qps, evaluations: 0.0, hops: 0.0, ways: Vec::new() }
+        Point { ef, recall, qps, evaluations: 0.0, glanced: 0.0, hops: 0.0, ways: Vec::new() }
     }
 
     #[test]
