@@ -242,8 +242,9 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// One unit of row upkeep a shard: a full memtable is written, or mostly dead segments are
     /// rewritten. Or log that nobody needs is given up. False when there was nothing to do.
     ///
-    /// Nothing is rewritten while the log waits for an image, see [`Engine::checkpoint_due`]: write
-    /// images before. A node that is killed early would else rewrite rows in each of its lives,
+    /// Unless space is short, nothing is rewritten while the log waits for an image, see
+    /// [`Engine::checkpoint_due`]: write images before. A node that is killed early would else
+    /// rewrite rows in each of its lives,
     /// write an image in none, and replay more at every start.
     ///
     /// Errors: the device's or damage in a segment; rows stay where they were. A shard that fails
@@ -296,9 +297,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
         if self.is_image_awaited() || !cell.shard.borrow().objects.has_compaction(pressure) {
             return Ok(false);
         }
-        // What the image writes that gives the space back afterwards.
         let image_bytes = cell.book.borrow().image_bytes;
-        let room_bytes = self.compaction_room().await?.saturating_sub(image_bytes);
+        let room_bytes = self.compaction_room(image_bytes).await?;
         let job = {
             let mut shard = cell.shard.borrow_mut();
             // An image that is being written refers to the segments as they are.

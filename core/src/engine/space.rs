@@ -105,14 +105,17 @@ impl<D: Device, C: Clock> Engine<D, C> {
         self.inner.pace.get().is_free(now_ns).then_some(SpacePressure::None)
     }
 
-    /// Bytes that a compaction and the image after it may write: what is free, without what the log
-    /// needs to go on. What
-    /// is reserved for deletions is not free, until it is given up for such work as this.
+    /// Bytes that a compaction may write: what is free, without what the log needs to go on, and
+    /// without what the image may write that gives the space back; it seldom writes all of its
+    /// bytes anew, so half of what is free is enough for it. What is reserved for deletions is not
+    /// free, until it is given up for such work as this.
     ///
     /// Errors: the device's.
-    pub(super) async fn compaction_room(&self) -> Result<u64, DeviceError> {
+    pub(super) async fn compaction_room(&self, image_bytes: u64) -> Result<u64, DeviceError> {
         let free_bytes = self.inner.device.space().await?.free_bytes;
-        Ok(free_bytes.saturating_sub(LOG_SEGMENTS_KEPT * self.inner.config.wal.segment_bytes))
+        let log_bytes = LOG_SEGMENTS_KEPT * self.inner.config.wal.segment_bytes;
+        let room_bytes = free_bytes.saturating_sub(log_bytes);
+        Ok(room_bytes - image_bytes.min(room_bytes / 2))
     }
 
     /// Counts what a compaction read and wrote.
