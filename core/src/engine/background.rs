@@ -244,8 +244,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
     ///
     /// Unless space is short, nothing is rewritten while the log waits for an image, see
     /// [`Engine::checkpoint_due`]: write images before. A node that is killed early would else
-    /// rewrite rows in each of its lives,
-    /// write an image in none, and replay more at every start.
+    /// rewrite rows in each of its lives, write an image in none, and replay more at every start.
     ///
     /// Errors: the device's or damage in a segment; rows stay where they were. A shard that fails
     /// does not keep the others from their turn; the first error is returned. A full disk makes
