@@ -40,6 +40,8 @@ fn record(number: u64, state: NodeState) -> NodeRecord {
         name: format!("node-{number}"),
         addresses: Addresses {
             native: address(7700),
+            core: address(7701),
+            http: address(8080),
             peer: address(7600),
             raft: address(7500),
             gossip: address(7946),

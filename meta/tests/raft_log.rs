@@ -32,6 +32,8 @@ fn entry(term: u64, index: u64, bytes: usize) -> Entry {
     let address = || "host:1".to_owned();
     let addresses = heddle_meta::cluster::Addresses {
         native: address(),
+        core: address(),
+        http: address(),
         peer: address(),
         raft: address(),
         gossip: address(),

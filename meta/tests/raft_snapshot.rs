@@ -37,6 +37,8 @@ fn entry(index: u64) -> Entry {
             name: format!("node-{index}"),
             addresses: Addresses {
                 native: address(),
+                core: address(),
+                http: address(),
                 peer: address(),
                 raft: address(),
                 gossip: address(),

@@ -86,6 +86,8 @@ fn change(number: u64) -> Request {
         name: format!("node-{number}"),
         addresses: Addresses {
             native: address(),
+            core: address(),
+            http: address(),
             peer: address(),
             raft: address(),
             gossip: address(),

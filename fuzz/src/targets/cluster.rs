@@ -54,6 +54,8 @@ fn node(number: u64, state: NodeState) -> NodeRecord {
         name: format!("n{number}"),
         addresses: Addresses {
             native: address(),
+            core: address(),
+            http: address(),
             peer: address(),
             raft: address(),
             gossip: address(),

@@ -181,7 +181,7 @@ mod tests {
         let hashes = (ClusterState::default().hash(), busy_state().hash());
         assert_eq!(
             hashes,
-            (0x5cb7_167d_2a1f_076d_9eec_ab13_2807_6eb8, 0x5ad6_2c77_50de_5671_dd57_2026_d439_30f3)
+            (0x5cb7_167d_2a1f_076d_9eec_ab13_2807_6eb8, 0xbf4e_9018_a8cb_2d8e_eabb_fc65_69c2_73b0)
         );
     }
 

@@ -28,9 +28,13 @@ pub enum NodeState {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Addresses {
-    /// By clients.
+    /// By clients; any data core answers.
     pub native: String,
-    /// By peers, for replication; the port of the first data core.
+    /// By clients that know the core they want: the port of the first data core, core `i` at `+ i`.
+    pub core: String,
+    /// By browsers and scrapers: health and metrics.
+    pub http: String,
+    /// By peers, for data: the port of the first data core, core `i` at `+ i`.
     pub peer: String,
     /// By peers, for this state.
     pub raft: String,
@@ -75,6 +79,8 @@ impl NodeRecord {
         let addresses = &self.addresses;
         for (what, address) in [
             ("native", &addresses.native),
+            ("core", &addresses.core),
+            ("http", &addresses.http),
             ("peer", &addresses.peer),
             ("raft", &addresses.raft),
             ("gossip", &addresses.gossip),

@@ -21,6 +21,8 @@ pub(super) fn node(number: u64) -> NodeRecord {
         name: format!("node-{number}"),
         addresses: Addresses {
             native: address(7700),
+            core: address(7701),
+            http: address(8080),
             peer: address(7600),
             raft: address(7500),
             gossip: address(7946),

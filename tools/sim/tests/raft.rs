@@ -44,6 +44,8 @@ fn change(number: u64) -> Request {
         name: format!("node-{number}"),
         addresses: Addresses {
             native: address(7700),
+            core: address(7701),
+            http: address(8080),
             peer: address(7600),
             raft: address(7500),
             gossip: address(7946),
