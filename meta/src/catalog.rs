@@ -169,6 +169,17 @@ impl Catalog {
         self.epoch = Epoch(self.epoch.0 + 1);
     }
 
+    /// Moves to the epoch behind this one and behind `other`.
+    pub(crate) fn advance_epoch_to(&mut self, other: Epoch) {
+        self.epoch = Epoch(self.epoch.max(other).0 + 1);
+    }
+
+    /// Shards that were ever made: the number of the newest one.
+    #[must_use]
+    pub fn shards_made(&self) -> u64 {
+        self.shards_made
+    }
+
     /// Every collection, by name.
     pub fn collections(&self) -> impl Iterator<Item = &CollectionEntry> {
         self.collections.values()

@@ -136,7 +136,12 @@ impl Generator {
                 let labels = [("zone".to_owned(), format!("z{}", self.random.below(3)))];
                 let node = self.node();
                 let addresses = record(1 + self.random.below(9), NodeState::Learner).addresses;
-                ClusterCommand::DescribeNode { node, addresses, labels: labels.into() }
+                ClusterCommand::DescribeNode {
+                    node,
+                    addresses,
+                    labels: labels.into(),
+                    data_cores: 3,
+                }
             }
             3 => ClusterCommand::SetNodeState { node: self.node(), state: self.state() },
             4 => ClusterCommand::RemoveNode { node: self.node() },
@@ -257,6 +262,7 @@ fn a_change_that_is_tried_again_is_applied_once_even_when_others_came_between() 
             node: node_id(1),
             addresses: record(1, NodeState::Voter).addresses,
             labels: Labels::new(),
+            data_cores: 2,
         };
         state.apply(&request(10 + number, home)).unwrap();
     }
@@ -345,6 +351,11 @@ fn names_and_aliases_share_one_space_and_aliases_go_with_their_collection() {
     assert_eq!(state.aliases().count(), 0);
 }
 
+/// Applies a change under an identity of its own: the epoch it is made in.
+fn apply_next(state: &mut ClusterState, command: ClusterCommand) -> Result<Outcome, ClusterError> {
+    state.apply(&request(1_000_000 + state.epoch().0, command))
+}
+
 #[test]
 fn a_single_node_becomes_a_cluster_of_one_with_the_collections_it_has() {
     let mut catalog = Catalog::default();
@@ -356,13 +367,58 @@ fn a_single_node_becomes_a_cluster_of_one_with_the_collections_it_has() {
         placements: (0..2).map(|home| Placement { node, home }).collect(),
     });
     created.unwrap();
-    let state = ClusterState::of_single_node(catalog.clone(), record(2, NodeState::Voter)).unwrap();
+    let adopt = |catalog: &Catalog| ClusterCommand::AdoptCatalog {
+        node,
+        catalog: Box::new(catalog.clone()),
+    };
+    let mut state = ClusterState::default();
+    let unknown = Err(ClusterError::UnknownNode { node });
+    assert_eq!(apply_next(&mut state, adopt(&catalog)), unknown);
+    apply_next(&mut state, ClusterCommand::AddNode(record(2, NodeState::Voter))).unwrap();
+    let elsewhere = catalog.clone().on_node(node_id(3));
+    let refused = Err(ClusterError::NoReplica { shard: ShardId(1), node });
+    assert_eq!(apply_next(&mut state, adopt(&elsewhere)), refused);
+    apply_next(&mut state, adopt(&catalog)).unwrap();
     assert_eq!(state.validate(), Ok(()));
     assert_eq!(state.replicas(ShardId(2)), [Placement { node, home: 1 }]);
     assert_eq!(state.resolve("Docs"), catalog.collection("Docs"));
     assert!(state.epoch() > catalog.epoch());
-    let elsewhere = ClusterState::of_single_node(catalog, record(3, NodeState::Voter)).unwrap_err();
-    assert_eq!(elsewhere, ClusterError::UnknownNode { node });
+    apply_next(&mut state, ClusterCommand::DropCollection { collection: collection_id(1) })
+        .unwrap();
+    assert_eq!(apply_next(&mut state, adopt(&catalog)), Err(ClusterError::HasCollections));
+}
+
+#[test]
+fn the_epoch_of_an_adopted_catalog_goes_on_behind_the_cluster_and_behind_the_node() {
+    let epoch_with = |dropped: usize, aliases: usize| {
+        let mut state = ClusterState::default();
+        apply_next(&mut state, ClusterCommand::AddNode(record(1, NodeState::Voter))).unwrap();
+        for number in 0..aliases {
+            let state_of = [NodeState::Learner, NodeState::Draining][number % 2];
+            apply_next(&mut state, ClusterCommand::AddNode(record(10 + number as u64, state_of)))
+                .unwrap();
+        }
+        let mut catalog = Catalog::default();
+        for number in 0..dropped {
+            let name = format!("C{number}");
+            let placements = vec![Placement { node: node_id(1), home: 0 }];
+            let create = Command::CreateCollection {
+                config: config(&name, 1, 1),
+                id: collection_id(number as u64),
+                seed: 5,
+                placements,
+            };
+            catalog.apply(&create).unwrap();
+            catalog.apply(&Command::DropCollection { name }).unwrap();
+        }
+        let (before, own) = (state.epoch(), catalog.epoch());
+        let catalog = Box::new(catalog);
+        apply_next(&mut state, ClusterCommand::AdoptCatalog { node: node_id(1), catalog }).unwrap();
+        assert!(state.epoch() > before && state.epoch() > own);
+        state.epoch().0
+    };
+    assert_eq!(epoch_with(5, 0), 11);
+    assert_eq!(epoch_with(1, 4), 6);
 }
 
 #[test]
@@ -370,7 +426,8 @@ fn a_change_that_no_log_record_can_hold_is_refused_before_it_is_proposed() {
     let mut labels = Labels::new();
     labels.insert("x".to_owned(), "y".repeat(9 << 20));
     let addresses = record(1, NodeState::Voter).addresses;
-    let command = ClusterCommand::DescribeNode { node: node_id(1), addresses, labels };
+    let command =
+        ClusterCommand::DescribeNode { node: node_id(1), addresses, labels, data_cores: 2 };
     let refused = Request::new(CommandId(Uuid::from_u64_pair(2, 1)), command);
     assert!(matches!(refused, Err(ClusterError::RequestTooLarge { found }) if found > 9 << 20));
 }

@@ -38,7 +38,7 @@ fn entry(term: u64, index: u64, bytes: usize) -> Entry {
         raft: address(),
         gossip: address(),
     };
-    let command = ClusterCommand::DescribeNode { node: node(), addresses, labels };
+    let command = ClusterCommand::DescribeNode { node: node(), addresses, labels, data_cores: 1 };
     let request = Request::new(CommandId(Uuid::from_u64_pair(term, index)), command);
     Entry { log_id: log_id(term, index), payload: Payload::Normal(request.expect("small enough")) }
 }

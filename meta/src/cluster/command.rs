@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::error::ClusterError;
 use super::node::{Addresses, Labels, NodeRecord, NodeState};
 use super::rules::PlacementRules;
+use crate::catalog::Catalog;
 use crate::placement::Placement;
 
 /// Identity of a change: every attempt at the same change carries the same one.
@@ -105,6 +106,15 @@ pub enum ClusterCommand {
         addresses: Addresses,
         /// All its labels from now on.
         labels: Labels,
+        /// Its data cores from now on: no replica may be at home on another one.
+        data_cores: u32,
+    },
+    /// A node that was alone before brings its collections into a cluster that has none yet.
+    AdoptCatalog {
+        /// The node that holds all their shards.
+        node: NodeId,
+        /// The collections.
+        catalog: Box<Catalog>,
     },
     /// A node votes, only follows, or is on its way out from now on.
     SetNodeState {
@@ -170,6 +180,7 @@ impl ClusterCommand {
         match self {
             Self::AddNode(_) => "add_node",
             Self::DescribeNode { .. } => "describe_node",
+            Self::AdoptCatalog { .. } => "adopt_catalog",
             Self::SetNodeState { .. } => "set_node_state",
             Self::RemoveNode { .. } => "remove_node",
             Self::CreateCollection(_) => "create_collection",

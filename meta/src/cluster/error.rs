@@ -75,6 +75,9 @@ pub enum ClusterError {
         /// Replicas it holds.
         shards: usize,
     },
+    /// A catalog can only be brought into a cluster that never had a collection.
+    #[error("the cluster has or had collections: another catalog cannot be brought in")]
+    HasCollections,
     /// The identity belongs to another collection.
     #[error("collection {collection} exists already")]
     CollectionKnown {
@@ -206,6 +209,9 @@ impl From<ClusterError> for ApiError {
             }
             ClusterError::CollectionKnown { .. } => {
                 (ErrorCode::CollectionExists, "a new collection")
+            }
+            ClusterError::HasCollections => {
+                (ErrorCode::InvalidArgument, "a cluster that never had a collection")
             }
             ClusterError::NameTaken { .. } => (ErrorCode::CollectionExists, "a name that is free"),
             ClusterError::UnknownCollection { .. } => {

@@ -5,7 +5,9 @@
 //! ids, seeds and placements are decided before a command is made and travel inside it. Equal
 //! commands in equal order give states with equal [`ClusterState::hash`] on every node.
 
+mod assembly;
 mod command;
+mod duties;
 mod encode;
 mod error;
 mod node;
@@ -16,7 +18,9 @@ mod state;
 mod testing;
 mod validate;
 
+pub use assembly::{Assembly, CALM, Step, Word};
 pub use command::{ClusterCommand, CommandId, NewCollection, Outcome, REQUEST_BYTES_MAX, Request};
+pub use duties::{Duty, Group, Health, next_duty};
 pub use encode::{CLUSTER_BYTES_MAX, DecodeError, EncodeError};
 pub use error::{ClusterError, Counted};
 pub use node::{Addresses, Labels, NodeRecord, NodeState, ZONE_LABEL};

@@ -36,25 +36,6 @@ pub struct ClusterState {
 }
 
 impl ClusterState {
-    /// A cluster of one node that goes on from that node's own catalog.
-    ///
-    /// Errors: the record breaks a rule or is no voter, a shard of the catalog lives elsewhere, or
-    /// the catalog is not one that a node makes.
-    pub fn of_single_node(catalog: Catalog, node: NodeRecord) -> Result<Self, ClusterError> {
-        let replicas = catalog
-            .shards()
-            .map(|(_, shard)| (shard.id, vec![Placement { node: shard.node, home: shard.home }]));
-        let mut state = Self { replicas: replicas.collect(), catalog, ..Self::default() };
-        state.add_node(&node)?;
-        for placement in state.replicas.values().flatten() {
-            state.check_placement(*placement)?;
-        }
-        let wrap = |error: Inconsistency| ApiError::new(ErrorCode::Corrupt, error.to_string(), "");
-        state.validate().map_err(wrap)?;
-        state.catalog.advance_epoch();
-        Ok(state)
-    }
-
     /// Version of the state: every change adds one.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
@@ -119,7 +100,7 @@ impl ClusterState {
         }
         let before = self.epoch();
         self.change(request.command())?;
-        assert_eq!(self.epoch().0, before.0 + 1, "every change makes one epoch");
+        assert!(self.epoch() > before, "every change makes an epoch");
         if self.recent.len() == RECENT_COMMANDS_MAX {
             self.recent.pop_front();
         }
@@ -130,13 +111,16 @@ impl ClusterState {
     fn change(&mut self, command: &ClusterCommand) -> Result<(), ClusterError> {
         match command {
             ClusterCommand::AddNode(record) => self.add_node(record)?,
-            ClusterCommand::DescribeNode { node, addresses, labels } => {
+            ClusterCommand::DescribeNode { node, addresses, labels, data_cores } => {
                 let mut record = self.known_node(*node)?.clone();
                 record.addresses = addresses.clone();
                 record.labels = labels.clone();
+                record.data_cores = *data_cores;
                 record.validate()?;
+                self.check_homes(&record)?;
                 self.nodes.insert(*node, record);
             }
+            ClusterCommand::AdoptCatalog { node, catalog } => self.adopt(*node, catalog)?,
             ClusterCommand::SetNodeState { node, state } => self.set_node_state(*node, *state)?,
             ClusterCommand::RemoveNode { node } => self.remove_node(*node)?,
             ClusterCommand::CreateCollection(new) => return self.create_collection(new),
@@ -195,6 +179,47 @@ impl ClusterState {
         }
         self.nodes.insert(node, record.clone());
         Ok(())
+    }
+
+    /// Takes over the collections of a node that was alone; the epoch goes on behind both.
+    fn adopt(&mut self, node: NodeId, catalog: &Catalog) -> Result<(), ClusterError> {
+        self.known_node(node)?;
+        if self.catalog.shards_made() > 0 {
+            return Err(ClusterError::HasCollections);
+        }
+        if let Some((_, shard)) = catalog.shards().find(|(_, shard)| shard.node != node) {
+            return Err(ClusterError::NoReplica { shard: shard.id, node });
+        }
+        let mut next = self.clone();
+        next.catalog = catalog.clone();
+        next.catalog.advance_epoch_to(self.epoch());
+        next.replicas = catalog
+            .shards()
+            .map(|(_, shard)| (shard.id, vec![Placement { node, home: shard.home }]))
+            .collect();
+        if let Some(alias) = self.aliases.keys().find(|alias| catalog.collection(alias).is_some()) {
+            return Err(ClusterError::NameTaken { name: alias.clone() });
+        }
+        let wrap = |error: Inconsistency| ApiError::new(ErrorCode::Corrupt, error.to_string(), "");
+        next.validate().map_err(wrap)?;
+        let (found, limit) = (next.canonical().len(), CREATE_BYTES_MAX);
+        if found > limit {
+            return Err(ClusterError::StateTooLarge { found, limit });
+        }
+        *self = next;
+        Ok(())
+    }
+
+    /// Has every replica of a node a home among its cores?
+    fn check_homes(&self, record: &NodeRecord) -> Result<(), ClusterError> {
+        let (node, cores) = (record.id, record.data_cores);
+        let mut places = self.replicas.values().flatten();
+        match places.find(|place| place.node == node && place.home >= cores) {
+            Some(Placement { home, .. }) => {
+                Err(ClusterError::NoSuchCore { node, home: *home, cores })
+            }
+            None => Ok(()),
+        }
     }
 
     fn check_voter_fits(&self) -> Result<(), ClusterError> {
