@@ -169,9 +169,9 @@ impl Catalog {
         self.epoch = Epoch(self.epoch.0 + 1);
     }
 
-    /// Moves to the epoch behind this one and behind `other`.
-    pub(crate) fn advance_epoch_to(&mut self, other: Epoch) {
-        self.epoch = Epoch(self.epoch.max(other).0 + 1);
+    /// Counts on from another epoch if that is higher.
+    pub(crate) fn raise_epoch(&mut self, other: Epoch) {
+        self.epoch = self.epoch.max(other);
     }
 
     /// Shards that were ever made: the number of the newest one.

@@ -192,7 +192,7 @@ impl ClusterState {
         }
         let mut next = self.clone();
         next.catalog = catalog.clone();
-        next.catalog.advance_epoch_to(self.epoch());
+        next.catalog.raise_epoch(self.epoch());
         next.replicas = catalog
             .shards()
             .map(|(_, shard)| (shard.id, vec![Placement { node, home: shard.home }]))

@@ -51,7 +51,7 @@ pub(super) enum Record {
     /// Entries up to here are known to be committed.
     Committed(LogId),
     /// An entry behind the last one.
-    Entry(Entry),
+    Entry(Box<Entry>),
     /// The entries behind this one are gone; all of them for none.
     Truncated(Option<LogId>),
     /// The entries up to this one are gone, because a snapshot holds them.
@@ -295,7 +295,7 @@ fn decode_body(kind: u8, body: &[u8]) -> Result<Record, String> {
             let log_id = reader.log_id().ok_or_else(length)?;
             let [kind] = reader.array().ok_or_else(length)?;
             let payload = decode_payload(kind, std::mem::take(&mut reader.0))?;
-            Record::Entry(Entry { log_id, payload })
+            Record::Entry(Box::new(Entry { log_id, payload }))
         }
         KIND_TRUNCATED if body.is_empty() => Record::Truncated(None),
         KIND_TRUNCATED => Record::Truncated(Some(reader.log_id().ok_or_else(length)?)),

@@ -71,7 +71,7 @@ impl Memory {
                 let index = entry.log_id.index;
                 self.check_next(self.last_index(), index)
                     .map_err(|expected| format!("entry {index} where {expected} has to come"))?;
-                self.entries.push_back((entry, size));
+                self.entries.push_back((*entry, size));
                 self.entry_bytes += size;
             }
             Record::Truncated(last) => {
@@ -120,8 +120,8 @@ impl Memory {
         let records = self.vote.map(Record::Vote).into_iter();
         let records = records.chain(self.purged.map(Record::Purged));
         let records = records.chain(self.committed.map(Record::Committed));
-        let records =
-            records.chain(self.entries.iter().map(|(entry, _)| Record::Entry(entry.clone())));
+        let records = records
+            .chain(self.entries.iter().map(|(entry, _)| Record::Entry(Box::new(entry.clone()))));
         let mut batches: Vec<Batch> = Vec::new();
         for record in records {
             let single = Batch::of(&record);

@@ -211,7 +211,8 @@ impl<H: Host, D: Device> RaftLogStorage<RaftTypes<H>> for RaftLog<D> {
         let entries: Vec<Entry> = entries.into_iter().collect();
         self.check_usable()?;
         self.check_consecutive(&entries)?;
-        self.commit(entries.into_iter().map(Record::Entry).collect()).await?;
+        self.commit(entries.into_iter().map(|entry| Record::Entry(Box::new(entry))).collect())
+            .await?;
         callback.io_completed(Ok(()));
         Ok(())
     }
