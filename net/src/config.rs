@@ -1,16 +1,26 @@
 //! What a node needs to know before it starts.
 
+mod cluster;
+mod host;
+
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 use std::path::PathBuf;
 
 use heddle_index::{KERNELS_AUTO, check_kernels, kernel_names};
+use heddle_meta::cluster::Labels;
 use heddle_types::limits::{CORES_MAX, NAME_LENGTH_BYTES_MAX, WAL_SEGMENT_BYTES};
 use serde::{Deserialize, Serialize};
+
+pub use cluster::Secret;
+pub use host::HostPort;
 
 /// Smallest log segment: two of the largest records (32 MiB).
 const WAL_SEGMENT_BYTES_MIN: u64 = 32 << 20;
 /// Smallest memory budget a node starts with (64 MiB).
 const MEMORY_BYTES_MIN: u64 = 64 << 20;
+/// The one port of UDP.
+const GOSSIP_PORT: &str = "gossip_port";
 
 const _: () = assert!(WAL_SEGMENT_BYTES_MIN <= WAL_SEGMENT_BYTES);
 
@@ -53,7 +63,7 @@ pub struct NodeConfig {
     pub name: String,
     /// Address to listen on.
     pub listen: IpAddr,
-    /// Address that clients are told to connect to; the listen address when absent.
+    /// Host that clients and other nodes are told to connect to; the listen address when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advertise: Option<String>,
     /// Native protocol, any core.
@@ -96,6 +106,32 @@ pub struct NodeConfig {
     pub log_level: LogLevel,
     /// What the node does.
     pub roles: Vec<Role>,
+    /// Name of the cluster: nodes of another one are not listened to.
+    pub cluster_name: String,
+    /// What all nodes of the cluster know and nobody else; empty trusts the network.
+    pub cluster_secret: Secret,
+    /// File that holds the secret instead; white space at its end does not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_secret_file: Option<PathBuf>,
+    /// Hosts of other nodes, each with or without the port of their Raft. See
+    /// [`NodeConfig::is_clustered`].
+    pub cluster_join: Vec<String>,
+    /// Nodes that must have found each other before they make a new cluster; 0 only joins one.
+    pub cluster_bootstrap_expect: usize,
+    /// Nodes that vote on changes of the cluster, once there are as many.
+    pub cluster_voters: usize,
+    /// What operators say of this node, such as its zone.
+    pub cluster_labels: Labels,
+    /// Replication, data core `i`: this plus `i`.
+    pub peer_port_base: u16,
+    /// Raft and control of the cluster.
+    pub raft_port: u16,
+    /// Gossip, UDP.
+    pub gossip_port: u16,
+    /// Raft dials the name of a node, looked up each time, instead of the address it had given.
+    pub raft_fqdn: bool,
+    /// Domain that is put behind these names; empty for none.
+    pub raft_fqdn_tld: String,
     /// File that is written, whole, once the node serves: the ready report as JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready_file: Option<PathBuf>,
@@ -132,6 +168,18 @@ impl Default for NodeConfig {
             kernels: KERNELS_AUTO.to_owned(),
             log_level: LogLevel::Info,
             roles: vec![Role::Data, Role::Meta],
+            cluster_name: "heddle".to_owned(),
+            cluster_secret: Secret::default(),
+            cluster_secret_file: None,
+            cluster_join: Vec::new(),
+            cluster_bootstrap_expect: 0,
+            cluster_voters: 5,
+            cluster_labels: Labels::new(),
+            peer_port_base: 7600,
+            raft_port: 7500,
+            gossip_port: 7946,
+            raft_fqdn: false,
+            raft_fqdn_tld: String::new(),
             ready_file: None,
             accept_data_loss: false,
         }
@@ -201,33 +249,67 @@ impl NodeConfig {
             let expected = format!("{KERNELS_AUTO}, or what this machine can run: {names}");
             return refuse("kernels", &self.kernels, expected);
         }
+        self.validate_cluster()?;
         self.validate_ports(self.cores.max(1))
     }
 
     /// Checks that no port is asked for twice and that every core has one.
     pub(crate) fn validate_ports(&self, data_cores: usize) -> Result<(), ConfigError> {
-        let refuse = |key, found: u16, expected: String| {
-            Err(ConfigError { key, found: found.to_string(), expected })
-        };
-        let base = usize::from(self.core_port_base);
-        let range = if base == 0 { 0..0 } else { base..base + data_cores };
-        if range.end > usize::from(u16::MAX) + 1 {
-            let most = usize::from(u16::MAX) + 1 - data_cores;
-            let expected = format!("at most {most}, or 0: a port for each of {data_cores} cores");
-            return refuse("core_port_base", self.core_port_base, expected);
-        }
-        let shared = [("native_port", self.native_port), ("http_port", self.http_port)];
-        for (key, port) in shared {
-            if range.contains(&usize::from(port)) {
-                let (first, last) = (range.start, range.end - 1);
-                return refuse(key, port, format!("none of the core ports {first} to {last}"));
+        let mut taken: Vec<(&str, Range<usize>)> = Vec::new();
+        for (key, port, count) in self.ports(data_cores) {
+            if port == 0 && self.is_clustered() {
+                let expected = "1 to 65535: other nodes must know the ports of a cluster";
+                return refuse_port(key, port, expected.to_owned());
             }
-        }
-        if self.http_port != 0 && self.http_port == self.native_port {
-            return refuse("http_port", self.http_port, "another than native_port".to_owned());
+            let range = match usize::from(port) {
+                0 => 0..0,
+                first => first..first + count,
+            };
+            if range.end > usize::from(u16::MAX) + 1 {
+                let most = usize::from(u16::MAX) + 1 - count;
+                let expected = format!("at most {most}, or 0: a port for each of {count} cores");
+                return refuse_port(key, port, expected);
+            }
+            let is_shared =
+                |other: &Range<usize>| other.start < range.end && range.start < other.end;
+            if let Some((other, ports)) = taken.iter().find(|(_, other)| is_shared(other)) {
+                let (first, last) = (ports.start, ports.end - 1);
+                let shown =
+                    if first == last { format!("{first}") } else { format!("{first} to {last}") };
+                return refuse_port(key, port, format!("none of the ports of {other}: {shown}"));
+            }
+            taken.push((key, range));
         }
         Ok(())
     }
+
+    /// Every TCP port that is no free one.
+    pub(crate) fn tcp_ports(&self, data_cores: usize) -> impl Iterator<Item = u16> {
+        let ports = self.ports(data_cores).into_iter();
+        let of_tcp = ports.filter(|(key, first, _)| *key != GOSSIP_PORT && *first != 0);
+        of_tcp.flat_map(|(_, first, count)| (0..count).map(move |index| first + index as u16))
+    }
+
+    /// The ports of the node: key, first, and how many.
+    fn ports(&self, data_cores: usize) -> Vec<(&'static str, u16, usize)> {
+        let mut ports = vec![
+            ("core_port_base", self.core_port_base, data_cores),
+            ("native_port", self.native_port, 1),
+            ("http_port", self.http_port, 1),
+        ];
+        if self.is_clustered() {
+            ports.extend([
+                ("peer_port_base", self.peer_port_base, data_cores),
+                ("raft_port", self.raft_port, 1),
+                (GOSSIP_PORT, self.gossip_port, 1),
+            ]);
+        }
+        ports
+    }
+}
+
+fn refuse_port(key: &'static str, found: u16, expected: String) -> Result<(), ConfigError> {
+    Err(ConfigError { key, found: found.to_string(), expected })
 }
 
 #[cfg(test)]

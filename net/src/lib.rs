@@ -31,12 +31,13 @@ mod node;
 pub mod raft_host;
 mod registry;
 mod report;
+pub mod resolve;
 mod server;
 mod shared;
 mod status;
 #[cfg(test)]
 mod testing;
 
-pub use config::{ConfigError, LogLevel, NodeConfig, Role};
+pub use config::{ConfigError, HostPort, LogLevel, NodeConfig, Role};
 pub use node::{StartError, run};
 pub use shared::ReadyReport;

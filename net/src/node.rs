@@ -99,9 +99,10 @@ impl StartError {
 /// the process, see [`FatalReason`]. One node a process: signal handlers are set for all of it.
 ///
 /// Errors: [`StartError`] before any core has done anything.
-pub fn run(config: NodeConfig, ready: Option<Sender<ReadyReport>>) -> Result<(), StartError> {
+pub fn run(mut config: NodeConfig, ready: Option<Sender<ReadyReport>>) -> Result<(), StartError> {
     let started_ns = RealClock.monotonic_ns();
     config.validate()?;
+    config.complete()?;
     // Before any core makes an index.
     limit_kernels(&config.kernels).map_err(|error| ConfigError {
         key: "kernels",
@@ -185,12 +186,8 @@ fn lock_directory(config: &NodeConfig) -> Result<DataLock, StartError> {
 }
 
 fn guard_ports(config: &NodeConfig, data_cores: usize) -> Result<PortGuard, StartError> {
-    let mut ports = vec![config.native_port, config.http_port];
-    if config.core_port_base != 0 {
-        ports.extend((0..data_cores).map(|core| config.core_port_base + core as u16));
-    }
     let addresses: Vec<SocketAddr> =
-        ports.into_iter().map(|port| SocketAddr::new(config.listen, port)).collect();
+        config.tcp_ports(data_cores).map(|port| SocketAddr::new(config.listen, port)).collect();
     Ok(PortGuard::acquire(&addresses)?)
 }
 

@@ -32,7 +32,8 @@ pub(crate) struct Cli {
 pub(crate) enum Action {
     /// Run a node
     #[command(after_help = "\
-Settings come from heddle.toml, then HEDDLE_* variables, then flags; the later wins.
+Settings come from heddle.toml, then HEDDLE_* variables, then flags; the later wins. Weaviate's
+variables for clusters are read for what none of them sets.
 
 Examples:
   heddle serve --data-dir /var/lib/heddle
@@ -190,7 +191,7 @@ pub(crate) struct SettingFlags(pub(crate) Vec<(&'static Key, String)>);
 
 impl Args for SettingFlags {
     fn augment_args(command: Command) -> Command {
-        KEYS.iter().fold(command, |command, key| {
+        KEYS.iter().filter(|key| key.is_public()).fold(command, |command, key| {
             command.arg(
                 clap::Arg::new(key.name)
                     .long(key.flag())
@@ -211,7 +212,8 @@ impl FromArgMatches for SettingFlags {
         let value = |key: &'static Key| {
             matches.get_one::<String>(key.name).map(|value| (key, value.clone()))
         };
-        Ok(Self(keys::KEYS.iter().filter_map(value).collect()))
+        let public = keys::KEYS.iter().filter(|key| key.is_public());
+        Ok(Self(public.filter_map(value).collect()))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

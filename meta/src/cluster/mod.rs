@@ -23,7 +23,9 @@ pub use command::{ClusterCommand, CommandId, NewCollection, Outcome, REQUEST_BYT
 pub use duties::{Duty, Group, Health, next_duty};
 pub use encode::{CLUSTER_BYTES_MAX, DecodeError, EncodeError};
 pub use error::{ClusterError, Counted};
-pub use node::{Addresses, Labels, NodeRecord, NodeState, ZONE_LABEL};
+pub use node::{
+    Addresses, Labels, NodeRecord, NodeState, ZONE_LABEL, check_labels, check_node_name,
+};
 pub use placement::{CoreUse, NodeLoad, PlacementError, Wanted, place_replicas};
 pub use rules::PlacementRules;
 pub use state::ClusterState;

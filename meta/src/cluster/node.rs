@@ -99,8 +99,10 @@ fn invalid(message: impl Into<String>, expected: impl Into<String>) -> ApiError 
     ApiError::new(ErrorCode::InvalidArgument, message, expected)
 }
 
-// Host names are names too, so dots and dashes are allowed.
-fn check_node_name(name: &str) -> Result<(), ApiError> {
+/// Checks the name of a node. Host names are names too, so dots and dashes are allowed.
+///
+/// Errors: `InvalidName`, naming the name and the alphabet.
+pub fn check_node_name(name: &str) -> Result<(), ApiError> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     let starts_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     if starts_well && name.bytes().all(is_allowed) && name.len() <= NAME_LENGTH_BYTES_MAX {
@@ -128,8 +130,10 @@ fn check_address(what: &str, address: &str) -> Result<(), ApiError> {
     Err(invalid(found, format!("host:port, at most {ADDRESS_BYTES_MAX} bytes")))
 }
 
-/// Checks number, length and alphabet of labels.
-pub(super) fn check_labels(what: &str, labels: &Labels) -> Result<(), ApiError> {
+/// Checks number, length and alphabet of labels; `what` names them in an error.
+///
+/// Errors: `TooLarge` or `InvalidArgument`, naming the label.
+pub fn check_labels(what: &str, labels: &Labels) -> Result<(), ApiError> {
     if labels.len() > LABELS_MAX {
         let found = format!("{} {what}", labels.len());
         return Err(ApiError::new(ErrorCode::TooLarge, found, format!("at most {LABELS_MAX}")));

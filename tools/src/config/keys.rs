@@ -15,6 +15,12 @@ pub(crate) enum Kind {
     Bytes,
     /// Words: an array in the file, separated by commas elsewhere.
     Words,
+    /// Yes or no.
+    Switch,
+    /// Names with a text each: a table in the file, `name=text` separated by commas elsewhere.
+    Labels,
+    /// Text that is neither printed nor given as a flag, which other users of the machine see.
+    Secret,
 }
 
 /// One setting.
@@ -33,11 +39,11 @@ const fn key(name: &'static str, kind: Kind, placeholder: &'static str, help: &'
 }
 
 /// Every setting, in the order of the help text.
-pub(crate) const KEYS: [Key; 27] = [
+pub(crate) const KEYS: [Key; 39] = [
     key("data_dir", Kind::Text, "DIR", "Folder that holds everything the node keeps"),
-    key("name", Kind::Text, "NAME", "Name of the node, for people"),
+    key("name", Kind::Text, "NAME", "Name of the node; in a cluster the host's when not given"),
     key("listen", Kind::Text, "IP", "Address to listen on"),
-    key("advertise", Kind::Text, "HOST", "Address that clients are told to connect to"),
+    key("advertise", Kind::Text, "HOST", "Host that clients and peers are told to dial"),
     key("native_port", Kind::Count, "PORT", "Native protocol, any core; 0 takes a free port"),
     key(
         "core_port_base",
@@ -124,6 +130,33 @@ pub(crate) const KEYS: [Key; 27] = [
     key("log_level", Kind::Text, "LEVEL", "error, warn, info, debug or trace"),
     key("log_format", Kind::Text, "FORMAT", "text, or json: one object a line"),
     key("roles", Kind::Words, "ROLES", "What the node does: data,meta"),
+    key("cluster_name", Kind::Text, "NAME", "Name of the cluster; others are not listened to"),
+    key("cluster_secret", Kind::Secret, "TEXT", "What the nodes of the cluster alone know"),
+    key("cluster_secret_file", Kind::Text, "FILE", "File that holds the secret"),
+    key(
+        "cluster_join",
+        Kind::Words,
+        "HOSTS",
+        "Other nodes, host or host:raft-port; this or the next makes the node one of a cluster",
+    ),
+    key(
+        "cluster_bootstrap_expect",
+        Kind::Count,
+        "N",
+        "Nodes that make a new cluster once they have found each other; 0 only joins one",
+    ),
+    key("cluster_voters", Kind::Count, "N", "Nodes that vote on changes of the cluster"),
+    key("cluster_labels", Kind::Labels, "LABELS", "What to say of this node: zone=a,rack=7"),
+    key("peer_port_base", Kind::Count, "PORT", "Replication, data core i: this plus i"),
+    key("raft_port", Kind::Count, "PORT", "Raft and control of the cluster"),
+    key("gossip_port", Kind::Count, "PORT", "Gossip, UDP"),
+    key(
+        "raft_fqdn",
+        Kind::Switch,
+        "BOOL",
+        "true: Raft dials the names of nodes, looked up at each dial",
+    ),
+    key("raft_fqdn_tld", Kind::Text, "DOMAIN", "Domain behind these names"),
     key("ready_file", Kind::Text, "FILE", "Written once the node serves: its addresses as JSON"),
     key("ready_line", Kind::Text, "WHEN", "always: also print that report on standard output"),
 ];
@@ -144,6 +177,11 @@ impl Key {
         self.name.replace('_', "-")
     }
 
+    /// True when the value may be shown, and given as a flag.
+    pub(crate) fn is_public(&self) -> bool {
+        self.kind != Kind::Secret
+    }
+
     /// Reads text from the environment or a flag; `None` when it is not of this kind.
     pub(crate) fn read_text(&self, text: &str) -> Option<Json> {
         match self.kind {
@@ -154,13 +192,25 @@ impl Key {
                 let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
                 Some(Json::Array(words.map(Json::from).collect()))
             }
+            Kind::Switch => text.trim().parse::<bool>().ok().map(Json::from),
+            Kind::Labels => labels_from_text(text),
+            Kind::Secret => Some(Json::from(text)),
         }
     }
 
     /// Reads a value of the configuration file; `None` when it is not of this kind.
     pub(crate) fn read_toml(&self, value: &toml::Value) -> Option<Json> {
         match (self.kind, value) {
-            (Kind::Text | Kind::Bytes, toml::Value::String(text)) => self.read_text(text),
+            (Kind::Text | Kind::Bytes | Kind::Secret, toml::Value::String(text)) => {
+                self.read_text(text)
+            }
+            (Kind::Switch, toml::Value::Boolean(switch)) => Some(Json::from(*switch)),
+            (Kind::Labels, toml::Value::Table(table)) => {
+                let label = |(name, value): (&String, &toml::Value)| {
+                    value.as_str().map(|text| (name.clone(), Json::from(text)))
+                };
+                table.iter().map(label).collect::<Option<_>>().map(Json::Object)
+            }
             (Kind::Count | Kind::Bytes, toml::Value::Integer(number)) => {
                 u64::try_from(*number).ok().map(Json::from)
             }
@@ -179,6 +229,9 @@ impl Key {
             Kind::Count => "a whole number",
             Kind::Bytes => "bytes, such as 67108864 or \"64MiB\"",
             Kind::Words => "a list of words",
+            Kind::Switch => "true or false",
+            Kind::Labels => "name=text, each name once; in the file a table of texts",
+            Kind::Secret => "a text",
         }
     }
 }
@@ -187,6 +240,17 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
     }
+}
+
+fn labels_from_text(text: &str) -> Option<Json> {
+    let mut labels = serde_json::Map::new();
+    for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        let (name, value) = entry.split_once('=')?;
+        if labels.insert(name.trim().to_owned(), Json::from(value.trim())).is_some() {
+            return None;
+        }
+    }
+    Some(Json::Object(labels))
 }
 
 const UNITS: [(&str, u64); 5] =
@@ -216,6 +280,20 @@ mod tests {
         for bad in ["", "MiB", "-1MiB", "1MB", "x", "1e300GiB"] {
             assert_eq!(bytes_from_text(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn labels_are_read_from_text_and_from_a_table() {
+        let key = find("cluster_labels").unwrap();
+        let expected = serde_json::json!({"zone": "a", "rack": "7=x"});
+        assert_eq!(key.read_text("zone=a, rack=7=x"), Some(expected.clone()));
+        let table: toml::Table = "l = {zone = \"a\", rack = \"7=x\"}".parse().unwrap();
+        assert_eq!(key.read_toml(&table["l"]), Some(expected));
+        for bad in ["zone", "zone=a,zone=b"] {
+            assert_eq!(key.read_text(bad), None, "{bad}");
+        }
+        let table: toml::Table = "l = {zone = 1}".parse().unwrap();
+        assert_eq!(key.read_toml(&table["l"]), None);
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! The configuration of a node: `heddle.toml`, then the environment, then flags; later wins.
+//! The configuration of a node: Weaviate's variables, then `heddle.toml`, then the environment,
+//! then flags; later wins.
 //!
 //! A key that nobody knows is refused by its name, wherever it stands: a misspelt setting must not
 //! silently become a default.
 
 pub(crate) mod keys;
+mod weaviate;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,6 +27,10 @@ pub(crate) enum Origin {
     Default,
     File(PathBuf),
     Environment,
+    /// A variable of Weaviate.
+    Weaviate(&'static str),
+    /// The operating system's name of the machine.
+    Host,
     Flag,
 }
 
@@ -34,6 +40,8 @@ impl fmt::Display for Origin {
             Self::Default => f.write_str("default"),
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Environment => f.write_str("environment"),
+            Self::Weaviate(variable) => write!(f, "environment, {variable}"),
+            Self::Host => f.write_str("host name"),
             Self::Flag => f.write_str("flag"),
         }
     }
@@ -50,9 +58,10 @@ pub(crate) enum ConfigError {
     UnknownKey { key: String, origin: Origin, hint: String },
     #[error("{key} is {found} ({origin}), expected {expected}")]
     Value { key: &'static str, found: String, origin: Origin, expected: String },
-    #[error(transparent)]
-    Rule(#[from] heddle_net::ConfigError),
 }
+
+/// Each key's value, and where it came from.
+type Values = BTreeMap<&'static str, (Json, Origin)>;
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,7 +77,7 @@ pub(crate) struct Settings {
     pub(crate) log_format: LogFormat,
     /// Print the ready report on standard output.
     pub(crate) ready_line: bool,
-    values: BTreeMap<&'static str, (Json, Origin)>,
+    values: Values,
 }
 
 /// What stands outside the file.
@@ -76,7 +85,7 @@ pub(crate) struct Settings {
 pub(crate) struct Sources {
     /// The file that a flag names.
     pub(crate) file: Option<PathBuf>,
-    /// Environment variables; others than `HEDDLE_*` are ignored.
+    /// Environment variables; others than `HEDDLE_*` and some of Weaviate's are ignored.
     pub(crate) environment: Vec<(String, String)>,
     /// Values of flags, by key.
     pub(crate) flags: Vec<(&'static Key, String)>,
@@ -97,10 +106,18 @@ impl Settings {
         for (key, text) in &sources.flags {
             set(key, key.read_text(text), text, Origin::Flag, &mut values)?;
         }
-        Self::from_values(values)
+        weaviate::read(&sources.environment, &mut values)?;
+        let mut settings = Self::from_values(values)?;
+        // The one default of names would be that of every node.
+        if settings.node.is_clustered() && settings.values["name"].1 == Origin::Default {
+            let mut values = settings.values;
+            values.insert("name", (Json::from(host_name()), Origin::Host));
+            settings = Self::from_values(values)?;
+        }
+        Ok(settings)
     }
 
-    fn from_values(values: BTreeMap<&'static str, (Json, Origin)>) -> Result<Self, ConfigError> {
+    fn from_values(values: Values) -> Result<Self, ConfigError> {
         let mut node = json_of(&NodeConfig::default());
         for (key, (json, origin)) in &values {
             if OWN_KEYS.contains(key) || *origin == Origin::Default {
@@ -122,7 +139,10 @@ impl Settings {
         }
         let config: NodeConfig = serde_json::from_value(Json::Object(node))
             .expect("every value was accepted one by one");
-        config.validate()?;
+        config.validate().map_err(|error| {
+            let heddle_net::ConfigError { key, found, expected } = error;
+            ConfigError::Value { key, found, origin: values[key].1.clone(), expected }
+        })?;
         let log_format = one_of(&values, "log_format", LOG_FORMATS)?;
         let ready_line = one_of(&values, "ready_line", READY_LINES)?;
         Ok(Self { node: config, log_format, ready_line, values })
@@ -136,6 +156,10 @@ impl Settings {
             let line = match json {
                 // TOML has no null; a key without value stays out.
                 Json::Null => format!("# {key} ="),
+                json if !key.is_public() && json.as_str() != Some("") => {
+                    format!("# {key} is not shown")
+                }
+                Json::Object(entries) => format!("{key} = {}", inline_table(entries)),
                 json => format!("{key} = {json}"),
             };
             text.push_str(&format!("{line:<40}  # {origin}\n"));
@@ -146,11 +170,25 @@ impl Settings {
     /// The configuration as one JSON object, with origins.
     pub(crate) fn to_json(&self) -> Json {
         let entry = |(key, (json, origin)): (&&str, &(Json, Origin))| {
-            let value = serde_json::json!({ "value": json, "origin": origin.to_string() });
+            let is_public = keys::find(key).is_some_and(Key::is_public);
+            let shown = if is_public { json } else { &Json::Null };
+            let value = serde_json::json!({ "value": shown, "origin": origin.to_string() });
             ((*key).to_owned(), value)
         };
         Json::Object(self.values.iter().map(entry).collect())
     }
+}
+
+/// A table as TOML has it in one line: quoted keys, and `=` for the colon of JSON.
+fn inline_table(entries: &Map<String, Json>) -> String {
+    let entry = |(key, value): (&String, &Json)| format!("{} = {value}", Json::from(key.as_str()));
+    let entries: Vec<String> = entries.iter().map(entry).collect();
+    format!("{{ {} }}", entries.join(", "))
+}
+
+/// The name of this machine.
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Settings that the command keeps for itself.
@@ -165,7 +203,7 @@ fn json_of(config: &NodeConfig) -> Map<String, Json> {
     }
 }
 
-fn default_values() -> BTreeMap<&'static str, (Json, Origin)> {
+fn default_values() -> Values {
     let node = json_of(&NodeConfig::default());
     let value = |key: &Key| match key.name {
         "log_format" => Json::from("text"),
@@ -176,7 +214,7 @@ fn default_values() -> BTreeMap<&'static str, (Json, Origin)> {
 }
 
 fn one_of<T: Copy>(
-    values: &BTreeMap<&'static str, (Json, Origin)>,
+    values: &Values,
     key: &'static str,
     choices: &[(&str, T)],
 ) -> Result<T, ConfigError> {
@@ -202,10 +240,7 @@ fn file_of(sources: &Sources) -> Option<PathBuf> {
     sources.file.clone().or_else(from_environment).or_else(present)
 }
 
-fn read_file(
-    path: &Path,
-    values: &mut BTreeMap<&'static str, (Json, Origin)>,
-) -> Result<(), ConfigError> {
+fn read_file(path: &Path, values: &mut Values) -> Result<(), ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
     let table: toml::Table = text.parse().map_err(|source| ConfigError::Syntax {
@@ -225,7 +260,7 @@ fn read_variable(
     variable: &str,
     name: &str,
     text: &str,
-    values: &mut BTreeMap<&'static str, (Json, Origin)>,
+    values: &mut Values,
 ) -> Result<(), ConfigError> {
     if OTHER_VARIABLES.contains(&variable) {
         return Ok(());
@@ -241,11 +276,11 @@ fn set(
     json: Option<Json>,
     text: &str,
     origin: Origin,
-    values: &mut BTreeMap<&'static str, (Json, Origin)>,
+    values: &mut Values,
 ) -> Result<(), ConfigError> {
     let Some(json) = json else {
         let expected = key.expected().to_owned();
-        let found = text.to_owned();
+        let found = if key.is_public() { text.to_owned() } else { "not a text".to_owned() };
         return Err(ConfigError::Value { key: key.name, found, origin, expected });
     };
     values.insert(key.name, (json, origin));
@@ -330,12 +365,58 @@ mod tests {
 
     #[test]
     fn what_is_printed_reads_back_as_the_same_configuration() {
-        let flags = [("listen", "0.0.0.0"), ("roles", "data,meta"), ("log_format", "json")];
+        let flags = [
+            ("listen", "0.0.0.0"),
+            ("roles", "data,meta"),
+            ("log_format", "json"),
+            ("cluster_labels", "zone=a,rack=7"),
+            ("raft_fqdn", "true"),
+        ];
         let first = Settings::load(&sources(None, &[], &flags)).unwrap();
         let path = file("printed.toml", &first.to_toml());
         let second = Settings::load(&sources(Some(path), &[], &[])).unwrap();
         assert_eq!(first.node, second.node);
         assert_eq!(second.log_format, LogFormat::Json);
+    }
+
+    #[test]
+    fn a_secret_is_read_and_never_printed() {
+        let secret = "correct horse battery";
+        let settings =
+            Settings::load(&sources(None, &[("HEDDLE_CLUSTER_SECRET", secret)], &[])).unwrap();
+        assert_eq!(settings.node.cluster_secret.as_bytes(), secret.as_bytes());
+        let printed = format!("{}{}", settings.to_toml(), settings.to_json());
+        assert!(printed.contains("# cluster_secret is not shown"));
+        assert!(!printed.contains(secret));
+        let text = error(&sources(None, &[("HEDDLE_CLUSTER_SECRET", "short")], &[]));
+        assert!(text.contains("a text of 5 bytes") && !text.contains("short"), "{text}");
+    }
+
+    #[test]
+    fn a_node_of_a_cluster_without_name_has_that_of_its_host() {
+        let settings = Settings::load(&sources(None, &[], &[("cluster_join", "a,b:1")])).unwrap();
+        assert_eq!(settings.node.name, host_name());
+        assert_eq!(settings.node.cluster_join, ["a", "b:1"]);
+        assert!(settings.to_toml().lines().any(|line| line.ends_with("# host name")));
+        let named = [("cluster_join", "a"), ("name", "n")];
+        assert_eq!(Settings::load(&sources(None, &[], &named)).unwrap().node.name, "n");
+        let alone = Settings::load(&sources(None, &[], &[])).unwrap();
+        assert_eq!(alone.node.name, NodeConfig::default().name);
+    }
+
+    #[test]
+    fn weaviates_variables_are_read_before_the_file() {
+        let path = file("weaviate.toml", "raft_port = 7501\n");
+        let environment = [("RAFT_PORT", "8300"), ("CLUSTER_GOSSIP_BIND_PORT", "7100")];
+        let settings = Settings::load(&sources(Some(path), &environment, &[])).unwrap();
+        assert_eq!(settings.node.raft_port, 7501);
+        assert_eq!(settings.node.gossip_port, 7100);
+    }
+
+    #[test]
+    fn a_rule_names_where_the_value_came_from() {
+        let text = error(&sources(None, &[("HEDDLE_CLUSTER_VOTERS", "4")], &[]));
+        assert!(text.starts_with("cluster_voters is 4 (environment), expected an odd"), "{text}");
     }
 
     #[test]
@@ -368,10 +449,20 @@ mod tests {
     }
 
     #[test]
+    fn every_key_and_variable_is_documented() {
+        let document = include_str!("../../../docs/operations.md");
+        let names = KEYS.iter().map(|key| key.name).chain(weaviate::variables());
+        for name in names {
+            assert!(document.contains(&format!("\n| `{name}` |")), "{name} is not in its table");
+        }
+    }
+
+    #[test]
     fn the_table_has_every_setting_of_a_node() {
         let full = NodeConfig {
             advertise: Some("x".to_owned()),
             ready_file: Some("y".into()),
+            cluster_secret_file: Some("z".into()),
             ..NodeConfig::default()
         };
         let mut names: Vec<String> = json_of(&full).keys().cloned().collect();
