@@ -8,6 +8,7 @@
 
 pub mod clock;
 pub mod cores;
+pub mod datagram;
 pub mod device;
 pub mod fatal;
 mod gate;
@@ -28,6 +29,7 @@ pub mod stats;
 
 pub use clock::RealClock;
 pub use cores::{CorePlan, CoreRole, MetaPlacement};
+pub use datagram::DatagramSocket;
 pub use device::{GlommioDevice, GlommioDeviceFile};
 pub use fatal::fatal;
 pub use guard::PortGuard;

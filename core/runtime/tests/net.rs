@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use heddle_runtime::guard::GuardError;
 use heddle_runtime::{
-    Listener, PortGuard, Queue, Socket, SocketStream, run_single, sleep, spawn_joinable, timeout,
-    yield_now,
+    DatagramSocket, Listener, PortGuard, Queue, Socket, SocketStream, run_single, sleep,
+    spawn_joinable, timeout, yield_now,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -213,6 +213,99 @@ fn several_listeners_of_one_process_share_a_port_that_strangers_cannot_have() {
         assert_eq!(Listener::bind(address).unwrap().local_address(), address);
         drop((again, clients));
         sleep(Duration::from_millis(1)).await;
+    })
+    .unwrap();
+}
+
+#[test]
+fn datagrams_arrive_whole_in_order_and_with_their_source() {
+    run_single(async {
+        let one = DatagramSocket::bind(any_port()).unwrap();
+        let other = DatagramSocket::bind(any_port()).unwrap();
+        for number in 0..200_u8 {
+            one.try_send(&vec![number; usize::from(number)], other.local_address()).unwrap();
+        }
+        let mut buffer = [0; 256];
+        for number in 0..200_u8 {
+            let (count, source) =
+                timeout(LIMIT, other.receive(&mut buffer)).await.unwrap().unwrap();
+            assert_eq!(source, one.local_address());
+            assert_eq!(buffer[..count], vec![number; usize::from(number)]);
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_datagram_wakes_the_task_that_waits_for_it_each_time() {
+    run_single(async {
+        let one = Rc::new(DatagramSocket::bind(any_port()).unwrap());
+        let other = DatagramSocket::bind(any_port()).unwrap();
+        let (echo, target) = (Rc::clone(&one), other.local_address());
+        let echoing = spawn_joinable(Queue::Search, async move {
+            let mut buffer = [0; 16];
+            for _ in 0..500 {
+                let (count, source) = echo.receive(&mut buffer).await.unwrap();
+                assert_eq!(source, target);
+                echo.try_send(&buffer[..count], source).unwrap();
+            }
+        });
+        let mut buffer = [0; 16];
+        for number in 0..500_u64 {
+            // The task that echoes waits already: it has found its socket empty.
+            yield_now().await;
+            other.try_send(&number.to_le_bytes(), one.local_address()).unwrap();
+            let (count, _) = timeout(LIMIT, other.receive(&mut buffer)).await.unwrap().unwrap();
+            assert_eq!(buffer[..count], number.to_le_bytes());
+        }
+        assert_eq!(echoing.await, Some(()));
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_longer_datagram_is_cut_and_a_peer_that_is_gone_breaks_nothing() {
+    run_single(async {
+        let one = DatagramSocket::bind(any_port()).unwrap();
+        let other = DatagramSocket::bind(any_port()).unwrap();
+        let gone = DatagramSocket::bind(any_port()).unwrap().local_address();
+        one.try_send(&[1; 40], gone).unwrap();
+        one.try_send(&[2; 40], other.local_address()).unwrap();
+        one.try_send(&[3; 8], other.local_address()).unwrap();
+        let mut buffer = [0; 32];
+        assert_eq!(other.receive(&mut buffer).await.unwrap(), (32, one.local_address()));
+        assert_eq!(other.receive(&mut buffer).await.unwrap(), (8, one.local_address()));
+        assert_eq!(buffer[..9], [3, 3, 3, 3, 3, 3, 3, 3, 2]);
+        other.try_send(&[4], one.local_address()).unwrap();
+        assert_eq!(one.receive(&mut buffer).await.unwrap(), (1, other.local_address()));
+    })
+    .unwrap();
+}
+
+#[test]
+fn an_address_for_datagrams_belongs_to_one_socket_and_is_free_after_it() {
+    run_single(async {
+        let one = DatagramSocket::bind(any_port()).unwrap();
+        let address = one.local_address();
+        let second = DatagramSocket::bind(address).unwrap_err();
+        assert_eq!(second.kind(), ErrorKind::AddrInUse);
+        drop(one);
+        assert_eq!(DatagramSocket::bind(address).unwrap().local_address(), address);
+    })
+    .unwrap();
+}
+
+#[test]
+fn both_families_carry_datagrams() {
+    run_single(async {
+        let one = match DatagramSocket::bind("[::1]:0".parse().unwrap()) {
+            Ok(socket) => socket,
+            // The machine has IPv6 switched off.
+            Err(error) => return assert_eq!(error.kind(), ErrorKind::AddrNotAvailable),
+        };
+        one.try_send(b"own", one.local_address()).unwrap();
+        let mut buffer = [0; 8];
+        assert_eq!(one.receive(&mut buffer).await.unwrap(), (3, one.local_address()));
     })
     .unwrap();
 }
