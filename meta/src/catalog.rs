@@ -213,6 +213,22 @@ impl Catalog {
         self
     }
 
+    /// The same catalog with the homes that another one has for the shards of a node; the epoch
+    /// stays. For shards that the other one does not know, the homes stay as well.
+    #[must_use]
+    pub fn with_homes_of(mut self, other: &Self, node: NodeId) -> Self {
+        let homes: BTreeMap<ShardId, u32> = other
+            .shards()
+            .filter(|(_, shard)| shard.node == node)
+            .map(|(_, shard)| (shard.id, shard.home))
+            .collect();
+        let shards = self.collections.values_mut().flat_map(|entry| &mut entry.shards);
+        for shard in shards.filter(|shard| shard.node == node) {
+            shard.home = homes.get(&shard.id).copied().unwrap_or(shard.home);
+        }
+        self
+    }
+
     /// The same catalog with new numbers for some shards, which then are new and empty: what logs
     /// have of the old ones is nobody's.
     #[must_use]

@@ -65,6 +65,12 @@ impl ClusterState {
         self.replicas.get(&shard).map_or(&[], Vec::as_slice)
     }
 
+    /// How many replicas a node holds. Cost: one pass over all.
+    #[must_use]
+    pub fn replicas_of(&self, node: NodeId) -> usize {
+        self.replicas.values().flatten().filter(|place| place.node == node).count()
+    }
+
     /// What a collection asks of the nodes that hold it.
     #[must_use]
     pub fn rules(&self, collection: CollectionId) -> PlacementRules {
@@ -245,7 +251,7 @@ impl ClusterState {
         if self.known_node(node)?.state != NodeState::Draining {
             return Err(ClusterError::NotDraining { node });
         }
-        let shards = self.replicas.values().flatten().filter(|place| place.node == node).count();
+        let shards = self.replicas_of(node);
         if shards > 0 {
             return Err(ClusterError::HoldsReplicas { node, shards });
         }
