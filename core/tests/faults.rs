@@ -368,3 +368,38 @@ fn dead_slots_are_reused_while_new_vectors_never_stop_coming() {
         assert!(published < 6_000, "{published} slots for 300 objects written 60 times");
     });
 }
+
+#[test]
+fn a_start_that_cannot_read_names_the_file_and_a_later_one_finds_everything() {
+    let mut world = written(8, 60);
+    world.run(|engine| async move {
+        engine.checkpoint(SHARD).await.unwrap();
+        for n in 60..200 {
+            put(&engine, item(n, 1)).await;
+        }
+    });
+    let whole = World { disk: world.disk.crashed(Crash::KeepAll), ..world.clone() };
+    let operations = {
+        let mut world = crashed(&whole, Crash::KeepAll);
+        let before = world.disk.operations();
+        block_on(world.open()).unwrap();
+        world.disk.operations() - before
+    };
+    let mut of_the_log = 0;
+    for at in 1..=operations {
+        let mut world = crashed(&whole, Crash::KeepAll);
+        world.disk.fail_operation(world.disk.operations() + at, Fault::Io);
+        match block_on(world.open()) {
+            Ok(_) => {}
+            Err(error) => {
+                let device = error.device();
+                assert!(device.is_some(), "operation {at}: {error:?}");
+                let path = device.map(ToString::to_string).unwrap_or_default();
+                assert!(error.to_string().contains(&path), "{error} does not name {path}");
+                of_the_log += usize::from(path.contains(".wal"));
+            }
+        }
+        assert_eq!(count(&mut world), 200, "after the failure of operation {at}");
+    }
+    assert!(of_the_log > 1, "some of them read the log");
+}

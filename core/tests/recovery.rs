@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use common::*;
+use futures::executor::block_on;
 use futures::future::join;
 use heddle_core::engine::{Object, PutItem, PutMode, Want};
 use heddle_sim::{Crash, Fault, Random};
@@ -467,4 +468,21 @@ fn a_clock_set_back_still_orders_writes() {
     let objects = world.run(|engine| async move { dump(&engine, SHARD).await });
     assert_eq!(objects.len(), 1);
     assert_eq!(objects[0].properties, item(1, 3).properties);
+}
+
+#[test]
+fn a_start_with_little_memory_sorts_property_values_in_by_and_by() {
+    const SEED: u64 = 11;
+    let mut world = World::new(SEED);
+    let model = world.run(|engine| async move {
+        let mut model = Model::default();
+        write_some(&engine, &mut Random::new(SEED), &mut model, 400).await;
+        model
+    });
+    let (_, report) = block_on(world.clone().open()).unwrap();
+    assert_eq!(report.values_sorted_in, 0, "all of them are few");
+    world.memory_bytes_max = 16 << 10;
+    let (engine, report) = block_on(world.open()).unwrap();
+    assert!(report.values_sorted_in > 1, "{report:?}");
+    block_on(check_model(&engine, &model));
 }

@@ -261,3 +261,46 @@ fn the_tables_of_segments_count_against_the_memory_budget() {
     world.memory_bytes_max = status.memory_bytes;
     world.run(|engine| async move { assert_eq!(try_put(&engine, id(100)).await, Ok(())) });
 }
+
+#[test]
+fn a_compaction_that_makes_way_for_an_image_counts_against_the_rate() {
+    const BYTES_PER_S: u64 = 1 << 10;
+    let mut world =
+        World { memtable_bytes: 32 << 10, compaction_bytes_per_s: BYTES_PER_S, ..fixture::world() };
+    let clock = world.clock.clone();
+    world.run(|engine| async move {
+        let mut random = Random::new(7);
+        for object in 0..400 {
+            put(&engine, random_item(&mut random, id(object))).await;
+            engine.maintain().await.unwrap();
+        }
+        engine.checkpoint(SHARD).await.unwrap();
+        for object in (0..400).step_by(4).flat_map(|first| first..first + 3) {
+            assert!(delete(&engine, id(object)).await);
+        }
+        engine.checkpoint(SHARD).await.unwrap();
+        clock.advance_us(1_000_000_000);
+        let compacted = || rows(&engine).compacted_bytes;
+        let before = compacted();
+        // It asks for the space, then it begins to read.
+        let mut upkeep = std::pin::pin!(engine.maintain());
+        for _ in 0..2 {
+            assert!(futures::FutureExt::now_or_never(&mut upkeep).is_none());
+        }
+        // Meanwhile the log has become long.
+        let mut object = 1_000;
+        while engine.status().shards[0].log_bytes < 64 << 10 {
+            put(&engine, random_item(&mut random, id(object))).await;
+            object += 1;
+        }
+        assert!(!upkeep.await.unwrap(), "it has made way");
+        assert_eq!(compacted(), before);
+        engine.checkpoint(SHARD).await.unwrap();
+        // There is as much to rewrite as before, and it waits for its turn.
+        while engine.maintain().await.unwrap() {}
+        assert_eq!(compacted(), before);
+        clock.advance_us(1_000_000_000);
+        while engine.maintain().await.unwrap() {}
+        assert!(compacted() > before);
+    });
+}

@@ -21,6 +21,10 @@ use crate::message::{CoreRequest, Publication, expect_reply};
 const BATCH_SLOTS_PER_CORE: usize = 32;
 /// Rows looked at between two offers to yield: one that is full takes some 10 us.
 const LINK_ROWS: usize = 16;
+/// Shortest and longest time between two looks at writers that are held back: the first one may
+/// come late by as much as the last.
+const HOLD_MIN: Duration = Duration::from_millis(1);
+const HOLD_MAX: Duration = Duration::from_millis(5);
 /// Pause while a checkpoint keeps the graph still.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Pause before a sweep: long enough to end the turn of the runtime.
@@ -39,6 +43,7 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(5);
 /// Starts the background tasks of a data core.
 pub(crate) fn start(core: &Rc<Core>, engine: &HomeEngine) {
     spawn(Queue::Insert, index(Rc::clone(core), engine.clone()));
+    spawn(Queue::Wal, pace(engine.clone()));
     spawn(Queue::Background, rebuild(Rc::clone(core), engine.clone()));
     spawn(Queue::Background, maintain(Rc::clone(core), engine.clone()));
     spawn(Queue::Background, scrub(Rc::clone(core), engine.clone()));
@@ -61,6 +66,15 @@ async fn rebuild(core: Rc<Core>, engine: HomeEngine) {
         if let Err(error) = publish_views(&core).await {
             return tracing::debug!(%error, "building ends");
         }
+    }
+}
+
+/// Lets writers go on that are held back while much is to be linked, each when its time has come.
+async fn pace(engine: HomeEngine) {
+    loop {
+        let wait = Duration::from_nanos(engine.held_writers().await);
+        sleep(wait.clamp(HOLD_MIN, HOLD_MAX)).await;
+        engine.release_writers();
     }
 }
 

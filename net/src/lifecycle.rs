@@ -51,6 +51,8 @@ pub(crate) async fn open(core: &Rc<Core>, order: OpenOrder) -> CoreAnswer {
             OnDataLoss::Quarantine
         },
         compaction_bytes_per_s: COMPACTION_BYTES_PER_S,
+        paces_writers: true,
+        device_sharers: core.data_cores as u32,
     };
     let index = core.index;
     for spec in &order.shards {
@@ -121,10 +123,11 @@ fn note_progress(core: &Core, step: Progress) {
 /// The exit code that tells an operator what to do about an engine that does not open.
 fn reason_of(error: &EngineError) -> FatalReason {
     match error {
+        // A read that fails says nothing about the bytes: it is the operator's disk that needs
+        // help, and nothing is given up for it.
+        error if error.device().is_some() => FatalReason::DataDirectory,
         EngineError::Wal(WalError::Version { .. }) => FatalReason::FormatVersion,
-        EngineError::Device(_) | EngineError::Wal(WalError::Device(_) | WalError::Full) => {
-            FatalReason::DataDirectory
-        }
+        EngineError::Wal(WalError::Full) => FatalReason::DataDirectory,
         EngineError::Wal(WalError::SegmentSize { .. }) => FatalReason::Config,
         _ => FatalReason::Corruption,
     }
@@ -177,5 +180,35 @@ pub(crate) async fn drain(core: &Rc<Core>) {
             return;
         }
         sleep(DRAIN_INTERVAL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use heddle_core::objects::ObjectError;
+    use heddle_types::{DeviceError, ShardId};
+
+    use super::*;
+
+    #[test]
+    fn a_disk_that_cannot_be_read_is_told_from_one_with_damage() {
+        let device = || DeviceError::Io {
+            path: "logs/0000/0000000001.wal".to_owned(),
+            operation: "read",
+            os_code: Some(5),
+            source_text: "Input/output error".to_owned(),
+        };
+        let shard = ShardId(1);
+        for error in [
+            EngineError::Device(device()),
+            EngineError::Wal(WalError::Device(device())),
+            EngineError::Objects { shard, source: ObjectError::Device(device()) },
+            EngineError::Wal(WalError::Full),
+        ] {
+            assert_eq!(reason_of(&error), FatalReason::DataDirectory, "{error}");
+        }
+        let problem = "is another one".to_owned();
+        let damaged = EngineError::Image { shard, problem };
+        assert_eq!(reason_of(&damaged), FatalReason::Corruption);
     }
 }

@@ -113,6 +113,8 @@ pub(crate) struct Shard {
     pub(crate) tombstones: u64,
     /// Vectors that are not in a graph yet and are scanned.
     pub(crate) tail: u64,
+    /// Tail or dead slots, in per cent of what begins to slow writers.
+    pub(crate) burden_percent: u64,
     /// Vectors in the indexes, and the bytes that they and their links occupy.
     pub(crate) vectors: u64,
     pub(crate) index_bytes: u64,

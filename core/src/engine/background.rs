@@ -177,6 +177,9 @@ impl<D: Device, C: Clock> Engine<D, C> {
             || shard.lease.is_out()
             || shard.owes_sweep()
             || cell.book.borrow().link_failed;
+        if shard.is_imaging() {
+            cell.pacing.borrow_mut().note_pause();
+        }
         if pauses {
             return None;
         }
@@ -186,6 +189,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let view = Arc::clone(shard.view());
         let members = 0..batch.len();
         let origin = Origin { view, vector, _lease: shard.lease.take() };
+        drop(shard);
+        self.note_link_begun(cell);
         Some(IndexBatch { origin, batch: Arc::new(batch), members })
     }
 
@@ -211,17 +216,22 @@ impl<D: Device, C: Clock> Engine<D, C> {
             return LinkProgress::More(batch);
         }
         if shard.is_imaging() {
+            cell.pacing.borrow_mut().note_pause();
             return LinkProgress::Paused(batch);
         }
         let Some(writer) = shard.vector_mut(batch.origin.vector) else {
             return LinkProgress::Done;
         };
-        if let Err(error) = writer.commit_batch(&batch.rows, &batch.pruned, &directory) {
+        let linked = writer.commit_batch(&batch.rows, &batch.pruned, &directory);
+        let linked = linked.unwrap_or_else(|error| {
             tracing::warn!(shard = cell.id.0, %error, "linking pauses");
             cell.book.borrow_mut().link_failed = true;
-        }
+            0
+        });
         // Linking may have moved an arena.
         self.republish(&mut shard);
+        drop(shard);
+        self.note_linked(&cell, linked as u64);
         LinkProgress::Done
     }
 
@@ -232,6 +242,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
             let mut shard = cell.shard.borrow_mut();
             if shard.sweep_step(&self.inner.quiescence) {
                 self.republish(&mut shard);
+                drop(shard);
+                self.note_relief(&cell);
                 self.inner.state.borrow_mut().turn = cell.id;
                 return true;
             }
@@ -312,14 +324,17 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let goes_on = || !self.is_image_wanted(cell);
         let compacted = job.run(&rests_there, &goes_on).await;
         upkeep.came_back = true;
-        if let Ok(compacted) = &compacted {
-            self.charge_compaction(compacted.io_bytes());
+        match &compacted {
+            Ok(compacted) => self.charge_compaction(compacted.io_bytes()),
+            // What was read for nothing is the disk's time as well.
+            Err(ObjectError::GivenUp { read_bytes }) => self.charge_compaction(*read_bytes),
+            Err(_) => {}
         }
         let finished = cell.shard.borrow_mut().finish_compaction(compacted);
         drop(upkeep);
         match finished {
             Ok(()) => Ok(true),
-            Err(ObjectError::GivenUp) => Ok(false),
+            Err(ObjectError::GivenUp { .. }) => Ok(false),
             Err(source) => Err(EngineError::Objects { shard: cell.id, source }),
         }
     }

@@ -21,6 +21,8 @@ impl EngineConfig {
             memtable_bytes: MEMTABLE_BYTES_DEFAULT as usize,
             on_data_loss: OnDataLoss::Quarantine,
             compaction_bytes_per_s: u64::MAX,
+            paces_writers: false,
+            device_sharers: 1,
         }
     }
 }
@@ -57,6 +59,12 @@ pub struct EngineConfig {
     pub on_data_loss: OnDataLoss,
     /// Bytes that rewriting rows reads and writes a second, on average, while there is space.
     pub compaction_bytes_per_s: u64,
+    /// Puts wait while the flat tail of their shard is long: whoever drives the engine calls
+    /// [`super::Engine::held_writers`] and [`super::Engine::release_writers`] and links what waits.
+    pub paces_writers: bool,
+    /// Engines that write to the same file system, this one included: each may take its part of
+    /// what is free for rewriting rows.
+    pub device_sharers: u32,
 }
 
 /// What becomes of a shard whose log lost durable records.
@@ -108,6 +116,8 @@ pub enum Progress {
 pub struct OpenReport {
     /// Live objects.
     pub objects: u64,
+    /// Times that property values were sorted into their indexes because many had been read.
+    pub values_sorted_in: u64,
     /// Log records applied to a shard.
     pub records_applied: u64,
     /// Log records that an image already held.

@@ -93,6 +93,20 @@ pub enum EngineError {
     },
 }
 
+impl EngineError {
+    /// What the storage answered, if it is the cause: nothing is known to be damaged then.
+    #[must_use]
+    pub fn device(&self) -> Option<&DeviceError> {
+        match self {
+            Self::Device(error)
+            | Self::Wal(WalError::Device(error) | WalError::Failed { source: error })
+            | Self::Checkpoint { source: CheckpointError::Device(error), .. }
+            | Self::Objects { source: ObjectError::Device(error), .. } => Some(error),
+            _ => None,
+        }
+    }
+}
+
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         if let EngineError::Unserved { refusal, .. } = error {

@@ -20,6 +20,7 @@ mod checkpoint;
 mod config;
 mod error;
 mod load;
+mod pacing;
 mod pending;
 mod quarantine;
 mod read;
@@ -91,6 +92,7 @@ struct Inner<D: Device, C: Clock> {
     pace: Cell<space::Pace>,
     /// Backups that copy the log; while there are any it is not given up.
     log_holds: Cell<usize>,
+    held: pacing::HeldWriters,
     /// Records were queued; the applier waits here.
     queued: Signal,
     /// Records were applied, merges ended, rows were flushed; writers wait here.
@@ -140,6 +142,8 @@ struct ShardCell<D: Device> {
     book: RefCell<Book>,
     /// The last image, with which the next one is compared.
     previous: RefCell<Previous>,
+    /// How fast rows may come while linking cannot follow.
+    pacing: RefCell<pacing::Pacing>,
     /// Gone from the engine; whatever still runs for it stops.
     dropped: Cell<bool>,
 }

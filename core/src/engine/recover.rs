@@ -10,11 +10,13 @@ use std::task::Poll;
 
 use futures::future::LocalBoxFuture;
 use heddle_index::Quiescence;
+use heddle_types::limits::{REPLAY_VALUES_BYTES_MAX, REPLAY_VALUES_SHARE};
 use heddle_types::{Clock, Device, DeviceError, Hlc, Lsn, ShardId, StampSource};
 use rustc_hash::FxHashMap;
 
 use super::config::{EngineConfig, OpenReport, Progress};
 use super::load::Loader;
+use super::pacing::HeldWriters;
 use super::quarantine::{concerned, remove_written, set_apart};
 use super::rebuild::{Absent, Loaded, Rebuild};
 use super::{Engine, EngineError, Inner, MemoryGauge, ShardCell, State, yield_now};
@@ -122,7 +124,14 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let newest = opened.values().map(|opened| opened.cell.shard.borrow().newest_hlc()).max();
         let mut newest = newest.unwrap_or_default();
         let mut lost = Vec::new();
-        let replay = Replay { shards: &opened, quiescence: &quiescence, progress: &progress };
+        let values_bytes_max =
+            REPLAY_VALUES_BYTES_MAX.min(config.memory_bytes_max / REPLAY_VALUES_SHARE);
+        let replay = Replay {
+            shards: &opened,
+            quiescence: &quiescence,
+            progress: &progress,
+            values_bytes_max,
+        };
         let (own, old) = config.log_indexes.split_first().unwrap_or((&0, &[]));
         for log_index in old {
             let directory = log_directory(*log_index);
@@ -204,6 +213,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             space: Cell::default(),
             pace: Cell::default(),
             log_holds: Cell::new(0),
+            held: HeldWriters::default(),
             queued: Signal::default(),
             settled: Signal::default(),
             published: Signal::default(),
@@ -312,6 +322,8 @@ struct Replay<'a, D: Device> {
     shards: &'a BTreeMap<ShardId, Opened<D>>,
     quiescence: &'a Quiescence,
     progress: &'a dyn Fn(Progress),
+    /// Property values of all shards that wait to be sorted in.
+    values_bytes_max: u64,
 }
 
 impl<D: Device> Replay<'_, D> {
@@ -344,11 +356,28 @@ impl<D: Device> Replay<'_, D> {
             for opened in self.shards.values() {
                 opened.cell.shard.borrow_mut().reuse_replaced(self.quiescence);
             }
+            self.sort_in_many(report);
         }
         flushes.finish().await?;
         self.shards.values().for_each(|opened| opened.cell.shard.borrow_mut().end_bulk());
         self.report_progress(log_index, records);
         Ok(recovery)
+    }
+
+    /// Sorts in the property values that were read once there are many: until then they take memory
+    /// twice, in lists that grow by doubling.
+    fn sort_in_many(&self, report: &mut OpenReport) {
+        let shards = || self.shards.values().map(|opened| &opened.cell.shard);
+        let waiting_bytes: u64 = shards().map(|shard| shard.borrow().waiting_bytes()).sum();
+        if waiting_bytes <= self.values_bytes_max {
+            return;
+        }
+        for shard in shards() {
+            let mut shard = shard.borrow_mut();
+            shard.end_bulk();
+            shard.begin_bulk();
+        }
+        report.values_sorted_in += 1;
     }
 
     fn report_progress(&self, log_index: u32, records: u64) {

@@ -116,6 +116,7 @@ impl<D: Device> ShardCell<D> {
             shard: RefCell::new(shard),
             book: RefCell::new(book),
             previous: RefCell::default(),
+            pacing: RefCell::default(),
             dropped: Cell::new(false),
         }
     }

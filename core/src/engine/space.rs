@@ -105,7 +105,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         self.inner.pace.get().is_free(now_ns).then_some(SpacePressure::None)
     }
 
-    /// Bytes that a compaction may write: what is free, without what the log needs to go on, and
+    /// Bytes that a compaction may write: this engine's part of what is free, without what the log needs to go on, and
     /// without what the image may write that gives the space back; it seldom writes all of its
     /// bytes anew, so half of what is free is enough for it. What is reserved for deletions is not
     /// free, until it is given up for such work as this.
@@ -113,9 +113,9 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// Errors: the device's.
     pub(super) async fn compaction_room(&self, image_bytes: u64) -> Result<u64, DeviceError> {
         let free_bytes = self.inner.device.space().await?.free_bytes;
-        let log_bytes = LOG_SEGMENTS_KEPT * self.inner.config.wal.segment_bytes;
-        let room_bytes = free_bytes.saturating_sub(log_bytes);
-        Ok(room_bytes - image_bytes.min(room_bytes / 2))
+        let config = &self.inner.config;
+        let log_bytes = LOG_SEGMENTS_KEPT * config.wal.segment_bytes;
+        Ok(room_of(free_bytes, config.device_sharers, log_bytes, image_bytes))
     }
 
     /// Counts what a compaction read and wrote.
@@ -127,9 +127,29 @@ impl<D: Device, C: Clock> Engine<D, C> {
     }
 }
 
+/// Bytes that one of so many engines may write, so that all of them at once fit.
+fn room_of(free_bytes: u64, sharers: u32, log_bytes: u64, image_bytes: u64) -> u64 {
+    let part_bytes = free_bytes / u64::from(sharers.max(1));
+    let room_bytes = part_bytes.saturating_sub(log_bytes);
+    room_bytes - image_bytes.min(room_bytes / 2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn engines_that_compact_at_once_fit_beside_their_logs_and_images() {
+        let (free, log, image) = (1_000, 64, 100);
+        assert_eq!(room_of(free, 1, log, image), 836);
+        for sharers in 1..20 {
+            let room = room_of(free, sharers, log, image);
+            assert!(u64::from(sharers) * (room + log.min(free / u64::from(sharers))) <= free);
+        }
+        assert_eq!(room_of(free, 4, log, image), 93, "an image larger than half leaves half");
+        assert_eq!(room_of(free, 0, log, image), 836);
+        assert_eq!(room_of(50, 1, log, image), 0);
+    }
 
     #[test]
     fn work_waits_as_long_as_its_bytes_take_at_the_rate() {

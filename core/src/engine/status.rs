@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use heddle_types::{Clock, Device, ShardId};
 
+use super::pacing::ONE as BURDEN_ONE;
 use super::rebuild::Absent;
 use super::{Engine, ScrubStats, ShardCell};
 use crate::objects::ObjectStats;
@@ -21,6 +22,8 @@ pub struct EngineStatus {
     pub applied_lsn: u64,
     /// Writes that wait for the log or for being applied.
     pub writes_in_flight: u64,
+    /// Nanoseconds that rows have waited because linking could not follow, added up.
+    pub writers_held_ns: u64,
     /// The log failed; no write is accepted.
     pub failed: bool,
     /// The search for damage at rest.
@@ -49,6 +52,8 @@ pub struct ShardStatus {
     pub dead_slots: u64,
     /// Vectors that are scanned because they are not in a graph yet, over all vectors.
     pub tail: u64,
+    /// What writers have left to linking and sweeping, in per cent of what begins to slow them.
+    pub burden_percent: u64,
     /// Vectors that the indexes hold, dead ones included.
     pub vectors: u64,
     /// Bytes that they and their links occupy, of what is committed for them.
@@ -113,6 +118,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             wal: self.inner.wal.stats(),
             applied_lsn: state.applied_lsn.0,
             writes_in_flight: state.pending.len() as u64,
+            writers_held_ns: self.writers_held_ns(),
             failed: state.failed,
             scrub: self.scrub_stats(),
             memory_bytes: self.memory_bytes(),
@@ -147,6 +153,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             tombstones: shard.tombstone_count(),
             dead_slots: u64::from(shard.directory().dead_count()),
             tail,
+            burden_percent: self.burden(cell) * 100 / BURDEN_ONE,
             vectors,
             index_bytes,
             memory: shard.memory(),
@@ -195,6 +202,7 @@ impl<D: Device> Absent<D> {
             tombstones: 0,
             dead_slots: 0,
             tail: 0,
+            burden_percent: 0,
             vectors: 0,
             index_bytes: 0,
             memory: shard.as_ref().map_or_else(ShardMemory::default, |shard| shard.memory()),

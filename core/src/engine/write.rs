@@ -141,6 +141,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         self.check_item(cell, &item, mode)?;
         self.check_space(cell, item.id)?;
         self.rows_fit(cell).await?;
+        self.paced(cell).await;
         if mode == PutMode::Merge {
             return self.merge_one(cell, item, answer).await;
         }

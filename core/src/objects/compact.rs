@@ -95,8 +95,13 @@ impl<D: Device> CompactionJob<D> {
     ) -> Result<Compacted<D>, ObjectError> {
         let mut table = Memtable::new(self.shard, self.target);
         let mut moves = Vec::new();
+        let mut read_bytes = 0;
         for source in &self.sources {
-            copy_living(source, is_alive, goes_on, &mut table, &mut moves).await?;
+            let copied = copy_living(source, is_alive, goes_on, &mut table, &mut moves).await?;
+            read_bytes += copied.read_bytes;
+            if copied.is_given_up {
+                return Err(ObjectError::GivenUp { read_bytes });
+            }
         }
         let segment = if moves.is_empty() {
             None
@@ -104,9 +109,14 @@ impl<D: Device> CompactionJob<D> {
             let table = Rc::new(table);
             Some(write_segment(&self.device, &self.directory, self.shard, &table).await?)
         };
-        let read_bytes = self.sources.iter().map(|source| source.header.file_bytes()).sum();
         Ok(Compacted { segment, moves, read_bytes })
     }
+}
+
+/// How far copying a segment came.
+struct Copied {
+    read_bytes: u64,
+    is_given_up: bool,
 }
 
 async fn copy_living<D: Device>(
@@ -115,11 +125,11 @@ async fn copy_living<D: Device>(
     goes_on: &dyn Fn() -> bool,
     table: &mut Memtable,
     moves: &mut Vec<Move>,
-) -> Result<(), ObjectError> {
+) -> Result<Copied, ObjectError> {
     let mut walk = Walk::new(Rc::clone(source));
     while let Some((location, object)) = walk.next().await? {
         if !goes_on() {
-            return Err(ObjectError::GivenUp);
+            return Ok(Copied { read_bytes: walk.read_bytes(), is_given_up: true });
         }
         if !is_alive(object.slot, location) {
             continue;
@@ -136,7 +146,7 @@ async fn copy_living<D: Device>(
         });
         moves.push(Move { slot: object.slot, from: location, to });
     }
-    Ok(())
+    Ok(Copied { read_bytes: walk.read_bytes(), is_given_up: false })
 }
 
 impl<D: Device> ObjectStore<D> {

@@ -40,8 +40,11 @@ pub enum ObjectError {
         location: Location,
     },
     /// A compaction made way for something else. Nothing was written; begin it again later.
-    #[error("the compaction was given up")]
-    GivenUp,
+    #[error("the compaction was given up after {read_bytes} bytes")]
+    GivenUp {
+        /// Bytes that it had read.
+        read_bytes: u64,
+    },
     /// The storage failed. A failed flush or compaction may be tried again.
     #[error(transparent)]
     Device(#[from] DeviceError),

@@ -46,6 +46,18 @@ impl Values {
             Self::Nothing => 0,
         }
     }
+
+    /// Bytes of what a bulk has collected.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        match self {
+            Self::Whole(index) => index.waiting_bytes(),
+            Self::Numbers(index) => index.waiting_bytes(),
+            Self::Booleans(index) => index.waiting_bytes(),
+            Self::Uuids(index) => index.waiting_bytes(),
+            Self::Texts(index) => index.whole.waiting_bytes() + index.cut.waiting_bytes(),
+            Self::Nothing => 0,
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Debug)]

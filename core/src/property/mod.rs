@@ -129,6 +129,12 @@ impl PropertyIndex {
         self.memory_bytes += grown;
     }
 
+    /// Bytes of what a bulk has collected and not sorted in.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.fields.iter().map(|field| field.values.waiting_bytes()).sum()
+    }
+
     /// Takes the object of a slot out of all answers. Its entries stay until they are reclaimed.
     pub fn kill(&mut self, slot: Slot) {
         self.live.remove(slot);
@@ -151,9 +157,9 @@ impl PropertyIndex {
         self.fields.iter().map(|field| (field.name.clone(), field.data_type)).collect()
     }
 
-    /// Bytes in use, about.
+    /// Bytes in use, about; what a bulk has collected included.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.memory_bytes + self.live.serialized_size()
+        self.memory_bytes + self.waiting_bytes() + self.live.serialized_size()
     }
 }

@@ -103,25 +103,33 @@ pub(super) struct Ordered<K> {
     keys: BTreeMap<K, Postings>,
     /// What waits to be sorted in, while that is wanted.
     bulk: Option<Vec<(K, Slot)>>,
+    /// Bytes of that.
+    waiting_bytes: usize,
 }
 
 impl<K> Default for Ordered<K> {
     fn default() -> Self {
-        Self { keys: BTreeMap::new(), bulk: None }
+        Self { keys: BTreeMap::new(), bulk: None, waiting_bytes: 0 }
     }
 }
 
 impl<K: Key> Ordered<K> {
     /// Adds a slot to a key; returns the bytes by which memory grew, about. In a bulk the key only
-    /// waits, and its bytes are counted at the end.
+    /// waits, and its bytes are those of [`Ordered::waiting_bytes`] until the end.
     pub(super) fn insert(&mut self, key: K, slot: Slot) -> usize {
         match &mut self.bulk {
             Some(bulk) => {
+                self.waiting_bytes += size_of::<(K, Slot)>() + key.heap_bytes();
                 bulk.push((key, slot));
                 0
             }
             None => insert_into(&mut self.keys, key, slot),
         }
+    }
+
+    /// Bytes of the keys that wait, without what their list keeps free.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
     }
 
     /// From now on keys only wait.
@@ -132,6 +140,7 @@ impl<K: Key> Ordered<K> {
     /// Sorts in what waits; returns the bytes by which memory grew, about.
     pub(super) fn end_bulk(&mut self) -> usize {
         let mut bulk = self.bulk.take().unwrap_or_default();
+        self.waiting_bytes = 0;
         // Stable: the slots of a key stay in the order in which they came.
         bulk.sort_by(|(left, _), (right, _)| left.cmp(right));
         if self.keys.is_empty() {

@@ -453,6 +453,14 @@ fn objects_added_in_bulk_make_the_same_index() {
                 bulk.insert(slot, values, row.created_us, row.updated_us);
                 bench.insert(slot, row);
                 slot += 1;
+                if slot % 70 == 0 {
+                    // Sorted in before the end, because much waits.
+                    let (waiting, memory) = (bulk.waiting_bytes(), bulk.memory_bytes());
+                    assert!(0 < waiting && waiting < memory, "{waiting} bytes wait of {memory}");
+                    bulk.end_bulk();
+                    assert_eq!(bulk.waiting_bytes(), 0);
+                    bulk.begin_bulk();
+                }
             }
             bulk.end_bulk();
             assert!(bulk.fields == bench.index.fields && bulk.live == bench.index.live);

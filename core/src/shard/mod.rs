@@ -235,6 +235,11 @@ impl<D: Device> Shard<D> {
         self.properties.begin_bulk();
     }
 
+    /// Bytes of property values that a bulk has collected.
+    pub(crate) fn waiting_bytes(&self) -> u64 {
+        self.properties.waiting_bytes() as u64
+    }
+
     /// Brings the property indexes up to date.
     pub(crate) fn end_bulk(&mut self) {
         self.properties.end_bulk();

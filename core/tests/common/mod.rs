@@ -59,6 +59,8 @@ pub struct World {
     pub memory_bytes_max: u64,
     pub on_data_loss: OnDataLoss,
     pub backlog_bytes_max: usize,
+    pub paces_writers: bool,
+    pub compaction_bytes_per_s: u64,
     pub config: CollectionConfig,
 }
 
@@ -76,6 +78,8 @@ impl World {
             memory_bytes_max: u64::MAX,
             on_data_loss: OnDataLoss::Quarantine,
             backlog_bytes_max: 64 << 20,
+            paces_writers: false,
+            compaction_bytes_per_s: u64::MAX,
             config: schema(),
         }
     }
@@ -106,6 +110,8 @@ impl World {
             memtable_bytes: self.memtable_bytes,
             memory_bytes_max: self.memory_bytes_max,
             on_data_loss: self.on_data_loss,
+            paces_writers: self.paces_writers,
+            compaction_bytes_per_s: self.compaction_bytes_per_s,
             checkpoint_log_bytes: 64 << 10,
             log_bytes_max: 4 * segment_bytes,
             ..EngineConfig::new(self.node, self.boot, 0)

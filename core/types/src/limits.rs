@@ -70,6 +70,21 @@ pub const WAL_SEGMENT_BYTES: u64 = 64 << 20;
 pub const WAL_RECORD_BYTES_MAX: usize = 8 << 20;
 /// Log bytes that may wait for the disk on one core before writers are told to wait (64 MiB).
 pub const WAL_BACKLOG_BYTES_MAX: usize = 64 << 20;
+/// Pool of the walk whose cost a flat tail may have before writers are slowed.
+pub const TAIL_WALK_EF: u32 = 64;
+/// Rows of a flat tail that never slow writers: scanning so many takes less than 100 us.
+pub const TAIL_ROWS_MIN: u64 = 2_048;
+/// Dead slots may be one in so many live ones before writers are slowed: a sweep repairs nearly
+/// every node once a thirtieth is dead, so letting more die first makes each dead one cheaper.
+pub const DEAD_SHARE_QUIET: u64 = 4;
+/// A burden (tail or dead slots) this many times as large as the one that begins to slow writers
+/// makes them wait. At twice of it they are as fast as linking; the rest is for the time that an
+/// image takes.
+pub const BURDEN_MAX: u64 = 8;
+/// Bytes of property values that a start of a core collects before it sorts them in (64 MiB), ...
+pub const REPLAY_VALUES_BYTES_MAX: u64 = 64 << 20;
+/// ... and at most this part of the memory that the core may take.
+pub const REPLAY_VALUES_SHARE: u64 = 16;
 /// Bytes of one checkpoint chunk: unit of its checksums and of one device write.
 pub const CHECKPOINT_CHUNK_BYTES: usize = 256 << 10;
 
@@ -101,4 +116,5 @@ const _: () =
 const _: () = assert!(WAL_RECORD_BYTES_MAX < CLIENT_BODY_BYTES_MAX);
 const _: () = assert!(CLIENT_BODY_BYTES_MAX <= CONNECTION_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(WAL_RECORD_BYTES_MAX as u64 * 2 < WAL_SEGMENT_BYTES);
+const _: () = assert!(BURDEN_MAX > 2);
 const _: () = assert!(CHECKPOINT_CHUNK_BYTES.is_multiple_of(PAGE_SIZE_BYTES));

@@ -13,6 +13,7 @@ use crate::error::IndexError;
 use crate::limits;
 use crate::params::{IndexParams, Metric};
 use crate::planes::PlaneScratch;
+use crate::search::filtered::Prices;
 use crate::view::VectorView;
 pub use crate::writer::link::LinkScratch;
 use crate::writer::sweep::Sweep;
@@ -109,6 +110,14 @@ impl VectorWriter {
     #[must_use]
     pub fn backlog(&self) -> u32 {
         if self.view.wants_graph() { self.view.tail_count.load(Ordering::Relaxed) } else { 0 }
+    }
+
+    /// Rows whose scan costs a search about as much as its walk with a pool of `ef` does.
+    #[must_use]
+    pub fn rows_scanned_per_walk(&self, ef: u32) -> u32 {
+        let prices = Prices::of(&self.view);
+        let rows = prices.plain(u64::from(ef)) / prices.scan(1).max(1);
+        u32::try_from(rows).unwrap_or(u32::MAX)
     }
 
     /// Appends up to `limit` slots that wait to be linked, in slot order.

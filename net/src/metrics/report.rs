@@ -114,6 +114,8 @@ pub(crate) struct SearchReport {
 pub(crate) struct EngineReport {
     pub(crate) failed: bool,
     pub(crate) writes_in_flight: u64,
+    /// Nanoseconds that rows have waited because linking could not follow.
+    pub(crate) writers_held_ns: u64,
     pub(crate) applied_lsn: u64,
     pub(crate) wal: WalReport,
     pub(crate) scrub: ScrubReport,
@@ -201,6 +203,8 @@ pub(crate) struct ShardReport {
     pub(crate) dead_slots: u64,
     /// Vectors that are not in a graph yet.
     pub(crate) tail: u64,
+    /// Tail or dead slots, in per cent of what begins to slow writers.
+    pub(crate) burden_percent: u64,
     /// Vectors in the indexes, and the bytes that they and their links occupy.
     pub(crate) vectors: u64,
     pub(crate) index_bytes: u64,
@@ -248,6 +252,7 @@ impl From<EngineStatus> for EngineReport {
         Self {
             failed: status.failed,
             writes_in_flight: status.writes_in_flight,
+            writers_held_ns: status.writers_held_ns,
             applied_lsn: status.applied_lsn,
             wal: WalReport {
                 syncs: wal.syncs,
@@ -284,6 +289,7 @@ impl From<ShardStatus> for ShardReport {
             tombstones: status.tombstones,
             dead_slots: status.dead_slots,
             tail: status.tail,
+            burden_percent: status.burden_percent,
             vectors: status.vectors,
             index_bytes: status.index_bytes,
             vector_bytes: memory.vector_bytes,

@@ -30,9 +30,12 @@ const LOG: [Metric<WalReport>; 10] = [
     ("heddle_wal_durable_lsn", "gauge", "Last durable record.", |wal| wal.durable_lsn as f64),
 ];
 
-const ENGINE: [Metric<EngineReport>; 6] = [
+const ENGINE: [Metric<EngineReport>; 7] = [
     ("heddle_writes_in_flight", "gauge", "Writes that wait for the log.", |engine| {
         engine.writes_in_flight as f64
+    }),
+    ("heddle_writes_held_seconds_total", "counter", "Waits of rows for linking.", |engine| {
+        engine.writers_held_ns as f64 / 1e9
     }),
     ("heddle_wal_failed", "gauge", "1 once the log has failed.", |engine| {
         f64::from(u8::from(engine.failed))
@@ -51,7 +54,7 @@ const ENGINE: [Metric<EngineReport>; 6] = [
     }),
 ];
 
-const SHARD: [Metric<ShardReport>; 17] = [
+const SHARD: [Metric<ShardReport>; 18] = [
     ("heddle_objects", "gauge", "Live objects.", |shard| shard.objects as f64),
     ("heddle_tombstones", "gauge", "Remembered deletions.", |shard| shard.tombstones as f64),
     ("heddle_dead_slots", "gauge", "Dead slots that are not free.", |shard| {
@@ -59,6 +62,9 @@ const SHARD: [Metric<ShardReport>; 17] = [
     }),
     ("heddle_index_tail", "gauge", "Vectors that are not in a graph yet.", |shard| {
         shard.tail as f64
+    }),
+    ("heddle_write_burden_ratio", "gauge", "Tail or dead slots; above 1 writers wait.", |shard| {
+        shard.burden_percent as f64 / 1e2
     }),
     ("heddle_index_vectors", "gauge", "Vectors in the indexes, dead ones included.", |shard| {
         shard.vectors as f64

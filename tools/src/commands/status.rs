@@ -162,6 +162,7 @@ fn state_of(shard: &Shard) -> String {
     match (&shard.problem, shard.poisoned) {
         (Some(problem), _) => format!("{}: {problem}", shard.state),
         (None, true) => "refuses writes".to_owned(),
+        (None, false) if shard.burden_percent > 100 => "writers wait for linking".to_owned(),
         (None, false) => "ok".to_owned(),
     }
 }
