@@ -18,6 +18,7 @@ pub mod config;
 mod core;
 mod disk;
 mod dispatch;
+mod heap;
 mod home;
 mod http;
 pub mod identity;
@@ -39,5 +40,7 @@ mod status;
 mod testing;
 
 pub use config::{ConfigError, HostPort, LogLevel, NodeConfig, Role};
+pub use config::{ConfigError, LogLevel, NodeConfig, Role};
+pub use heap::settle_heap;
 pub use node::{StartError, run};
 pub use shared::ReadyReport;

@@ -27,8 +27,12 @@ pub(crate) fn run(arguments: &Serve) -> Result<(), Failure> {
         print!("{}", settings.to_toml());
         return Ok(());
     }
+    let settled = heddle_net::settle_heap();
     settings.node.accept_data_loss = arguments.accept_data_loss;
     start_log(settings.node.log_level, settings.log_format);
+    if let Err(error) = settled {
+        tracing::warn!(%error, "the allocator may keep memory of requests that are long answered");
+    }
     let (sender, receiver) = channel();
     announce(receiver, settings.ready_line);
     heddle_net::run(settings.node, Some(sender)).map_err(|error| {
