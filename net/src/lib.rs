@@ -18,7 +18,7 @@ pub mod config;
 mod core;
 mod disk;
 mod dispatch;
-mod heap;
+pub mod heap;
 mod home;
 mod http;
 pub mod identity;
@@ -41,6 +41,5 @@ mod testing;
 
 pub use config::{ConfigError, HostPort, LogLevel, NodeConfig, Role};
 pub use config::{ConfigError, LogLevel, NodeConfig, Role};
-pub use heap::settle_heap;
 pub use node::{StartError, run};
 pub use shared::ReadyReport;

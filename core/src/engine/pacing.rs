@@ -2,8 +2,8 @@
 //!
 //! Every search scans what is not linked yet, and every replaced row holds a slot until a sweep has
 //! freed it. So writers are slowed by the *burden* of their shard: the length of its tail over a
-//! *quiet* length, whose scan costs about as much as a walk, or its dead slots over a quarter of
-//! its rows, whichever is more. Up to a burden of one rows come as they like. Beyond it each row
+//! *quiet* length, whose scan costs about as much as a walk, or its dead slots over a sixth of all
+//! its slots, whichever is more. Up to a burden of one rows come as they like. Beyond it each row
 //! waits, in proportion to how far the burden is beyond and to the time that linking a row takes:
 //! at a burden of two rows come as fast as they are linked, and there a steady load comes to rest.
 //! What writers do not use of the core is linking's and the sweep's. At a burden of
@@ -151,8 +151,9 @@ impl<D: Device, C: Clock> Engine<D, C> {
     pub(super) fn burden(&self, cell: &ShardCell<D>) -> u64 {
         let coming = self.inner.state.borrow().pending.len() as u64;
         let shard = cell.shard.borrow();
-        let dead = u64::from(shard.directory().dead_count());
-        let dead = burden_of(dead, (shard.live_count() / DEAD_SHARE_QUIET).max(TAIL_ROWS_MIN));
+        let directory = shard.directory();
+        let quiet = u64::from(directory.published()) / DEAD_SHARE_QUIET;
+        let dead = burden_of(u64::from(directory.dead_count()), quiet.max(TAIL_ROWS_MIN));
         let tails =
             shard.vectors().filter(|(_, vector)| vector.backlog() > 0).map(|(_, vector)| {
                 burden_of(u64::from(vector.backlog()) + coming, Self::quiet_rows(vector))

@@ -105,10 +105,10 @@ impl<D: Device, C: Clock> Engine<D, C> {
         self.inner.pace.get().is_free(now_ns).then_some(SpacePressure::None)
     }
 
-    /// Bytes that a compaction may write: this engine's part of what is free, without what the log needs to go on, and
-    /// without what the image may write that gives the space back; it seldom writes all of its
-    /// bytes anew, so half of what is free is enough for it. What is reserved for deletions is not
-    /// free, until it is given up for such work as this.
+    /// Bytes that a compaction may write: this engine's part of what is free, without what the log
+    /// needs to go on, and without what the image may write that gives the space back; it seldom
+    /// writes all of its bytes anew, so half of the part is enough for it. What is reserved for
+    /// deletions is not free, until it is given up for such work as this.
     ///
     /// Errors: the device's.
     pub(super) async fn compaction_room(&self, image_bytes: u64) -> Result<u64, DeviceError> {

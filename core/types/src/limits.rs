@@ -74,9 +74,9 @@ pub const WAL_BACKLOG_BYTES_MAX: usize = 64 << 20;
 pub const TAIL_WALK_EF: u32 = 64;
 /// Rows of a flat tail that never slow writers: scanning so many takes less than 100 us.
 pub const TAIL_ROWS_MIN: u64 = 2_048;
-/// Dead slots may be one in so many live ones before writers are slowed: a sweep repairs nearly
-/// every node once a thirtieth is dead, so letting more die first makes each dead one cheaper.
-pub const DEAD_SHARE_QUIET: u64 = 4;
+/// One slot in so many may be dead before writers are slowed: a sweep repairs nearly every node once
+/// a thirtieth is dead, so letting more die first makes each dead one cheaper.
+pub const DEAD_SHARE_QUIET: u64 = 6;
 /// A burden (tail or dead slots) this many times as large as the one that begins to slow writers
 /// makes them wait. At twice of it they are as fast as linking; the rest is for the time that an
 /// image takes.
@@ -117,4 +117,6 @@ const _: () = assert!(WAL_RECORD_BYTES_MAX < CLIENT_BODY_BYTES_MAX);
 const _: () = assert!(CLIENT_BODY_BYTES_MAX <= CONNECTION_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(WAL_RECORD_BYTES_MAX as u64 * 2 < WAL_SEGMENT_BYTES);
 const _: () = assert!(BURDEN_MAX > 2);
+// Dead slots alone never make writers wait: who has deleted nearly everything goes on.
+const _: () = assert!(DEAD_SHARE_QUIET < BURDEN_MAX);
 const _: () = assert!(CHECKPOINT_CHUNK_BYTES.is_multiple_of(PAGE_SIZE_BYTES));

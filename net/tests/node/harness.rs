@@ -13,7 +13,7 @@ const FAILED: &str = "failed ";
 /// In a child process: runs the node of the environment and exits; otherwise does nothing.
 pub(crate) fn run_child_if_asked() {
     let Ok(text) = std::env::var(CONFIG) else { return };
-    heddle_net::settle_heap().unwrap();
+    heddle_net::heap::settle_heap().unwrap();
     let config: NodeConfig = serde_json::from_str(&text).unwrap();
     let level = std::env::var("HEDDLE_TEST_LOG").unwrap_or_else(|_| "error".to_owned());
     tracing_subscriber::fmt()

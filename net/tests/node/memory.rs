@@ -99,8 +99,8 @@ fn a_request_larger_than_the_room_is_refused_by_its_header() {
             break;
         }
     }
-    // The stream is in step, and what fits is taken: at once, or when the node has looked again, for
-    // what it held of bodies that it has read goes back with them.
+    // The stream is in step, and what fits is taken: at once, or when the node has looked again,
+    // for what it held of bodies that it has read goes back with them.
     let taken = loop {
         match small_put(&mut client, 1) {
             Err(ErrorCode::MemoryFull) => {}

@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: &Serve) -> Result<(), Failure> {
         print!("{}", settings.to_toml());
         return Ok(());
     }
-    let settled = heddle_net::settle_heap();
+    let settled = heddle_net::heap::settle_heap();
     settings.node.accept_data_loss = arguments.accept_data_loss;
     start_log(settings.node.log_level, settings.log_format);
     if let Err(error) = settled {
