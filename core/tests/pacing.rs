@@ -180,3 +180,28 @@ fn dead_slots_slow_writers_down_until_a_sweep_has_freed_them() {
         writer.await;
     });
 }
+
+#[test]
+fn writers_at_the_bound_hear_that_their_shard_is_gone() {
+    let mut world = world();
+    world.run(|engine| async move {
+        put_rows(&engine, 0..300).await;
+        link_all(&engine, BATCH);
+        put_rows(&engine, 300..17_000).await;
+        let mut random = Random::new(1);
+        let item = |row| {
+            let vectors = vec![random_vector(&mut random, 0)];
+            PutItem { id: id(row), properties: Vec::new(), vectors }
+        };
+        let items = (17_000..19_000).map(item).collect();
+        let dropping = async {
+            come_to_rest(&engine).await;
+            assert_eq!(status(&engine).burden_percent / 100, BURDEN_MAX);
+            engine.drop_shard(SHARD).await.unwrap();
+        };
+        let (written, ()) = join(engine.put(SHARD, PutMode::Replace, items), dropping).await;
+        let written = written.unwrap();
+        assert!(written.first().is_some_and(Result::is_ok));
+        assert!(written.last().is_some_and(Result::is_err));
+    });
+}

@@ -143,6 +143,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             batch.resolve(position, Err(unknown));
         }
         self.inner.settled.notify();
+        self.release_all_writers();
     }
 }
 

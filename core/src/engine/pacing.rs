@@ -115,8 +115,10 @@ pub(super) struct HeldWriters {
     held_ns: Cell<u64>,
     /// One is held back that was not.
     came: Signal,
-    /// They may look again.
+    /// Those whose time it may be look again.
     looks: Signal,
+    /// A burden is no longer at its bound; those who wait for that look again.
+    lower: Signal,
 }
 
 impl<D: Device, C: Clock> Engine<D, C> {
@@ -168,7 +170,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         }
         let begun_ns = self.inner.clock.monotonic_ns();
         let held = &self.inner.held;
-        held.looks.wait_until(|| !self.is_full(cell)).await;
+        held.lower.wait_until(|| !self.is_full(cell)).await;
         let now_ns = self.inner.clock.monotonic_ns();
         let at_ns = cell.pacing.borrow_mut().admit(now_ns, self.burden(cell));
         let may_go = || {
@@ -213,10 +215,24 @@ impl<D: Device, C: Clock> Engine<D, C> {
 
     /// The burden of a shard may have become lower.
     pub(super) fn note_relief(&self, cell: &ShardCell<D>) {
-        if self.inner.config.paces_writers {
-            cell.pacing.borrow_mut().note_burden(self.burden(cell));
+        if !self.inner.config.paces_writers {
+            return;
+        }
+        let burden = self.burden(cell);
+        cell.pacing.borrow_mut().note_burden(burden);
+        if !self.is_full(cell) {
+            self.inner.held.lower.notify();
+        }
+        // Those who wait for their time are woken by whoever has a timer, many at once.
+        if burden <= ONE {
             self.inner.held.looks.notify();
         }
+    }
+
+    /// A shard or the log takes no more writes: nobody waits for it.
+    pub(super) fn release_all_writers(&self) {
+        self.inner.held.lower.notify();
+        self.inner.held.looks.notify();
     }
 }
 

@@ -88,6 +88,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         cell.dropped.set(true);
         self.inner.state.borrow_mut().shards.remove(&id);
         self.inner.settled.notify();
+        self.release_all_writers();
         self.views_changed();
         // Nothing may write into the directory while it is removed.
         let is_busy = || {
