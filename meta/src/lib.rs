@@ -10,6 +10,7 @@
 pub mod catalog;
 pub mod cluster;
 pub mod gossip;
+pub mod handshake;
 pub mod manifest;
 pub mod placement;
 pub mod raft;
