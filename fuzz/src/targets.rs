@@ -10,6 +10,7 @@ pub mod json;
 pub mod ledger;
 pub mod messages;
 pub mod objects;
+pub mod peer;
 pub mod raft_log;
 pub mod raft_snapshot;
 pub mod row;
@@ -55,7 +56,7 @@ const fn target(
 }
 
 /// Every target.
-pub const ALL: [Target; 14] = [
+pub const ALL: [Target; 15] = [
     target("header", header::run, header::seeds, PLAIN),
     target("messages", messages::run, messages::seeds, MAPS),
     target("wal", wal::run, wal::seeds, DISK),
@@ -69,6 +70,7 @@ pub const ALL: [Target; 14] = [
     target("row", row::run, row::seeds, MAPS),
     target("filter", filter::run, filter::seeds, MAPS),
     target("gossip", gossip::run, gossip::seeds, MAPS),
+    target("peer", peer::run, peer::seeds, MAPS),
     target("json", json::run, json::seeds, MAPS),
 ];
 

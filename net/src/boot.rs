@@ -329,6 +329,7 @@ pub(crate) fn abandon() -> ! {
 pub(crate) async fn stop(core: &Rc<Core>) {
     tracing::info!("draining");
     core.node.enter(Phase::Draining);
+    core.links.drain();
     let drained = core.call_all(0..core.data_cores, |_| CoreRequest::Drain).await;
     let written = core.call_all(0..core.data_cores, |_| CoreRequest::CheckpointAll).await;
     let sealed = core.call_all(0..core.data_cores, |_| CoreRequest::Seal).await;

@@ -13,6 +13,7 @@ use heddle_types::{ApiError, CoreIndex, ErrorCode, ShardId};
 use crate::dispatch::{ObjectSize, SearchRoom};
 use crate::message::{CoreAnswer, CoreReply, CoreRequest};
 use crate::metrics::{Metrics, StartReport};
+use crate::peer::{Links, party_of};
 use crate::registry::Registry;
 use crate::server::Server;
 use crate::shared::{NodeShared, Phase};
@@ -32,6 +33,8 @@ pub(crate) struct Core {
     pub(crate) clock: RealClock,
     pub(crate) registry: Registry,
     pub(crate) server: Server,
+    /// Connections with cores of other nodes.
+    pub(crate) links: Rc<Links>,
     pub(crate) metrics: Metrics,
     /// What objects weigh in replies.
     pub(crate) object_size: ObjectSize,
@@ -65,6 +68,7 @@ impl Core {
             clock: context.clock,
             registry: Registry::default(),
             server: Server::new(),
+            links: Links::new(party_of(node, context.core)),
             metrics: Metrics::new(),
             object_size: ObjectSize::default(),
             reader: node.quiescence.reader(context.core),

@@ -29,6 +29,8 @@ mod message;
 mod meta;
 mod metrics;
 mod node;
+#[allow(dead_code, reason = "called by what keeps the nodes of a cluster together")]
+mod peer;
 pub mod raft_host;
 mod registry;
 mod report;

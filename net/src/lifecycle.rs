@@ -170,13 +170,15 @@ pub(crate) async fn checkpoint_all(core: &Rc<Core>) -> Result<(), ApiError> {
 /// Answers what is in flight and closes every connection, within the drain limit.
 pub(crate) async fn drain(core: &Rc<Core>) {
     core.server.stop_reading();
+    core.links.drain();
     let limit = Duration::from_secs(core.node.config.drain_timeout_s);
     let begun_ns = core.clock.monotonic_ns();
-    while core.server.open_connections() > 0 {
+    while core.server.open_connections() + core.links.served_count() > 0 {
         if core.clock.monotonic_ns() - begun_ns > limit.as_nanos() as u64 {
-            let open = core.server.open_connections();
+            let open = core.server.open_connections() + core.links.served_count();
             tracing::warn!(core = core.index, open, "connections did not end in time: cut");
             core.server.cut_all();
+            core.links.cut_all();
             return;
         }
         sleep(DRAIN_INTERVAL).await;

@@ -66,6 +66,45 @@ pub(crate) const HTTP_WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// An HTTP connection on which nothing moves for this long is closed.
 pub(crate) const HTTP_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Connections that one core makes to other nodes: 128 nodes, 21 cores of each, three lanes.
+pub(crate) const LINKS_MAX: usize = 8_192;
+/// Calls in flight on one link; more wait. The other end reads no more than so many requests.
+pub(crate) const LINK_CALLS_IN_FLIGHT_MAX: usize = 1_024;
+/// Bytes of the bodies of those calls (128 MiB); one call always goes.
+pub(crate) const LINK_BYTES_IN_FLIGHT_MAX: usize = 128 << 20;
+/// Calls that wait for room on one link; above it they are refused as `Overloaded`.
+pub(crate) const LINK_CALLS_WAITING_MAX: usize = CORE_REQUESTS_MAX;
+/// Request bytes of other nodes that one core works on; above it their connections are read no
+/// further (512 MiB, and the bodies that arrive at that moment).
+pub(crate) const PEER_CORE_BYTES_MAX: usize = 512 << 20;
+/// Replies that wait on one connection for a node that reads slowly, before it is read no further
+/// (64 MiB).
+pub(crate) const PEER_REPLY_BYTES_MAX: usize = 64 << 20;
+/// Connections of other nodes that one core serves.
+pub(crate) const PEERS_SERVED_MAX: usize = 8_192;
+/// Connections of one core whose other end has not proven itself yet; one more ends the oldest.
+pub(crate) const PEERS_UNPROVEN_MAX: usize = 128;
+/// Time for one address of a target to accept a connection.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time that the handshake of two nodes may take.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time that a dial may take with all addresses of its target.
+pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause after a dial that failed; calls fail at once meanwhile. Doubles up to the longest one.
+pub(crate) const DIAL_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest pause after a dial that failed.
+pub(crate) const DIAL_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// A frame or reply between nodes of which no byte moves for this long ends the connection.
+pub(crate) const PEER_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// A served connection without requests is closed after this. The dialing end closes it sooner, so
+/// that no call meets a connection which is just being closed.
+pub(crate) const LINK_IDLE_SERVED_TIMEOUT: Duration = Duration::from_secs(600);
+/// Least time between two log lines about handshakes that were refused.
+pub(crate) const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+const _: () = assert!(IDLE_TIMEOUT.as_secs() < LINK_IDLE_SERVED_TIMEOUT.as_secs());
+const _: () = assert!(NODE_BODY_BYTES_MAX <= LINK_BYTES_IN_FLIGHT_MAX);
+const _: () = assert!(LINK_BYTES_IN_FLIGHT_MAX < PEER_CORE_BYTES_MAX);
 const _: () = assert!(DIRECT_READ_BYTES_MIN <= BODY_GROWTH_BYTES);
 const _: () = assert!(CLIENT_BODY_BYTES_MAX * 2 <= CONNECTION_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(CONNECTION_BYTES_IN_FLIGHT_MAX < CORE_REQUEST_BYTES_MAX);

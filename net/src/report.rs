@@ -46,6 +46,7 @@ pub(crate) fn of_core(core: &Rc<Core>) -> CoreReport {
             bytes_sent: metrics.bytes_sent.get(),
             refused_frames: metrics.refused_frames(),
         },
+        peers: core.links.report(),
         search: SearchReport {
             queries: metrics.queries.get(),
             exact: metrics.queries_exact.get(),

@@ -12,8 +12,8 @@
 //! ```
 //!
 //! The secret never travels, and an acceptor shows nothing that depends on it before the dialer has
-//! proven itself. Each side draws its nonce anew, so nothing recorded is of use; the two MACs differ
-//! by a label, so nothing can be sent back to where it came from. What is proven is who stands at
+//! proven itself. Each side draws its nonce anew, so nothing recorded is of use; the MACs differ by
+//! a label, so nothing can be sent back to where it came from. What is proven is who stands at
 //! the ends when the connection begins: the bytes after it carry checksums and no seal, so a
 //! network in which somebody can change packets needs encryption below.
 //!

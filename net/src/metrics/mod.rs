@@ -3,6 +3,7 @@
 //! Every core counts alone; a scrape asks each core for a [`CoreReport`] over the mesh. Nothing is
 //! shared, so counting costs an addition.
 
+mod peers;
 mod prometheus;
 mod report;
 mod storage;

@@ -76,6 +76,7 @@ pub(crate) fn render(report: &NodeReport) -> String {
     connections(&mut page, report);
     scheduling(&mut page, report);
     index(&mut page, report);
+    super::peers::render(&mut page, report);
     super::storage::render(&mut page, report);
     page.0
 }

@@ -6,6 +6,8 @@ use heddle_wire::MessageType;
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
+use crate::peer::PeerReport;
+
 /// Upper bounds of the latency buckets, microseconds.
 pub(crate) const BUCKETS_US: [u64; 18] = [
     50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000,
@@ -30,6 +32,8 @@ pub(crate) struct CoreReport {
     pub(crate) mesh_pending: u64,
     pub(crate) operations: Vec<OperationReport>,
     pub(crate) server: ServerReport,
+    /// Links with other nodes.
+    pub(crate) peers: PeerReport,
     pub(crate) search: SearchReport,
     pub(crate) slots_indexed: u64,
     pub(crate) checkpoints: u64,

@@ -2,7 +2,7 @@
 
 pub(crate) mod buffers;
 pub(crate) mod connection;
-mod frames;
+pub(crate) mod frames;
 pub(crate) mod request;
 mod watch;
 mod workers;
