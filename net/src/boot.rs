@@ -19,7 +19,7 @@ use crate::message::{CoreReply, CoreRequest, ListenOrder, OpenOrder, Publication
 use crate::meta::{Meta, shard_directory, specs_by_home};
 use crate::registry::CollectionRoute;
 use crate::shared::{Phase, ReadyReport};
-use crate::{disk, http, memory};
+use crate::{disk, gossip, http, memory};
 
 const LOGS: &str = "logs";
 const SHARDS: &str = "shards";
@@ -272,6 +272,9 @@ async fn open_listeners(core: &Rc<Core>, http_port: u16) -> Result<ReadyReport, 
     }
     spawn(Queue::Control, memory::watch(Rc::clone(core)));
     spawn(Queue::Control, disk::watch(Rc::clone(core)));
+    if config.is_clustered() {
+        gossip::start(core);
+    }
     Ok(ReadyReport {
         pid: std::process::id(),
         node: core.node.identity.node,
@@ -329,6 +332,9 @@ pub(crate) fn abandon() -> ! {
 pub(crate) async fn stop(core: &Rc<Core>) {
     tracing::info!("draining");
     core.node.enter(Phase::Draining);
+    if let Some(gossip) = core.gossip.get() {
+        gossip.leave();
+    }
     core.links.drain();
     let drained = core.call_all(0..core.data_cores, |_| CoreRequest::Drain).await;
     let written = core.call_all(0..core.data_cores, |_| CoreRequest::CheckpointAll).await;

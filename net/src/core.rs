@@ -1,6 +1,6 @@
 //! What the tasks of one core share: its mesh link, its engine, what it knows of the node.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use heddle_runtime::{CoreContext, CoreLink, GlommioDevice, RealClock};
 use heddle_types::{ApiError, CoreIndex, ErrorCode, ShardId};
 
 use crate::dispatch::{ObjectSize, SearchRoom};
+use crate::gossip::GossipHandle;
 use crate::message::{CoreAnswer, CoreReply, CoreRequest};
 use crate::metrics::{Metrics, StartReport};
 use crate::peer::{Links, party_of};
@@ -45,6 +46,8 @@ pub(crate) struct Core {
     engine: RefCell<Option<HomeEngine>>,
     /// How far the shards of this core have come since the start.
     pub(crate) starts: RefCell<BTreeMap<ShardId, StartReport>>,
+    /// Gossip with the other nodes, on the meta core of a node that has any.
+    pub(crate) gossip: OnceCell<GossipHandle>,
     // Views of this version are known to every data core.
     published_version: Cell<u64>,
 }
@@ -76,6 +79,7 @@ impl Core {
             search_rooms: RefCell::default(),
             engine: RefCell::default(),
             starts: RefCell::default(),
+            gossip: OnceCell::new(),
             published_version: Cell::new(0),
         })
     }

@@ -18,6 +18,7 @@ pub mod config;
 mod core;
 mod disk;
 mod dispatch;
+mod gossip;
 pub mod heap;
 mod home;
 mod http;

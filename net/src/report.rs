@@ -6,7 +6,7 @@ use heddle_runtime::Queue;
 use heddle_runtime::stats::core_stats;
 
 use crate::core::Core;
-use crate::metrics::{CoreReport, QueueReport, SearchReport, ServerReport};
+use crate::metrics::{CoreReport, GossipReport, QueueReport, SearchReport, ServerReport};
 
 /// The counts of this core as they are now.
 pub(crate) fn of_core(core: &Rc<Core>) -> CoreReport {
@@ -59,5 +59,6 @@ pub(crate) fn of_core(core: &Rc<Core>) -> CoreReport {
         starts: core.starts.borrow().values().copied().collect(),
         engine: core.engine().ok().map(|engine| engine.status().into()),
         backup: None,
+        gossip: core.gossip.get().map(GossipReport::of),
     }
 }

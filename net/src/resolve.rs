@@ -6,7 +6,7 @@
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use heddle_runtime::run_blocking;
+use heddle_runtime::run_lookup;
 
 use crate::config::HostPort;
 
@@ -24,7 +24,7 @@ pub async fn resolve(host_port: &str) -> io::Result<Vec<SocketAddr>> {
         let text = format!("{host_port:?} is no address, expected host:port");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     };
-    let found = run_blocking(move || {
+    let found = run_lookup(move || {
         (host.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>)
     });
     match found.await {

@@ -12,7 +12,7 @@ use crate::disk::{Space, reserved_bytes};
 use crate::dispatch;
 use crate::memory;
 use crate::message::{CoreRequest, expect_reply};
-use crate::metrics::{BackupReport, CoreReport};
+use crate::metrics::{BackupReport, CoreReport, GossipReport};
 use crate::server::request::RequestFrame;
 
 /// The node and each of its cores at one moment.
@@ -32,6 +32,9 @@ pub(crate) struct NodeReport {
     pub(crate) connections: usize,
     /// A backup whose files wait, if there is one.
     pub(crate) backup: Option<BackupReport>,
+    /// Gossip with the other nodes, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) gossip: Option<GossipReport>,
     pub(crate) cores: Vec<CoreReport>,
 }
 
@@ -64,6 +67,7 @@ pub(crate) async fn collect(core: &Rc<Core>) -> Result<NodeReport, ApiError> {
         cores.push(*expect_reply!(reply, Report)?);
     }
     let backup = cores.iter_mut().find_map(|core| core.backup.take());
+    let gossip = cores.iter_mut().find_map(|core| core.gossip.take());
     let engines = cores.iter().filter_map(|core| core.engine.as_ref());
     let shards_bytes = engines.map(|engine| engine.memory_bytes).sum();
     let node = &core.node;
@@ -86,6 +90,7 @@ pub(crate) async fn collect(core: &Rc<Core>) -> Result<NodeReport, ApiError> {
         disk: disk(core),
         connections: cores.iter().map(|core| core.server.connections).sum(),
         backup,
+        gossip,
         cores,
     })
 }

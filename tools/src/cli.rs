@@ -17,7 +17,7 @@ pub(crate) use node::{Backup, CrashTest, Restore, Status};
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed or refused, 2 wrong usage or an input file that is missing or
 malformed, 3 no server answered, 4 not found, 5 a write whose outcome is unknown;
-`heddle serve` adds 64 to 74 (docs/operations.md).";
+`heddle serve` adds 64 to 75 (docs/operations.md).";
 
 /// Heddle: a vector database, and the command that runs and talks to it.
 #[derive(Parser, Debug)]

@@ -38,8 +38,8 @@ pub use mesh::{CoreLink, MeshError, Routed};
 pub use net::{Accepted, Listener, Socket, SocketStream};
 pub use node::{CoreContext, NodeConfig, NodeError, run_node, run_single};
 pub use queues::{
-    Queue, let_others_run, run_blocking, sleep, spawn, spawn_joinable, timeout, yield_if_needed,
-    yield_now,
+    Queue, let_others_run, run_blocking, run_lookup, sleep, spawn, spawn_joinable, timeout,
+    yield_if_needed, yield_now,
 };
 pub use selftest::boot_self_test;
 pub use shutdown::Shutdown;

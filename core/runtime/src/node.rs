@@ -29,8 +29,6 @@ const IO_MEMORY_BYTES_MIN: usize = 64 << 10;
 const RINGS_PER_CORE: usize = 3;
 /// Places in each submission ring of a core.
 const RING_DEPTH: usize = 256;
-/// Threads a core keeps for system calls that block.
-const BLOCKING_THREADS: usize = 1;
 /// A core whose thread says nothing for this long after its start gets another thread.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 /// Threads that a core is given before the start is given up.
@@ -179,7 +177,7 @@ pub fn run_single<T>(future: impl Future<Output = T>) -> Result<T, NodeError> {
     let executor = LocalExecutorBuilder::new(Placement::Unbound)
         .io_memory(fitting_io_memory(IO_MEMORY_BYTES_DEFAULT, 1))
         .ring_depth(RING_DEPTH)
-        .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(queues::BLOCKING_THREADS))
         .make()
         .map_err(|error| NodeError::Start { core: 0, source: error.into() })?;
     Ok(executor.run(async move {
@@ -204,7 +202,7 @@ fn executor_builder(
         .io_memory(io_memory_bytes)
         .ring_depth(RING_DEPTH)
         .spin_before_park(spin)
-        .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(queues::BLOCKING_THREADS))
 }
 
 /// What the thread of a core runs.

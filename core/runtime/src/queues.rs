@@ -4,11 +4,21 @@
 //! are busy, and all of it while they are not. Every half millisecond the running task sees
 //! `need_preempt`, so [`yield_if_needed`] is what keeps a search short behind an index build.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::rc::Rc;
 use std::time::Duration;
 
 use glommio::{Latency, Shares, TaskQueueHandle};
+
+use crate::gate::Gate;
+
+/// Threads a core keeps for system calls that block.
+pub(crate) const BLOCKING_THREADS: usize = 3;
+/// Closures of [`run_lookup`] that run at once.
+const LOOKUPS_MAX: usize = 2;
+
+const _: () = assert!(LOOKUPS_MAX < BLOCKING_THREADS);
 
 /// A kind of work.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -93,6 +103,7 @@ pub(crate) fn install() -> Handles {
     let handles = Handles { queues, mesh };
     HANDLES.set(Some(handles));
     crate::poller::reset();
+    LOOKUPS.set(Rc::new(Gate::new(LOOKUPS_MAX)));
     crate::heartbeat::start(mesh);
     handles
 }
@@ -215,6 +226,7 @@ pub async fn timeout<T>(limit: Duration, future: impl Future<Output = T>) -> Res
 
 thread_local! {
     static BLOCKING_JOBS: Cell<usize> = const { Cell::new(0) };
+    static LOOKUPS: RefCell<Rc<Gate>> = RefCell::new(Rc::new(Gate::new(LOOKUPS_MAX)));
 }
 
 /// Runs a closure that blocks (a slow system call) off the core's thread.
@@ -222,6 +234,23 @@ thread_local! {
 /// The closure runs to its end even when the future is dropped. Must not panic.
 /// Cost: two thread hops, about 20 us.
 pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    run_holding((), work).await
+}
+
+/// Runs a closure that may block for seconds, such as a question to a name server, off the core's
+/// thread; waits while as many run as there are threads for them.
+///
+/// They leave a thread for [`run_blocking`], on which files wait. Otherwise like it.
+pub async fn run_lookup<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let gate = LOOKUPS.with_borrow(Rc::clone);
+    run_holding(gate.permit().await, work).await
+}
+
+/// Runs a closure off the core's thread and keeps `guard` until it has ended.
+async fn run_holding<G: 'static, T: Send + 'static>(
+    guard: G,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
     let (sender, receiver) = futures::channel::oneshot::channel();
     let queue = glommio::executor().current_task_queue();
     BLOCKING_JOBS.set(BLOCKING_JOBS.get() + 1);
@@ -230,14 +259,15 @@ pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + '
     let job = async move {
         let value = glommio::executor().spawn_blocking(work).await;
         BLOCKING_JOBS.set(BLOCKING_JOBS.get() - 1);
+        drop(guard);
         drop(sender.send(value));
     };
     glommio::spawn_local_into(job, queue).expect("the queue of the running task exists").detach();
     receiver.await.expect("the job sends its value before it ends")
 }
 
-/// Waits until no closure of [`run_blocking`] is under way on this core, and lets go of what must
-/// not outlive the executor.
+/// Waits until no closure of [`run_blocking`] or [`run_lookup`] is under way on this core, and lets
+/// go of what must not outlive the executor.
 pub(crate) async fn ended() {
     while BLOCKING_JOBS.get() > 0 {
         sleep(Duration::from_millis(1)).await;

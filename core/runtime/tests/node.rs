@@ -217,6 +217,29 @@ fn a_blocking_job_whose_future_was_dropped_ends_before_its_core() {
 }
 
 #[test]
+fn lookups_that_hang_keep_no_file_from_being_synced() {
+    let ran = heddle_runtime::run_single(async {
+        let mut hanging = Vec::new();
+        for number in 0..5 {
+            let (release, released) = std::sync::mpsc::channel();
+            let lookup = heddle_runtime::run_lookup(move || {
+                released.recv().unwrap();
+                number
+            });
+            hanging.push((release, heddle_runtime::spawn_joinable(Queue::Control, lookup)));
+        }
+        // The lookups have taken every thread that they can have.
+        heddle_runtime::yield_now().await;
+        assert_eq!(heddle_runtime::run_blocking(|| 7).await, 7);
+        for (number, (release, lookup)) in hanging.into_iter().enumerate() {
+            release.send(()).unwrap();
+            assert_eq!(lookup.await, Some(number));
+        }
+    });
+    ran.unwrap();
+}
+
+#[test]
 #[expect(
     clippy::disallowed_methods,
     reason = "threads that take the CPU from the cores under test"

@@ -31,11 +31,13 @@ pub enum FatalReason {
     CoreLost = 73,
     /// Draining did not end within its time limit.
     DrainTimeout = 74,
+    /// Another process runs under this node's identity, as a copy of its data directory does.
+    IdentityInUse = 75,
 }
 
 impl FatalReason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Config,
         Self::DataDirectory,
         Self::DataDirectoryInUse,
@@ -47,6 +49,7 @@ impl FatalReason {
         Self::CatalogWrite,
         Self::CoreLost,
         Self::DrainTimeout,
+        Self::IdentityInUse,
     ];
 
     /// The process exit code.
@@ -70,6 +73,7 @@ impl fmt::Display for FatalReason {
             Self::CatalogWrite => "catalog cannot be written",
             Self::CoreLost => "a core stopped",
             Self::DrainTimeout => "draining timed out",
+            Self::IdentityInUse => "another process runs under this node's identity",
         };
         f.write_str(text)
     }

@@ -46,6 +46,25 @@ impl DropReason {
         Self::Superseded,
         Self::Replayed,
     ];
+
+    /// Name for metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Truncated => "truncated",
+            Self::Oversized => "oversized",
+            Self::Foreign => "foreign",
+            Self::Version => "version",
+            Self::Cluster => "cluster",
+            Self::Forged => "forged",
+            Self::Malformed => "malformed",
+            Self::Own => "own",
+            Self::Misdirected => "misdirected",
+            Self::Unproven => "unproven",
+            Self::Superseded => "superseded",
+            Self::Replayed => "replayed",
+        }
+    }
 }
 
 /// Counts since the start.

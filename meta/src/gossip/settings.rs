@@ -101,6 +101,13 @@ pub struct GossipConfig {
     pub seed: [u8; 32],
 }
 
+/// The cluster of a name: nodes that are given the same name, and nothing else, gossip together.
+#[must_use]
+pub fn cluster_of_name(name: &str) -> Uuid {
+    let hash = blake3::derive_key("heddle 2026 gossip cluster of a name 1", name.as_bytes());
+    Uuid::from_bytes(*hash.first_chunk().expect("a hash is longer than that"))
+}
+
 const fn at_most(count: usize) -> NonZeroUsize {
     NonZeroUsize::new(count).expect("the counts below are not zero")
 }

@@ -3,6 +3,7 @@
 //! Every core counts alone; a scrape asks each core for a [`CoreReport`] over the mesh. Nothing is
 //! shared, so counting costs an addition.
 
+mod cluster;
 mod peers;
 mod prometheus;
 mod report;
@@ -16,8 +17,8 @@ use heddle_wire::MessageType;
 
 pub(crate) use prometheus::render;
 pub(crate) use report::{
-    BUCKETS_US, BackupReport, CoreReport, OperationReport, QueueReport, SearchReport, ServerReport,
-    StartReport,
+    BUCKETS_US, BackupReport, CoreReport, GossipReport, OperationReport, QueueReport, SearchReport,
+    ServerReport, StartReport,
 };
 
 /// Longest latency that is told apart (one minute).

@@ -78,6 +78,7 @@ pub(crate) fn render(report: &NodeReport) -> String {
     index(&mut page, report);
     super::peers::render(&mut page, report);
     super::storage::render(&mut page, report);
+    super::cluster::render(&mut page, report);
     page.0
 }
 

@@ -1,11 +1,13 @@
 //! What a core says when it is asked how it is doing.
 
 use heddle_core::engine::{EngineStatus, ScrubStats, ShardState, ShardStatus};
+use heddle_meta::gossip::{DropReason, Member};
 use heddle_types::ErrorCode;
 use heddle_wire::MessageType;
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
+use crate::gossip::GossipHandle;
 use crate::peer::PeerReport;
 
 /// Upper bounds of the latency buckets, microseconds.
@@ -46,6 +48,63 @@ pub(crate) struct CoreReport {
     /// The backup of the node, told by its meta core.
     #[serde(skip)]
     pub(crate) backup: Option<BackupReport>,
+    /// Gossip of the node, told by its meta core.
+    #[serde(skip)]
+    pub(crate) gossip: Option<GossipReport>,
+}
+
+/// Gossip with the other nodes.
+#[derive(Debug, Serialize)]
+pub(crate) struct GossipReport {
+    /// The other nodes that seem to live.
+    pub(crate) members: Vec<MemberReport>,
+    pub(crate) sent: u64,
+    pub(crate) taken: u64,
+    /// Packets that the operating system did not take.
+    pub(crate) unsent: u64,
+    pub(crate) stalls: u64,
+    /// Packets dropped, by every reason.
+    pub(crate) dropped: Vec<(&'static str, u64)>,
+}
+
+/// Another node as gossip has it.
+#[derive(Debug, Serialize)]
+pub(crate) struct MemberReport {
+    pub(crate) node: heddle_types::NodeId,
+    /// Starts of the node.
+    pub(crate) boot: u64,
+    pub(crate) gossip: std::net::SocketAddr,
+    pub(crate) raft_port: u16,
+    pub(crate) peer_port: u16,
+    pub(crate) cores: u16,
+    pub(crate) load_permille: u16,
+    pub(crate) disk_free_bytes: u64,
+}
+
+impl GossipReport {
+    /// What gossip knows now.
+    pub(crate) fn of(gossip: &GossipHandle) -> Self {
+        let counters = gossip.counters();
+        let dropped = DropReason::ALL.map(|reason| (reason.name(), counters.dropped(reason)));
+        let member = |member: &Member| MemberReport {
+            node: member.node,
+            boot: member.incarnation.boot,
+            gossip: member.gossip,
+            raft_port: member.offer.raft_port,
+            peer_port: member.offer.peer_port,
+            cores: member.offer.cores,
+            load_permille: member.offer.load_permille,
+            disk_free_bytes: member.offer.disk_free_bytes,
+        };
+        Self {
+            members: gossip.members().iter().map(member).collect(),
+            sent: counters.sent,
+            taken: counters.taken,
+            unsent: gossip.unsent(),
+            stalls: counters.stalls,
+            dropped: dropped.to_vec(),
+        }
+    }
 }
 
 /// A backup whose files wait to be fetched.
