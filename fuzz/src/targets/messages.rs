@@ -12,14 +12,16 @@ use heddle_wire::message::{
     DeleteRequest, DeleteWithReply, DeleteWithRequest, ErrorReply, GetReply, GetRequest,
     HelloReply, HelloRequest, NodeStatusReply, NodeStatusRequest, PutReply, PutRequest,
     PutWithReply, PutWithRequest, ScanReply, ScanRequest, SearchReply, SearchRequest,
-    TopologyReply, TopologyRequest, own,
+    ShardCountReply, ShardCountRequest, ShardDeleteReply, ShardDeleteRequest, ShardGetReply,
+    ShardGetRequest, ShardPutReply, ShardPutRequest, ShardScanReply, ShardScanRequest,
+    ShardSearchReply, ShardSearchRequest, TopologyNotice, TopologyReply, TopologyRequest, own,
 };
 use heddle_wire::{AlignedVec, Body, access, decode, decode_any, encode_reply};
 
 pub use samples::seeds;
 
 /// One check for each message; the position is the first byte of the input.
-const CHECKS: [fn(&[u8]); 37] = [
+const CHECKS: [fn(&[u8]); 50] = [
     round_trip::<HelloRequest>,
     round_trip::<HelloReply>,
     round_trip::<TopologyRequest>,
@@ -57,6 +59,19 @@ const CHECKS: [fn(&[u8]); 37] = [
     round_trip::<BackupEndRequest>,
     round_trip::<BackupEndReply>,
     round_trip::<ErrorReply>,
+    round_trip::<TopologyNotice>,
+    round_trip::<ShardPutRequest>,
+    round_trip::<ShardPutReply>,
+    round_trip::<ShardDeleteRequest>,
+    round_trip::<ShardDeleteReply>,
+    shard_get_request,
+    shard_get_reply,
+    round_trip::<ShardScanRequest>,
+    round_trip::<ShardScanReply>,
+    round_trip::<ShardCountRequest>,
+    round_trip::<ShardCountReply>,
+    shard_search_request,
+    shard_search_reply,
 ];
 
 /// Checks a body and reads all of it, in place and copied.
@@ -179,6 +194,41 @@ fn count_request(body: &[u8]) {
     if let Ok(request) = access::<CountRequest>(body) {
         filter(&request.filter);
     }
+}
+
+fn shard_get_request(body: &[u8]) {
+    round_trip::<ShardGetRequest>(body);
+    let Ok(request) = access::<ShardGetRequest>(body) else { return };
+    let parts: usize = request.parts().map(|(_, part)| request.ids()[part].len()).sum();
+    assert_eq!(parts, request.ids().len());
+    assert!(request.slots().is_empty() || request.slots().len() == parts);
+}
+
+fn shard_get_reply(body: &[u8]) {
+    round_trip::<ShardGetReply>(body);
+    if let Ok(reply) = access::<ShardGetReply>(body) {
+        objects(&reply.get.objects);
+    }
+}
+
+fn shard_search_request(body: &[u8]) {
+    round_trip::<ShardSearchRequest>(body);
+    let Ok(request) = access::<ShardSearchRequest>(body) else { return };
+    assert!(request.queries().iter().all(|value| value.is_finite()));
+    let shards = request.shards().len();
+    assert!(request.places().iter().all(|place| usize::from(*place) < shards));
+    let pairs = request.ends().last().map_or(0, |last| *last as usize);
+    assert_eq!(pairs, request.places().len());
+    assert!(request.max_distance().is_none_or(|bound| !bound.is_nan()));
+    filter(&request.filter);
+}
+
+fn shard_search_reply(body: &[u8]) {
+    round_trip::<ShardSearchReply>(body);
+    let Ok(reply) = access::<ShardSearchReply>(body) else { return };
+    assert_eq!(reply.ids().len(), reply.distances().len());
+    assert_eq!(reply.slots().len(), reply.distances().len());
+    assert_eq!(reply.evaluations().len(), reply.ends().len());
 }
 
 fn filter(bytes: &[u8]) {

@@ -572,7 +572,7 @@ fn skipped_error(header: &Header) -> ApiError {
             "this core holds as many requests and request bytes as it may",
         ),
         FrameKind::Unknown(number) => MessageError::UnknownType { number }.into(),
-        FrameKind::Reply(_) | FrameKind::Error => ApiError::new(
+        FrameKind::Reply(_) | FrameKind::Error | FrameKind::Notice => ApiError::new(
             ErrorCode::Protocol,
             format!("message type {:#06x} is a reply", header.type_number),
             "a request",

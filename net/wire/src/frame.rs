@@ -119,6 +119,23 @@ pub fn encode_error(request_id: u64, error: &ApiError) -> Frame {
     encode_reply(request_id, &reply).expect("the texts of an error are bounded")
 }
 
+/// Encodes a body without a header, for a sender that writes headers of its own.
+///
+/// Errors: the body is above the limit of what its receiver accepts.
+pub fn encode_body<M: Body>(message: &M) -> Result<AlignedVec<16>, EncodeError> {
+    let hint = message.size_hint_bytes();
+    let bytes = AlignedVec::with_capacity(hint);
+    let too_large = |found| EncodeError { message: M::NAME, found, limit: M::BODY_BYTES_MAX };
+    // Writing to memory fails only where a 32-bit offset no longer reaches.
+    let Ok(bytes) = rkyv::api::high::to_bytes_in::<_, Failure>(message, bytes) else {
+        return Err(too_large(hint));
+    };
+    if bytes.len() > M::BODY_BYTES_MAX {
+        return Err(too_large(bytes.len()));
+    }
+    Ok(bytes)
+}
+
 fn encode<M: Body>(
     mut bytes: AlignedVec<16>,
     request_id: u64,
@@ -165,5 +182,6 @@ mod tests {
         let second = encode(used, 77, 1_000, &message).unwrap();
         assert_eq!(first.header_for(77, 1_000), second[..HEADER_BYTES]);
         assert_eq!(first.body(), second.body());
+        assert_eq!(first.body(), &encode_body(&message).unwrap()[..]);
     }
 }

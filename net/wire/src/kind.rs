@@ -4,6 +4,8 @@
 pub const REPLY_BIT: u16 = 0x8000;
 /// Number of the reply that carries an error, whatever the request was.
 pub const ERROR_NUMBER: u16 = 0xFFFF;
+/// Number of the notice that a server sends unasked: the topology has changed.
+pub const NOTICE_NUMBER: u16 = 0x8003;
 
 /// What a request asks for. Numbers are stable and never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -114,6 +116,61 @@ impl MessageType {
     }
 }
 
+/// What a node asks another one about shards. Numbers are stable and never reused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u16)]
+pub enum ShardMessage {
+    /// Write objects of a shard.
+    Put = 0x0110,
+    /// Delete objects of a shard.
+    Delete = 0x0111,
+    /// Read objects by id, or the objects of hits.
+    Get = 0x0112,
+    /// List objects of a shard in the order of their ids.
+    Scan = 0x0113,
+    /// Count objects.
+    Count = 0x0114,
+    /// Find the nearest neighbours of vectors in some shards.
+    Search = 0x0115,
+}
+
+impl ShardMessage {
+    /// Every type, by number.
+    pub const ALL: [Self; 6] =
+        [Self::Put, Self::Delete, Self::Get, Self::Scan, Self::Count, Self::Search];
+
+    /// Number of a request frame.
+    #[must_use]
+    pub const fn request_number(self) -> u16 {
+        self as u16
+    }
+
+    /// Number of the reply frame.
+    #[must_use]
+    pub const fn reply_number(self) -> u16 {
+        self as u16 | REPLY_BIT
+    }
+
+    /// The type of a request number, if this version knows it.
+    #[must_use]
+    pub fn from_number(number: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.request_number() == number)
+    }
+
+    /// Lower-case name, for logs and errors.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Put => "shard_put",
+            Self::Delete => "shard_delete",
+            Self::Get => "shard_get",
+            Self::Scan => "shard_scan",
+            Self::Count => "shard_count",
+            Self::Search => "shard_search",
+        }
+    }
+}
+
 /// What the type field of a header says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FrameKind {
@@ -123,7 +180,9 @@ pub enum FrameKind {
     Reply(MessageType),
     /// The reply that carries an error.
     Error,
-    /// A number that this version does not know.
+    /// The topology has changed; no reply to anything.
+    Notice,
+    /// A number that this version does not know between clients and servers.
     Unknown(u16),
 }
 
@@ -133,6 +192,9 @@ impl FrameKind {
     pub fn from_number(number: u16) -> Self {
         if number == ERROR_NUMBER {
             return Self::Error;
+        }
+        if number == NOTICE_NUMBER {
+            return Self::Notice;
         }
         match MessageType::from_number(number & !REPLY_BIT) {
             Some(kind) if number & REPLY_BIT == 0 => Self::Request(kind),
@@ -153,6 +215,12 @@ mod tests {
             assert_eq!(FrameKind::from_number(kind.reply_number()), FrameKind::Reply(kind));
         }
         assert_eq!(FrameKind::from_number(ERROR_NUMBER), FrameKind::Error);
+        assert_eq!(FrameKind::from_number(NOTICE_NUMBER), FrameKind::Notice);
+        for kind in ShardMessage::ALL {
+            let number = kind.request_number();
+            assert_eq!(ShardMessage::from_number(number), Some(kind));
+            assert_eq!(FrameKind::from_number(number), FrameKind::Unknown(number));
+        }
         for number in [0, 0x8000, 0x7FFF, 0x0099, 0x8099] {
             assert_eq!(FrameKind::from_number(number), FrameKind::Unknown(number));
         }

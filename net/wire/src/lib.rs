@@ -21,9 +21,9 @@ pub mod message;
 
 pub use error::MessageError;
 pub use frame::{
-    EncodeError, Frame, encode_error, encode_reply, encode_reply_into, encode_request,
+    EncodeError, Frame, encode_body, encode_error, encode_reply, encode_reply_into, encode_request,
 };
 pub use header::{HEADER_BYTES, Header, HeaderError, VERSION};
-pub use kind::{FrameKind, MessageType};
+pub use kind::{FrameKind, MessageType, ShardMessage};
 pub use message::{Body, Request, access, decode, decode_any};
 pub use rkyv::util::AlignedVec;

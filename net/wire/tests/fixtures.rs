@@ -11,7 +11,10 @@ use std::path::PathBuf;
 
 use heddle_wire::header::{HEADER_BYTES, Header, parse};
 use heddle_wire::message::*;
-use heddle_wire::{AlignedVec, FrameKind, MessageType, encode_error, encode_reply, encode_request};
+use heddle_wire::{
+    AlignedVec, Body, Frame, FrameKind, MessageType, ShardMessage, encode_error, encode_reply,
+    encode_request,
+};
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/v1")
@@ -27,6 +30,32 @@ fn split(frame: &[u8]) -> (Header, AlignedVec<16>) {
 }
 
 const VALID: &str = "a fixture is valid and fits into a frame";
+
+fn same<M: Body>(id: u64, body: &[u8]) -> Frame {
+    encode_reply(id, &decode::<M>(body).expect(VALID)).expect(VALID)
+}
+
+fn shard_again(number: u16, id: u64, body: &[u8]) -> Frame {
+    macro_rules! by_kind {
+        ($($request:ident => $reply:ident,)*) => {
+            match number {
+                $(
+                    $request::NUMBER => same::<$request>(id, body),
+                    $reply::NUMBER => same::<$reply>(id, body),
+                )*
+                _ => panic!("a fixture of unknown type {number:#06x}"),
+            }
+        };
+    }
+    by_kind! {
+        ShardPutRequest => ShardPutReply,
+        ShardDeleteRequest => ShardDeleteReply,
+        ShardGetRequest => ShardGetReply,
+        ShardScanRequest => ShardScanReply,
+        ShardCountRequest => ShardCountReply,
+        ShardSearchRequest => ShardSearchReply,
+    }
+}
 
 /// Decodes a frame into an owned message and encodes that again.
 fn again(frame: &[u8]) -> Vec<u8> {
@@ -48,7 +77,8 @@ fn again(frame: &[u8]) -> Vec<u8> {
                 FrameKind::Error => {
                     encode_error(id, &decode::<ErrorReply>(&body).expect(VALID).into())
                 }
-                FrameKind::Unknown(number) => panic!("a fixture of unknown type {number}"),
+                FrameKind::Notice => same::<TopologyNotice>(id, &body),
+                FrameKind::Unknown(number) => shard_again(number, id, &body),
             }
         };
     }
@@ -100,5 +130,10 @@ fn every_fixture_decodes_and_encodes_to_the_same_bytes() {
         assert!(seen.contains(&kind.request_number()), "no request fixture of {}", kind.name());
         assert!(seen.contains(&kind.reply_number()), "no reply fixture of {}", kind.name());
     }
+    for kind in ShardMessage::ALL {
+        assert!(seen.contains(&kind.request_number()), "no request fixture of {}", kind.name());
+        assert!(seen.contains(&kind.reply_number()), "no reply fixture of {}", kind.name());
+    }
     assert!(seen.contains(&heddle_wire::kind::ERROR_NUMBER));
+    assert!(seen.contains(&heddle_wire::kind::NOTICE_NUMBER));
 }

@@ -203,6 +203,93 @@ fn puts_whose_parts_disagree_are_refused() {
     assert_eq!(put_error(|r| r.vectors[0].values[0] = f32::NAN), None);
 }
 
+fn shard_error<M: ShardRequest>(
+    mut request: M,
+    change: impl FnOnce(&mut M),
+) -> Option<MessageError> {
+    change(&mut request);
+    let frame = encode_reply(1, &request).expect("the request fits into a frame");
+    access::<M>(frame.body()).err()
+}
+
+#[test]
+fn writes_to_a_shard_whose_parts_disagree_are_refused() {
+    let put = |change: fn(&mut ShardPutRequest)| shard_error(samples::shard_put(), change);
+    assert_eq!(put(|_| ()), None);
+    let unknown = MessageError::UnknownValue { field: "durability", found: 2 };
+    assert_eq!(put(|r| r.durability = 2), Some(unknown));
+    assert!(is_mismatch(put(|r| r.put.tenant.push('t')), "length of names beside a shard"));
+    assert!(is_mismatch(put(|r| r.put.ids.truncate(31)), "ids"));
+    assert!(is_mismatch(put(|r| r.put.vectors[0].dims = 2), "vector values"));
+    let delete = |change: fn(&mut ShardDeleteRequest)| shard_error(samples::shard_delete(), change);
+    assert_eq!(delete(|_| ()), None);
+    assert_eq!(delete(|r| r.durability = 2), Some(unknown));
+    assert!(is_mismatch(delete(|r| r.ids.truncate(3)), "ids"));
+    assert!(is_too_large(delete(|r| r.ids = vec![0; 16 * 10_001]), "ids"));
+}
+
+#[test]
+fn reads_of_shards_whose_parts_disagree_are_refused() {
+    let get = |change: fn(&mut ShardGetRequest)| shard_error(samples::shard_get(), change);
+    assert_eq!(get(|_| ()), None);
+    assert_eq!(get(|r| r.slots.clear()), None);
+    assert!(is_mismatch(get(|r| r.shards.clear()), "shards"));
+    assert!(is_mismatch(get(|r| _ = r.shards.pop()), "ends of shards"));
+    assert!(is_mismatch(get(|r| _ = r.slots.pop()), "slots"));
+    assert!(is_mismatch(get(|r| r.ends[1] = 2), "ends of shards"));
+    let error = get(|r| r.ends = vec![3, 2]);
+    assert_eq!(error, Some(MessageError::Order { field: "ends of shards", index: 1 }));
+    assert!(is_too_large(get(|r| r.shards = vec![1; 513]), "shards"));
+    let error = get(|r| r.want = 8);
+    assert_eq!(error, Some(MessageError::UnknownValue { field: "want flags", found: 8 }));
+    let scan = |change: fn(&mut ShardScanRequest)| shard_error(samples::shard_scan(), change);
+    assert_eq!(scan(|_| ()), None);
+    assert!(is_mismatch(scan(|r| r.after = vec![0; 15]), "cursor length"));
+    assert!(is_too_large(scan(|r| r.limit = 10_001), "limit"));
+    let count = |change: fn(&mut ShardCountRequest)| shard_error(samples::shard_count(), change);
+    assert_eq!(count(|_| ()), None);
+    assert!(is_mismatch(count(|r| r.shards.clear()), "shards"));
+    assert!(is_too_large(count(|r| r.filter = vec![0; (4 << 20) + 1]), "filter length"));
+}
+
+#[test]
+fn searches_of_shards_whose_parts_disagree_are_refused() {
+    let search = |change: fn(&mut ShardSearchRequest)| shard_error(samples::shard_search(), change);
+    assert_eq!(search(|_| ()), None);
+    let all_pairs = |r: &mut ShardSearchRequest| {
+        r.ends.clear();
+        r.places.clear();
+    };
+    assert_eq!(search(all_pairs), None);
+    assert!(is_mismatch(search(|r| r.ends.clear()), "places without ends"));
+    assert!(is_mismatch(search(|r| r.queries.truncate(5)), "query values"));
+    assert!(is_mismatch(search(|r| r.dims = 0), "queries"));
+    assert!(is_mismatch(search(|r| r.shards.clear()), "shards"));
+    assert!(is_mismatch(search(|r| r.ends = vec![1, 2]), "ends of pairs"));
+    assert!(is_mismatch(search(|r| r.ends = vec![3]), "ends of pairs"));
+    let order = Some(MessageError::Order { field: "places", index: 1 });
+    assert_eq!(search(|r| r.places = vec![0, 1, 1]), order);
+    assert!(is_too_large(search(|r| r.places = vec![0, 0, 2]), "places"));
+    assert!(is_too_large(search(|r| r.k = 10_001), "k"));
+    assert!(is_too_large(search(|r| r.ef = 100_001), "ef"));
+    let zero = MessageError::UnknownValue { field: "ef", found: 0 };
+    assert_eq!(search(|r| r.ef = 0), Some(zero));
+    let error = search(|r| r.queries[4] = f32::NAN);
+    assert_eq!(error, Some(MessageError::NotFinite { field: "queries", index: 4 }));
+    let reply = |change: fn(&mut ShardSearchReply)| {
+        let mut reply = samples::shard_search_reply();
+        change(&mut reply);
+        let frame = encode_reply(1, &reply).unwrap();
+        access::<ShardSearchReply>(frame.body()).err()
+    };
+    assert_eq!(reply(|_| ()), None);
+    assert!(is_mismatch(reply(|r| _ = r.slots.pop()), "slots"));
+    assert!(is_mismatch(reply(|r| _ = r.evaluations.pop()), "evaluations"));
+    assert!(is_mismatch(reply(|r| _ = r.exact.pop()), "exact flags"));
+    let error = reply(|r| r.distances[1] = f32::NAN);
+    assert_eq!(error, Some(MessageError::NotFinite { field: "distances", index: 1 }));
+}
+
 #[test]
 fn a_batch_above_its_limit_is_refused() {
     let mut put = PutRequest::new("Docs", "", 0, PutMode::Replace);

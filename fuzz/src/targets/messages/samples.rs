@@ -9,8 +9,10 @@ use heddle_wire::message::{
     DeleteRequest, DeleteWithReply, DeleteWithRequest, Durability, ErrorReply, GetReply,
     GetRequest, HelloReply, HelloRequest, NodeStatusReply, NodeStatusRequest, ObjectColumns,
     PutMode, PutReply, PutRequest, PutWithReply, PutWithRequest, ScanReply, ScanRequest,
-    SearchReply, SearchRequest, TopologyCollection, TopologyNode, TopologyReply, TopologyRequest,
-    Want,
+    SearchReply, SearchRequest, ShardCountReply, ShardCountRequest, ShardDeleteReply,
+    ShardDeleteRequest, ShardGetReply, ShardGetRequest, ShardHead, ShardPutReply, ShardPutRequest,
+    ShardScanReply, ShardScanRequest, ShardSearchReply, ShardSearchRequest, TopologyCollection,
+    TopologyNode, TopologyNotice, TopologyReply, TopologyRequest, Want,
 };
 use heddle_wire::{Body, encode_reply};
 
@@ -20,7 +22,8 @@ const DEFINITION: &str = r#"{"name":"Passage","properties":[{"name":"a","type":"
 /// A body in the place of each check, with the byte that picks it.
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
-    let bodies = [control(), collections(), objects(), durability(), queries(), status()].concat();
+    let plain = [control(), collections(), objects(), durability(), queries(), status()];
+    let bodies = [plain.concat(), shard_writes(), shard_reads()].concat();
     assert_eq!(bodies.len(), super::CHECKS.len(), "one sample for each message");
     let numbered = (0_u8..).zip(bodies);
     numbered.map(|(kind, body)| [vec![kind], body].concat()).collect()
@@ -227,9 +230,82 @@ fn status() -> Vec<Vec<u8>> {
     ]
 }
 
+fn head() -> ShardHead {
+    ShardHead { collection: [7; 16], epoch: 5 }
+}
+
+fn shard_writes() -> Vec<Vec<u8>> {
+    let mut put = PutRequest::new("", "", 0, PutMode::Merge);
+    put.push(&ObjectId::from_row(1), b"");
+    assert!(put.push_vector("title", &[1.0, 2.0]));
+    let mut put_reply = PutReply::default();
+    put_reply.push(Err(&error()));
+    let mut delete = DeleteReply::default();
+    delete.push(Ok(true));
+    let ids = ObjectId::from_row(1).0.to_vec();
+    vec![
+        body(&TopologyNotice { epoch: 9 }),
+        body(&ShardPutRequest { head: head(), shard: 1, durability: 1, put }),
+        body(&ShardPutReply { put: put_reply }),
+        body(&ShardDeleteRequest { head: head(), shard: 1, durability: 0, ids }),
+        body(&ShardDeleteReply { delete }),
+    ]
+}
+
+fn shard_reads() -> Vec<Vec<u8>> {
+    let ids = [1, 2, 3].map(|number| ObjectId::from_row(number).0).concat();
+    let (slots, want) = (vec![4, 5, 6], Want::ALL.bits());
+    let shards = vec![1, 2];
+    let after = ObjectId::from_row(1).0.to_vec();
+    vec![
+        body(&ShardGetRequest {
+            head: head(),
+            shards: shards.clone(),
+            ends: vec![1, 3],
+            ids: ids.clone(),
+            slots: slots.clone(),
+            want,
+        }),
+        body(&ShardGetReply { get: GetReply { found: vec![1, 0, 1, 1], objects: columns() } }),
+        body(&ShardScanRequest {
+            head: head(),
+            shard: 2,
+            after: after.clone(),
+            limit: 10,
+            filter: filter(),
+            want,
+        }),
+        body(&ShardScanReply { scan: ScanReply { objects: columns(), next: after } }),
+        body(&ShardCountRequest { head: head(), shards: shards.clone(), filter: filter() }),
+        body(&ShardCountReply { counts: vec![3, 4] }),
+        body(&ShardSearchRequest {
+            head: head(),
+            vector: String::new(),
+            queries: vec![0.5, -1.0, 2.0, 0.0],
+            dims: 2,
+            shards,
+            ends: vec![1, 3],
+            places: vec![1, 0, 1],
+            k: 5,
+            ef: 20,
+            max_distance: f32::NAN,
+            filter: filter(),
+        }),
+        body(&ShardSearchReply {
+            ends: vec![1, 3],
+            ids,
+            slots,
+            distances: vec![0.25, 0.5, 0.75],
+            evaluations: vec![100, 200],
+            exact: vec![0, 1],
+        }),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
-    use heddle_wire::{AlignedVec, MessageType, decode_any};
+    use heddle_wire::kind::NOTICE_NUMBER;
+    use heddle_wire::{AlignedVec, MessageType, ShardMessage, decode_any};
 
     /// Would find a sample in the wrong place: each must be accepted as the type of its place.
     #[test]
@@ -237,7 +313,9 @@ mod tests {
         let requests = MessageType::ALL.map(MessageType::request_number);
         let replies = MessageType::ALL.map(MessageType::reply_number);
         let pairs = requests.into_iter().zip(replies).flat_map(|(request, reply)| [request, reply]);
-        let numbers: Vec<u16> = pairs.chain([0xFFFF]).collect();
+        let shards = ShardMessage::ALL.into_iter();
+        let shards = shards.flat_map(|kind| [kind.request_number(), kind.reply_number()]);
+        let numbers: Vec<u16> = pairs.chain([0xFFFF, NOTICE_NUMBER]).chain(shards).collect();
         let seeds = super::seeds();
         assert_eq!(numbers.len(), seeds.len());
         for (number, seed) in numbers.iter().zip(&seeds) {

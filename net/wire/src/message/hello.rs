@@ -6,8 +6,13 @@ use super::Layout;
 use super::check::{Checked, at_most, name};
 use crate::limits::HELLO_TEXT_BYTES_MAX;
 
-/// Feature bits that this version knows: none yet. Unknown bits are ignored by both sides.
-pub const FEATURES: u64 = 0;
+/// The client wants to hear when the topology has changed: [`super::TopologyNotice`].
+pub const FEATURE_TOPOLOGY_NOTICES: u64 = 1;
+/// The client wants `StaleEpoch` when it routed a request by an older catalog than the server has,
+/// instead of a server that routes it anew.
+pub const FEATURE_STALE_EPOCH: u64 = 2;
+/// Feature bits that this version knows. Unknown bits are ignored by both sides.
+pub const FEATURES: u64 = FEATURE_TOPOLOGY_NOTICES | FEATURE_STALE_EPOCH;
 
 /// Who connects and which versions it speaks. Optional: a client may start with any request.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]

@@ -14,10 +14,12 @@ mod durability;
 mod error;
 mod hello;
 mod node;
+mod notice;
 mod object;
 mod put;
 mod scan;
 mod search;
+mod shard;
 mod topology;
 
 use rkyv::Archive;
@@ -33,7 +35,7 @@ use rkyv::{Deserialize, Portable, Serialize};
 use heddle_types::limits::{CLIENT_BODY_BYTES_MAX, NODE_BODY_BYTES_MAX};
 
 use crate::error::MessageError;
-use crate::kind::{ERROR_NUMBER, FrameKind, MessageType};
+use crate::kind::{ERROR_NUMBER, FrameKind, MessageType, NOTICE_NUMBER};
 
 pub use backup::{
     ArchivedBackupBeginReply, ArchivedBackupBeginRequest, ArchivedBackupEndReply,
@@ -54,10 +56,14 @@ pub use durability::{
     PutWithRequest,
 };
 pub use error::{ArchivedErrorReply, ErrorReply};
-pub use hello::{ArchivedHelloReply, ArchivedHelloRequest, FEATURES, HelloReply, HelloRequest};
+pub use hello::{
+    ArchivedHelloReply, ArchivedHelloRequest, FEATURE_STALE_EPOCH, FEATURE_TOPOLOGY_NOTICES,
+    FEATURES, HelloReply, HelloRequest,
+};
 pub use node::{
     ArchivedNodeStatusReply, ArchivedNodeStatusRequest, NodeStatusReply, NodeStatusRequest,
 };
+pub use notice::{ArchivedTopologyNotice, TopologyNotice};
 pub use object::{
     ArchivedDeleteReply, ArchivedDeleteRequest, ArchivedGetReply, ArchivedGetRequest,
     ArchivedObjectColumns, ArchivedVectorColumn, DeleteReply, DeleteRequest, GetReply, GetRequest,
@@ -69,6 +75,15 @@ pub use scan::{
     CountRequest, ScanReply, ScanRequest,
 };
 pub use search::{ArchivedSearchReply, ArchivedSearchRequest, SearchReply, SearchRequest};
+pub use shard::{
+    ArchivedShardCountReply, ArchivedShardCountRequest, ArchivedShardDeleteReply,
+    ArchivedShardDeleteRequest, ArchivedShardGetReply, ArchivedShardGetRequest, ArchivedShardHead,
+    ArchivedShardPutReply, ArchivedShardPutRequest, ArchivedShardScanReply,
+    ArchivedShardScanRequest, ArchivedShardSearchReply, ArchivedShardSearchRequest,
+    ShardCountReply, ShardCountRequest, ShardDeleteReply, ShardDeleteRequest, ShardGetReply,
+    ShardGetRequest, ShardHead, ShardPutReply, ShardPutRequest, ShardRequest, ShardScanReply,
+    ShardScanRequest, ShardSearchReply, ShardSearchRequest,
+};
 pub use topology::{
     ArchivedTopologyCollection, ArchivedTopologyNode, ArchivedTopologyReply,
     ArchivedTopologyRequest, TopologyCollection, TopologyNode, TopologyReply, TopologyRequest,
@@ -209,7 +224,8 @@ macro_rules! messages {
                     FrameKind::Reply(MessageType::$kind) => walk::<$reply>(body),
                 )*
                 FrameKind::Error => walk::<ErrorReply>(body),
-                FrameKind::Unknown(number) => Err(MessageError::UnknownType { number }),
+                FrameKind::Notice => walk::<TopologyNotice>(body),
+                FrameKind::Unknown(number) => shard::decode_any(number, body),
             }
         }
     };
@@ -234,6 +250,12 @@ messages! {
     BackupBegin: BackupBeginRequest => BackupBeginReply,
     BackupRead: BackupReadRequest => BackupReadReply,
     BackupEnd: BackupEndRequest => BackupEndReply,
+}
+
+impl Body for TopologyNotice {
+    const NUMBER: u16 = NOTICE_NUMBER;
+    const NAME: &'static str = "TopologyNotice";
+    const BODY_BYTES_MAX: usize = NODE_BODY_BYTES_MAX;
 }
 
 impl Body for ErrorReply {

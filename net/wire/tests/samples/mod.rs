@@ -1,5 +1,12 @@
 //! One message of every kind, each field set to something that tells it from the others.
 
+mod shards;
+
+#[allow(unused_imports, reason = "not every test program uses all samples")]
+pub(crate) use shards::{
+    shard_count, shard_delete, shard_get, shard_put, shard_scan, shard_search, shard_search_reply,
+};
+
 use heddle_types::{ApiError, ErrorCode, Hlc, ObjectId};
 use heddle_wire::message::{
     BackupBeginReply, BackupBeginRequest, BackupEndReply, BackupEndRequest, BackupReadReply,
@@ -9,7 +16,7 @@ use heddle_wire::message::{
     DeleteRequest, DeleteWithReply, DeleteWithRequest, Durability, GetReply, GetRequest,
     HelloReply, HelloRequest, NodeStatusReply, NodeStatusRequest, ObjectColumns, PutMode, PutReply,
     PutRequest, PutWithReply, PutWithRequest, ScanReply, ScanRequest, SearchReply, SearchRequest,
-    TopologyCollection, TopologyNode, TopologyReply, TopologyRequest, Want,
+    TopologyCollection, TopologyNode, TopologyNotice, TopologyReply, TopologyRequest, Want,
 };
 use heddle_wire::{Body, Frame, Request, encode_error, encode_reply, encode_request};
 
@@ -25,6 +32,7 @@ fn reply<M: Body>(id: u64, message: &M) -> Frame {
 pub(crate) fn all() -> Vec<(&'static str, Frame)> {
     let mut samples = plain();
     samples.extend(data());
+    samples.extend(shards::all());
     samples
 }
 
@@ -125,6 +133,7 @@ fn plain() -> Vec<(&'static str, Frame)> {
         ("backup_end.request", request(11, 110, &BackupEndRequest { backup })),
         ("backup_end.reply", reply(11, &BackupEndReply::default())),
         ("error.reply", encode_error(8, &error)),
+        ("topology_notice", reply(0, &TopologyNotice { epoch: 6 })),
     ]
 }
 
