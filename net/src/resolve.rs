@@ -5,16 +5,25 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
 
-use heddle_runtime::run_lookup;
+use heddle_runtime::{run_lookup, timeout};
 
 use crate::config::HostPort;
 
+/// Longest wait for an answer; the resolver itself may go on for longer when no server answers.
+const LIMIT: Duration = Duration::from_secs(3);
+
 /// Every address of `host:port`, in the resolver's order; never an empty list.
 ///
-/// Errors: [`io::ErrorKind::InvalidInput`] when it is no such text, or the resolver's, both with
-/// the text. Cost: nothing for an address, else the resolver's time, which may be seconds.
+/// Errors: [`io::ErrorKind::InvalidInput`] when it is no such text, [`io::ErrorKind::TimedOut`]
+/// after 3 s, or the resolver's, all with the text. Cost: nothing for an address, else the
+/// resolver's time.
 pub async fn resolve(host_port: &str) -> io::Result<Vec<SocketAddr>> {
+    resolve_within(LIMIT, host_port).await
+}
+
+async fn resolve_within(limit: Duration, host_port: &str) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host_port.parse() {
         return Ok(vec![address]);
     }
@@ -27,12 +36,12 @@ pub async fn resolve(host_port: &str) -> io::Result<Vec<SocketAddr>> {
     let found = run_lookup(move || {
         (host.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>)
     });
-    match found.await {
-        Ok(addresses) if !addresses.is_empty() => Ok(addresses),
-        Ok(_) => {
-            Err(io::Error::new(io::ErrorKind::NotFound, format!("{host_port} has no address")))
-        }
-        Err(error) => Err(io::Error::new(error.kind(), format!("{host_port}: {error}"))),
+    let failed = |kind, what: String| Err(io::Error::new(kind, format!("{host_port}: {what}")));
+    match timeout(limit, found).await {
+        Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
+        Ok(Ok(_)) => failed(io::ErrorKind::NotFound, "it has no address".to_owned()),
+        Ok(Err(error)) => failed(error.kind(), error.to_string()),
+        Err(late) => failed(io::ErrorKind::TimedOut, late.to_string()),
     }
 }
 
@@ -45,7 +54,7 @@ pub fn fqdn_address(name: &str, tld: &str, port: u16) -> String {
 
 #[cfg(test)]
 mod tests {
-    use heddle_runtime::run_single;
+    use heddle_runtime::{Queue, run_single, spawn_joinable};
 
     use super::*;
 
@@ -77,6 +86,32 @@ mod tests {
         }
         let error = resolved("no-such-host.invalid:7500").unwrap_err();
         assert!(error.to_string().contains("no-such-host.invalid:7500"), "{error}");
+    }
+
+    #[test]
+    fn a_resolver_that_hangs_is_given_up_by_whoever_waits_for_it() {
+        let outcome = run_single(async {
+            let (start, started) = std::sync::mpsc::channel();
+            let mut releases = Vec::new();
+            for _ in 0..2 {
+                let (release, released) = std::sync::mpsc::channel::<()>();
+                let start = start.clone();
+                let hang = run_lookup(move || {
+                    start.send(()).unwrap();
+                    released.recv().unwrap_err();
+                });
+                drop(spawn_joinable(Queue::Control, hang));
+                releases.push(release);
+            }
+            let both = move || started.iter().take(2).count();
+            assert_eq!(heddle_runtime::run_blocking(both).await, 2);
+            let outcome = resolve_within(Duration::from_millis(20), "localhost:1").await;
+            drop(releases);
+            outcome
+        });
+        let error = outcome.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(error.to_string().contains("localhost:1"), "{error}");
     }
 
     #[test]
