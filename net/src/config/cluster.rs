@@ -5,7 +5,7 @@ use std::net::{IpAddr, UdpSocket};
 
 use heddle_meta::cluster::{check_labels, check_node_name};
 use heddle_types::ApiError;
-use heddle_types::limits::{NAME_LENGTH_BYTES_MAX, NODES_MAX, VOTERS_MAX};
+use heddle_types::limits::{NAME_LENGTH_BYTES_MAX, VOTERS_MAX};
 use serde::{Deserialize, Serialize};
 
 use super::host::is_name;
@@ -77,8 +77,9 @@ impl NodeConfig {
             }
         }
         let expect = self.cluster_bootstrap_expect;
-        if expect > NODES_MAX {
-            return Err(refusal("cluster_bootstrap_expect", expect, format!("0 to {NODES_MAX}")));
+        if expect > VOTERS_MAX {
+            let expected = format!("0 to {VOTERS_MAX}: all of them vote, further nodes join later");
+            return Err(refusal("cluster_bootstrap_expect", expect, expected));
         }
         let voters = self.cluster_voters;
         if !(1..=VOTERS_MAX).contains(&voters) || voters.is_multiple_of(2) {
@@ -217,7 +218,7 @@ mod tests {
         };
         check("cluster_join", "::1:7", "brackets", |c| c.cluster_join.push("::1:7".to_owned()));
         check("cluster_join", "a:0", "1 to 65535", |c| c.cluster_join.push("a:0".to_owned()));
-        check("cluster_bootstrap_expect", "129", "0 to 128", |c| c.cluster_bootstrap_expect = 129);
+        check("cluster_bootstrap_expect", "8", "0 to 7", |c| c.cluster_bootstrap_expect = 8);
         check("cluster_voters", "4", "odd", |c| c.cluster_voters = 4);
         check("cluster_voters", "9", "from 1 to 7", |c| c.cluster_voters = 9);
         check("cluster_name", "\"\"", "1 to 128", |c| c.cluster_name.clear());
