@@ -12,6 +12,7 @@ pub mod messages;
 pub mod objects;
 pub mod peer;
 pub mod raft_log;
+pub mod raft_message;
 pub mod raft_snapshot;
 pub mod row;
 pub mod wal;
@@ -56,7 +57,7 @@ const fn target(
 }
 
 /// Every target.
-pub const ALL: [Target; 15] = [
+pub const ALL: [Target; 16] = [
     target("header", header::run, header::seeds, PLAIN),
     target("messages", messages::run, messages::seeds, MAPS),
     target("wal", wal::run, wal::seeds, DISK),
@@ -66,6 +67,7 @@ pub const ALL: [Target; 15] = [
     target("backup", backup::run, backup::seeds, MAPS),
     target("cluster", cluster::run, cluster::seeds, MAPS),
     target("raft_log", raft_log::run, raft_log::seeds, REWRITES),
+    target("raft_message", raft_message::run, raft_message::seeds, MAPS),
     target("raft_snapshot", raft_snapshot::run, raft_snapshot::seeds, MAPS),
     target("row", row::run, row::seeds, MAPS),
     target("filter", filter::run, filter::seeds, MAPS),

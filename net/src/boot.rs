@@ -10,13 +10,15 @@ use heddle_core::shard::ShardSpec;
 use heddle_meta::{Catalog, CatalogStore, Command, StoreError};
 use heddle_runtime::net::Listener;
 use heddle_runtime::{GlommioDevice, Queue, SignalEvent, Signals, fatal, spawn};
-use heddle_types::{ApiError, Clock, CoreIndex, Device, DeviceError, FatalReason, ShardId};
+use heddle_types::{ApiError, Clock, CoreIndex, Device, DeviceError, FatalReason, NodeId, ShardId};
 
 use crate::backup::BACKUPS;
+use crate::cluster::{self, Cluster};
 use crate::core::Core;
 use crate::identity::replace_file;
 use crate::message::{CoreReply, CoreRequest, ListenOrder, OpenOrder, Publication, unexpected};
 use crate::meta::{Meta, shard_directory, specs_by_home};
+use crate::nodes::Nodes;
 use crate::registry::CollectionRoute;
 use crate::shared::{Phase, ReadyReport};
 use crate::{disk, gossip, http, memory};
@@ -71,12 +73,18 @@ pub(crate) async fn start(core: &Rc<Core>) {
     let meta = Meta::new(core, catalog, store);
     let handler = Rc::clone(&meta);
     core.link.serve(move |source, request| Rc::clone(&handler).handle(source, request));
-    let started = bring_up(core, &meta, &logs).await;
+    let started = bring_up(core, &meta, device, &logs).await;
     started.unwrap_or_else(|error| fatal(FatalReason::CoreLost, error));
 }
 
-async fn bring_up(core: &Rc<Core>, meta: &Rc<Meta>, logs: &[u32]) -> Result<(), ApiError> {
-    let moved = rehome(&meta.catalog(), core.data_cores);
+async fn bring_up(
+    core: &Rc<Core>,
+    meta: &Rc<Meta>,
+    device: GlommioDevice,
+    logs: &[u32],
+) -> Result<(), ApiError> {
+    let own = core.node.identity.node;
+    let moved = rehome(&meta.catalog(), own, core.data_cores);
     // Held in memory alone at first: the disk keeps the old order.
     meta.hold_moves(moved.clone());
     // Before the shards are in, so that whoever waits for them sees how far they are.
@@ -92,19 +100,63 @@ async fn bring_up(core: &Rc<Core>, meta: &Rc<Meta>, logs: &[u32]) -> Result<(), 
     let catalog = meta.catalog();
     publish(core, Publication::Version(catalog.epoch())).await?;
     for entry in catalog.collections() {
-        let route = Arc::new(CollectionRoute::of(entry));
+        let route = Arc::new(CollectionRoute::of(entry, own));
         publish(core, Publication::Collection(catalog.epoch(), route)).await?;
     }
     let backups = Rc::clone(meta);
     spawn(Queue::Control, async move { backups.backups.watch().await });
+    meet_fixed_nodes(core).await?;
+    enter_cluster(core, meta, device).await?;
     let report = open_listeners(core, http_port).await?;
     announce(core, report);
     Ok(())
 }
 
-/// The moves that give every shard a home among `data_cores` cores.
-fn rehome(catalog: &Catalog, data_cores: usize) -> Vec<Command> {
-    let foreign = catalog.shards().filter(|(_, shard)| shard.home as usize >= data_cores);
+/// Tells the cores of a fixed list of nodes, and lets them listen to these.
+async fn meet_fixed_nodes(core: &Rc<Core>) -> Result<(), ApiError> {
+    let config = &core.node.config;
+    if config.fixed_nodes.is_empty() {
+        return Ok(());
+    }
+    let nodes = Arc::new(Nodes::new(config.fixed_nodes.clone()));
+    publish(core, Publication::Nodes(nodes)).await?;
+    let order = |index| CoreRequest::ListenToPeers(config.peer_port_base + index as u16);
+    core.call_all(0..core.data_cores, order).await.map(drop)
+}
+
+/// Becomes part of the cluster, if this node is to be part of one.
+async fn enter_cluster(
+    core: &Rc<Core>,
+    meta: &Rc<Meta>,
+    device: GlommioDevice,
+) -> Result<(), ApiError> {
+    let config = &core.node.config;
+    if !config.is_clustered() {
+        if let Some(name) = cluster::cluster_of(&config.data_dir) {
+            let found = format!("{} belongs to cluster {name}", config.data_dir.display());
+            let expected = "cluster_join or cluster_bootstrap_expect";
+            fatal(FatalReason::Config, format_args!("{found}, expected {expected}"));
+        }
+        return Ok(());
+    }
+    gossip::start(core);
+    let cluster = Cluster::start(core, meta, device).await;
+    for index in 0..core.data_cores {
+        let port = cluster::peer_port(core, index);
+        match core.call(index, CoreRequest::ListenToPeers(port)).await? {
+            CoreReply::Done => {}
+            other => return Err(unexpected(&other)),
+        }
+    }
+    cluster.joined().await;
+    Ok(())
+}
+
+/// The moves that give every shard of a node a home among `data_cores` cores.
+fn rehome(catalog: &Catalog, own: NodeId, data_cores: usize) -> Vec<Command> {
+    let foreign = catalog
+        .shards()
+        .filter(|(_, shard)| shard.node == own && shard.home as usize >= data_cores);
     foreign.map(|(_, shard)| move_home(shard.id, heir_of(shard.home, data_cores))).collect()
 }
 
@@ -172,7 +224,7 @@ async fn remove_orphans(device: &GlommioDevice, catalog: &Catalog, shards: &[u64
 }
 
 async fn open_engines(core: &Rc<Core>, catalog: &Catalog, logs: &[u32]) -> Result<(), ApiError> {
-    let mut specs = specs_by_home(catalog.collections());
+    let mut specs = specs_by_home(catalog.collections(), core.node.identity.node);
     let replies = core
         .call_all(0..core.data_cores, |home| {
             let shards: Vec<ShardSpec> = specs.remove(&home).unwrap_or_default();
@@ -272,9 +324,6 @@ async fn open_listeners(core: &Rc<Core>, http_port: u16) -> Result<ReadyReport, 
     }
     spawn(Queue::Control, memory::watch(Rc::clone(core)));
     spawn(Queue::Control, disk::watch(Rc::clone(core)));
-    if config.is_clustered() {
-        gossip::start(core);
-    }
     Ok(ReadyReport {
         pid: std::process::id(),
         node: core.node.identity.node,
@@ -339,6 +388,9 @@ pub(crate) async fn stop(core: &Rc<Core>) {
     let drained = core.call_all(0..core.data_cores, |_| CoreRequest::Drain).await;
     let written = core.call_all(0..core.data_cores, |_| CoreRequest::CheckpointAll).await;
     let sealed = core.call_all(0..core.data_cores, |_| CoreRequest::Seal).await;
+    if let Some(cluster) = core.cluster.get() {
+        cluster.stop().await;
+    }
     // Without the checkpoint nothing is lost, the next start replays the log.
     for error in [drained.err(), written.err(), sealed.err()].into_iter().flatten() {
         tracing::warn!(%error, "the stop is not complete");
@@ -350,7 +402,7 @@ pub(crate) async fn stop(core: &Rc<Core>) {
 mod tests {
     use heddle_meta::{CoreLoad, place_shards};
     use heddle_types::schema::ShardingConfig;
-    use heddle_types::{CollectionConfig, CollectionId, NodeId, VectorConfig};
+    use heddle_types::{CollectionConfig, CollectionId, VectorConfig};
 
     use super::*;
 
@@ -375,7 +427,7 @@ mod tests {
             let catalog = catalog_with_shards_on(before);
             for cores in 1..=6 {
                 let mut homes: Vec<CoreIndex> = (0..before as usize).collect();
-                for command in rehome(&catalog, cores) {
+                for command in rehome(&catalog, NodeId::default(), cores) {
                     let Command::MoveHome { shard, home } = command else {
                         panic!("{command:?} moves nothing");
                     };

@@ -12,6 +12,8 @@ use heddle_meta::cluster::Labels;
 use heddle_types::limits::{CORES_MAX, NAME_LENGTH_BYTES_MAX, WAL_SEGMENT_BYTES};
 use serde::{Deserialize, Serialize};
 
+use crate::nodes::PeerNode;
+
 pub use cluster::Secret;
 pub use host::HostPort;
 
@@ -139,6 +141,11 @@ pub struct NodeConfig {
     /// start, not for every one.
     #[serde(skip)]
     pub accept_data_loss: bool,
+    /// A fixed list of nodes, this one among them, whose catalogs were written by hand. No setting:
+    /// it lets tests have several nodes without a cluster that agrees on them.
+    #[serde(skip)]
+    #[doc(hidden)]
+    pub fixed_nodes: Vec<PeerNode>,
 }
 
 impl Default for NodeConfig {
@@ -182,6 +189,7 @@ impl Default for NodeConfig {
             raft_fqdn_tld: String::new(),
             ready_file: None,
             accept_data_loss: false,
+            fixed_nodes: Vec::new(),
         }
     }
 }

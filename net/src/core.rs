@@ -10,6 +10,7 @@ use heddle_index::{LinkScratch, Reader};
 use heddle_runtime::{CoreContext, CoreLink, GlommioDevice, RealClock};
 use heddle_types::{ApiError, CoreIndex, ErrorCode, ShardId};
 
+use crate::cluster::Cluster;
 use crate::dispatch::{ObjectSize, SearchRoom};
 use crate::gossip::GossipHandle;
 use crate::message::{CoreAnswer, CoreReply, CoreRequest};
@@ -48,8 +49,11 @@ pub(crate) struct Core {
     pub(crate) starts: RefCell<BTreeMap<ShardId, StartReport>>,
     /// Gossip with the other nodes, on the meta core of a node that has any.
     pub(crate) gossip: OnceCell<GossipHandle>,
+    /// The cluster, on the meta core of a node that is part of one.
+    pub(crate) cluster: OnceCell<Rc<Cluster>>,
     // Views of this version are known to every data core.
     published_version: Cell<u64>,
+    turns: Cell<usize>,
 }
 
 impl std::fmt::Debug for Core {
@@ -80,7 +84,9 @@ impl Core {
             engine: RefCell::default(),
             starts: RefCell::default(),
             gossip: OnceCell::new(),
+            cluster: OnceCell::new(),
             published_version: Cell::new(0),
+            turns: Cell::new(context.core),
         })
     }
 
@@ -127,6 +133,29 @@ impl Core {
             Ok(answer) => answer,
             Err(error) => Err(ApiError::transient(ErrorCode::Unavailable, error.to_string())),
         }
+    }
+
+    /// Asks the home core of a shard.
+    pub(crate) async fn call_home(&self, home: CoreIndex, request: CoreRequest) -> CoreAnswer {
+        self.count_forward(home);
+        self.call(home, request).await
+    }
+
+    /// Asks the home core of a shard to write; errors as [`Core::call_write`].
+    pub(crate) async fn write_home(&self, home: CoreIndex, request: CoreRequest) -> CoreAnswer {
+        self.count_forward(home);
+        self.call_write(home, request).await
+    }
+
+    fn count_forward(&self, home: CoreIndex) {
+        self.metrics.forwarded_to_cores.add(u64::from(home != self.index));
+    }
+
+    /// A number that grows by one each time, for choices in turns.
+    pub(crate) fn next_turn(&self) -> usize {
+        let turn = self.turns.get();
+        self.turns.set(turn.wrapping_add(1));
+        turn
     }
 
     /// Asks a core to write; when the core is lost meanwhile, nobody knows how far it came.

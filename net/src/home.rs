@@ -8,13 +8,13 @@ use futures::future::LocalBoxFuture;
 use heddle_core::engine::IndexBatch;
 use heddle_core::shard::ShardSpec;
 use heddle_runtime::{fatal, let_others_run};
-use heddle_types::{ApiError, CoreIndex, ErrorCode, FatalReason, ShardId};
+use heddle_types::{ApiError, Clock, CoreIndex, ErrorCode, FatalReason, ShardId};
 
 use crate::core::{Core, HomeEngine};
 use crate::message::{
     CoreAnswer, CoreReply, CoreRequest, ListenOrder, Publication, ViewSet, unexpected,
 };
-use crate::{backup, lifecycle, report, server};
+use crate::{backup, dispatch, lifecycle, peer, report, server};
 
 /// Works on a request of another core (or of this one).
 pub(crate) fn handle(
@@ -41,6 +41,7 @@ async fn handle_data(core: Rc<Core>, request: CoreRequest) -> CoreAnswer {
         CoreRequest::Put { shard, mode, durability, items } => {
             core.registry.check_writable(shard)?;
             engine.set_space(core.node.space());
+            engine.set_searched(core.node.is_searched(core.clock.monotonic_ns()));
             let written = engine.put_with(shard, mode, durability, items).await?;
             publish_views(&core).await?;
             Ok(CoreReply::Written(written))
@@ -76,6 +77,7 @@ async fn handle_node(core: Rc<Core>, request: CoreRequest) -> CoreAnswer {
     match request {
         CoreRequest::Open(order) => lifecycle::open(&core, *order).await,
         CoreRequest::Listen(order) => listen(&core, order),
+        CoreRequest::ListenToPeers(port) => Ok(listen_to_peers(&core, port)),
         CoreRequest::CheckpointAll => {
             lifecycle::checkpoint_all(&core).await.map(|()| CoreReply::Done)
         }
@@ -147,6 +149,20 @@ fn listen(core: &Rc<Core>, order: ListenOrder) -> CoreAnswer {
     };
     let (native_port, core_port) = (open(order.native_port), open(order.core_port));
     Ok(CoreReply::Listening { native_port, core_port })
+}
+
+/// Answers what other nodes ask about shards.
+fn listen_to_peers(core: &Rc<Core>, port: u16) -> CoreReply {
+    let answering = Rc::clone(core);
+    let handler: peer::Handler = Rc::new(move |call| {
+        let core = Rc::clone(&answering);
+        Box::pin(dispatch::answer_peer(core, call))
+    });
+    let address = SocketAddr::new(core.node.config.listen, port);
+    if let Err(error) = peer::listen(core, address, handler) {
+        fatal(FatalReason::Listen, format_args!("{address}: {error}"));
+    }
+    CoreReply::Done
 }
 
 /// The views of this core's shards as they are now.

@@ -14,6 +14,7 @@ mod admission;
 mod background;
 mod backup;
 mod boot;
+mod cluster;
 pub mod config;
 mod core;
 mod disk;
@@ -30,7 +31,7 @@ mod message;
 mod meta;
 mod metrics;
 mod node;
-#[allow(dead_code, reason = "called by what keeps the nodes of a cluster together")]
+mod nodes;
 mod peer;
 pub mod raft_host;
 mod registry;
@@ -43,6 +44,6 @@ mod status;
 mod testing;
 
 pub use config::{ConfigError, HostPort, LogLevel, NodeConfig, Role};
-pub use config::{ConfigError, LogLevel, NodeConfig, Role};
 pub use node::{StartError, run};
+pub use nodes::PeerNode;
 pub use shared::ReadyReport;

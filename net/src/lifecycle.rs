@@ -14,7 +14,7 @@ use crate::core::{Core, HomeEngine};
 use crate::home::{publish_views, views_of};
 use crate::message::{CoreAnswer, CoreReply, OpenOrder};
 use crate::metrics::StartReport;
-use crate::server::watch_connections;
+use crate::server::{notify_clients, watch_connections};
 
 /// Row bytes that a shard keeps in memory before they go to a segment file (16 MiB).
 const MEMTABLE_BYTES: usize = 16 << 20;
@@ -77,6 +77,7 @@ pub(crate) async fn open(core: &Rc<Core>, order: OpenOrder) -> CoreAnswer {
     spawn(Queue::Insert, publish_changes(Rc::clone(core), engine.clone()));
     background::start(core, &engine);
     spawn(Queue::Control, watch_connections(Rc::clone(core)));
+    spawn(Queue::Control, notify_clients(Rc::clone(core)));
     Ok(CoreReply::Opened(Box::new(report), views))
 }
 

@@ -38,6 +38,20 @@ pub(crate) const REPLIES_HELD_NS_MAX: u64 = heddle_types::limits::STEP_US_MAX * 
 /// would reset the connection and lose the error frame.
 pub(crate) const LINGER_BYTES_MAX: usize = 1 << 20;
 
+/// How long another node is waited for when the client did not say how long it waits itself.
+pub(crate) const PEER_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a request of another node waits for a version of the catalog that has not come yet.
+pub(crate) const EPOCH_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a client's request waits for a version of the catalog that the client has from another
+/// node.
+pub(crate) const CLIENT_EPOCH_PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes of objects at which a reply to another node ends before its limit (8 MiB).
+pub(crate) const PEER_REPLY_BYTES: usize = 8 << 20;
+/// Hits of one reply to another node, at most (1,000,000 times 24 bytes).
+pub(crate) const PEER_HITS_MAX: usize = 1_000_000;
+/// Shortest time between two notices of a new topology on a connection.
+pub(crate) const NOTICE_INTERVAL: Duration = Duration::from_millis(100);
+
 /// A connection that has sent nothing is closed after this.
 pub(crate) const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection without requests is closed after this.
@@ -92,7 +106,9 @@ pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a dial that failed; calls fail at once meanwhile. Doubles up to the longest one.
 pub(crate) const DIAL_PAUSE_MIN: Duration = Duration::from_millis(50);
-/// Longest pause after a dial that failed.
+/// Longest pause after a dial of the control lane that failed: much less than an election takes.
+pub(crate) const DIAL_PAUSE_CONTROL_MAX: Duration = Duration::from_millis(250);
+/// Longest pause after a dial of another lane that failed.
 pub(crate) const DIAL_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// A frame or reply between nodes of which no byte moves for this long ends the connection.
 pub(crate) const PEER_STALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -105,6 +121,8 @@ pub(crate) const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(1);
 const _: () = assert!(IDLE_TIMEOUT.as_secs() < LINK_IDLE_SERVED_TIMEOUT.as_secs());
 const _: () = assert!(NODE_BODY_BYTES_MAX <= LINK_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(LINK_BYTES_IN_FLIGHT_MAX < PEER_CORE_BYTES_MAX);
+const _: () = assert!(24 * PEER_HITS_MAX < NODE_BODY_BYTES_MAX);
+const _: () = assert!(2 * PEER_REPLY_BYTES < NODE_BODY_BYTES_MAX);
 const _: () = assert!(DIRECT_READ_BYTES_MIN <= BODY_GROWTH_BYTES);
 const _: () = assert!(CLIENT_BODY_BYTES_MAX * 2 <= CONNECTION_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(CONNECTION_BYTES_IN_FLIGHT_MAX < CORE_REQUEST_BYTES_MAX);

@@ -13,10 +13,12 @@ use heddle_types::{
     ApiError, CollectionConfig, CollectionId, Epoch, Filter, ObjectId, ShardId, Slot,
 };
 
+use heddle_wire::message::NodeFate;
 use uuid::Uuid;
 
 use crate::backup::{Begun, Damaged, Part};
 use crate::metrics::CoreReport;
+use crate::nodes::Nodes;
 use crate::registry::CollectionRoute;
 
 /// Answer of a core.
@@ -34,6 +36,8 @@ pub(crate) enum CoreRequest {
     Seal,
     /// Open the listeners.
     Listen(ListenOrder),
+    /// Open the listener for other nodes at this port.
+    ListenToPeers(u16),
     /// Take nothing new, answer what is in flight.
     Drain,
     /// Count what this core did.
@@ -51,6 +55,11 @@ pub(crate) enum CoreRequest {
     // To the meta core.
     CreateCollection(Box<CollectionConfig>),
     DropCollection(String),
+    /// Change what part a node has in the cluster, by name or identity.
+    ChangeNode {
+        node: String,
+        fate: NodeFate,
+    },
     /// Take a backup of everything.
     BeginBackup(Damaged),
     ReadBackup(Part),
@@ -143,8 +152,11 @@ pub(crate) enum Publication {
     Collection(Epoch, Arc<CollectionRoute>),
     /// A collection is gone, and with it these shards.
     Removed(Epoch, String, Vec<ShardId>),
-    /// The catalog has this version; nothing else is said.
+    /// The catalog has this version; nothing else is said. It comes last when several parts of the
+    /// catalog change at once.
     Version(Epoch),
+    /// The nodes of the cluster and where they are reached.
+    Nodes(Arc<Nodes>),
     /// These shards take no writes until the next start.
     ReadOnly(Vec<ShardId>),
     /// These shards are damaged; whoever asks for them is told so.
@@ -234,6 +246,7 @@ impl Routed for CoreRequest {
             }
             Self::Open(_)
             | Self::Listen(_)
+            | Self::ListenToPeers(_)
             | Self::Drain
             | Self::Report
             | Self::CreateShards(_)
@@ -242,6 +255,7 @@ impl Routed for CoreRequest {
             | Self::Publish(_)
             | Self::CreateCollection(_)
             | Self::DropCollection(_)
+            | Self::ChangeNode { .. }
             | Self::BeginBackup(_)
             | Self::EndBackup(_)
             | Self::FindDamaged(_)

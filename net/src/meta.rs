@@ -1,5 +1,8 @@
 //! The catalog on the meta core: one change at a time, durable before anyone hears of it, known to
-//! every core before the client does.
+//! every core before the client does. A node that is alone decides by itself; in a cluster the
+//! cluster does (`follow`).
+
+mod follow;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,18 +19,19 @@ use heddle_meta::{
 };
 use heddle_runtime::{GlommioDevice, fatal};
 use heddle_types::{
-    ApiError, CollectionConfig, CollectionId, CoreIndex, DeviceError, ErrorCode, FatalReason,
-    ShardId, VectorConfig,
+    ApiError, CollectionConfig, CollectionId, CoreIndex, DeviceError, Epoch, ErrorCode,
+    FatalReason, NodeId, ShardId, VectorConfig,
 };
 
 use crate::backup::{Backups, Damaged};
 use crate::core::Core;
 use crate::home;
 use crate::message::{CoreAnswer, CoreReply, CoreRequest, Publication};
+use crate::nodes::Nodes;
 use crate::registry::CollectionRoute;
 use crate::report;
 
-/// Nodes that can hold a replica: this one.
+/// Nodes that can hold a replica when the node is alone: this one.
 const NODES: u32 = 1;
 
 /// The catalog and its files.
@@ -39,6 +43,10 @@ pub(crate) struct Meta {
     moves: RefCell<Vec<Command>>,
     // Held for a whole change, shards and publication included: changes never overlap.
     store: Mutex<CatalogStore<GlommioDevice>>,
+    // As the cores have made it true: behind what is stored only while a change is made.
+    made: RefCell<Catalog>,
+    // The nodes as the cores know them.
+    nodes: RefCell<Option<Arc<Nodes>>>,
     /// The backup that is taken or waits.
     pub(crate) backups: Backups,
 }
@@ -53,7 +61,9 @@ impl Meta {
     ) -> Rc<Self> {
         Rc::new(Self {
             core: Rc::clone(core),
+            made: RefCell::new(catalog.clone()),
             stored: RefCell::new(catalog),
+            nodes: RefCell::default(),
             moves: RefCell::default(),
             store: Mutex::new(store),
             backups: Backups::new(core),
@@ -70,6 +80,7 @@ impl Meta {
             match request {
                 CoreRequest::CreateCollection(config) => self.create_collection(*config).await,
                 CoreRequest::DropCollection(name) => self.drop_collection(name).await,
+                CoreRequest::ChangeNode { node, fate } => self.change_node(&node, fate).await,
                 CoreRequest::FixDims { collection, dims } => self.fix_dims(collection, dims).await,
                 CoreRequest::BeginBackup(damaged) => self.back_up(damaged).await,
                 CoreRequest::ReadBackup(part) => self.backups.read(&part).await,
@@ -77,6 +88,7 @@ impl Meta {
                 CoreRequest::Report => {
                     let mut report = report::of_core(&self.core);
                     report.backup = self.backups.report();
+                    report.cluster = self.core.cluster.get().map(|cluster| cluster.report());
                     Ok(CoreReply::Report(Box::new(report)))
                 }
                 other => home::handle(Rc::clone(&self.core), source, other).await,
@@ -106,9 +118,16 @@ impl Meta {
     /// Writes the new homes down.
     pub(crate) async fn settle_moves(&self) -> Result<(), ApiError> {
         let mut store = self.store.lock().await;
-        let moves = self.moves.borrow().clone();
-        self.commit(&mut store, &moves).await?;
+        let next = if self.core.node.config.is_clustered() {
+            // The cluster counts the epochs; it is told of the homes once somebody leads it.
+            let own = self.core.node.identity.node;
+            self.stored.borrow().clone().with_homes_of(&self.catalog(), own)
+        } else {
+            self.catalog()
+        };
+        self.save(&mut store, next).await?;
         self.moves.take();
+        self.made.replace(self.catalog());
         Ok(())
     }
 
@@ -118,6 +137,11 @@ impl Meta {
         for command in commands {
             next.apply(command)?;
         }
+        self.save(store, next).await
+    }
+
+    /// Makes a catalog durable; the old one holds when it fails.
+    async fn save(&self, store: &mut Store<'_>, next: Catalog) -> Result<(), ApiError> {
         match store.save(&next).await {
             Ok(()) => {}
             Err(StoreError::Device(DeviceError::NoSpace { path })) => {
@@ -137,6 +161,9 @@ impl Meta {
     }
 
     async fn create_collection(&self, mut config: CollectionConfig) -> CoreAnswer {
+        if let Some(cluster) = self.core.cluster.get() {
+            return self.create_in_cluster(cluster, config).await;
+        }
         let mut store = self.store.lock().await;
         if config.sharding.count == 0 {
             config.sharding.count = NODES;
@@ -191,21 +218,27 @@ impl Meta {
     }
 
     async fn create_shards(&self, entry: &CollectionEntry) -> Result<(), ApiError> {
-        let calls = specs_by_home(std::iter::once(entry))
+        let own = self.core.node.identity.node;
+        let calls = specs_by_home(std::iter::once(entry), own)
             .into_iter()
             .map(|(home, specs)| self.core.call(home, CoreRequest::CreateShards(specs)));
         join_all(calls).await
     }
 
     async fn drop_shards(&self, entry: &CollectionEntry) -> Result<(), ApiError> {
-        let calls = shards_by_home(entry)
+        let calls = self
+            .shards_by_home(entry)
             .into_iter()
             .map(|(home, shards)| self.core.call(home, CoreRequest::DropShards(shards)));
         join_all(calls).await
     }
 
     async fn publish(&self, entry: &CollectionEntry) -> CoreAnswer {
-        let (epoch, route) = (self.catalog().epoch(), Arc::new(CollectionRoute::of(entry)));
+        self.publish_at(self.catalog().epoch(), entry).await
+    }
+
+    async fn publish_at(&self, epoch: Epoch, entry: &CollectionEntry) -> CoreAnswer {
+        let route = Arc::new(CollectionRoute::of(entry, self.core.node.identity.node));
         let publication = Publication::Collection(epoch, Arc::clone(&route));
         let request = |_| CoreRequest::Publish(publication.clone());
         self.core.call_all(self.data_cores(), request).await?;
@@ -215,6 +248,10 @@ impl Meta {
     /// Takes a backup of the collections that there are now. Others may be created meanwhile, these
     /// may be dropped or get dimensions: the catalog stands still only while it is looked at.
     async fn back_up(&self, damaged: Damaged) -> CoreAnswer {
+        if self.core.cluster.get().is_some() {
+            let message = "backups of a node that is part of a cluster";
+            return Err(ApiError::new(ErrorCode::Unsupported, message, "a node that is alone"));
+        }
         let _turn = self.backups.turn().await;
         self.backups.check_space()?;
         let first = self.settled_catalog().await?;
@@ -237,6 +274,9 @@ impl Meta {
     }
 
     async fn drop_collection(&self, name: String) -> CoreAnswer {
+        if let Some(cluster) = self.core.cluster.get() {
+            return self.drop_in_cluster(cluster, name).await;
+        }
         let mut store = self.store.lock().await;
         let entry = self.catalog().collection(&name).cloned();
         self.commit(&mut store, &[Command::DropCollection { name: name.clone() }]).await?;
@@ -254,6 +294,9 @@ impl Meta {
     }
 
     async fn fix_dims(&self, id: CollectionId, dims: Vec<(String, u32)>) -> CoreAnswer {
+        if let Some(cluster) = self.core.cluster.get() {
+            return self.fix_dims_in_cluster(cluster, id, dims).await;
+        }
         let mut store = self.store.lock().await;
         let Some(entry) = self.entry_of(id) else { return Ok(CoreReply::Done) };
         // Another first insert may have been faster; then its dimensions hold.
@@ -271,12 +314,27 @@ impl Meta {
             self.commit(&mut store, &commands).await?;
         }
         let entry = self.entry_of(id).expect("changes of the catalog do not overlap");
-        let calls = shards_by_home(&entry).into_iter().map(|(home, shards)| {
+        self.fix_shards(&entry).await?;
+        self.publish(&entry).await
+    }
+
+    /// Gives the shards of a collection on this node its definition as it is now.
+    async fn fix_shards(&self, entry: &CollectionEntry) -> Result<(), ApiError> {
+        let calls = self.shards_by_home(entry).into_iter().map(|(home, shards)| {
             let config = Arc::clone(&entry.config);
             self.core.call(home, CoreRequest::FixShardDims { shards, config })
         });
-        join_all(calls).await?;
-        self.publish(&entry).await
+        join_all(calls).await
+    }
+
+    /// The shards of a collection on this node.
+    fn shards_by_home(&self, entry: &CollectionEntry) -> BTreeMap<CoreIndex, Vec<ShardId>> {
+        let own = self.core.node.identity.node;
+        let mut homes = BTreeMap::<CoreIndex, Vec<ShardId>>::new();
+        for shard in entry.shards.iter().filter(|shard| shard.node == own) {
+            homes.entry(shard.home as usize).or_default().push(shard.id);
+        }
+        homes
     }
 }
 
@@ -290,13 +348,14 @@ async fn join_all(
     answers.into_iter().try_for_each(|answer| answer.map(drop))
 }
 
-/// What each home core needs to know to serve its shards of some collections.
+/// What each home core of a node needs to know to serve its shards of some collections.
 pub(crate) fn specs_by_home<'a>(
     entries: impl Iterator<Item = &'a CollectionEntry>,
+    node: NodeId,
 ) -> BTreeMap<CoreIndex, Vec<ShardSpec>> {
     let mut homes = BTreeMap::<CoreIndex, Vec<ShardSpec>>::new();
     for entry in entries {
-        for shard in &entry.shards {
+        for shard in entry.shards.iter().filter(|shard| shard.node == node) {
             homes.entry(shard.home as usize).or_default().push(ShardSpec {
                 id: shard.id,
                 collection: entry.id,
@@ -312,12 +371,4 @@ pub(crate) fn specs_by_home<'a>(
 /// Folder of a shard, under the data directory.
 pub(crate) fn shard_directory(shard: ShardId) -> String {
     format!("shards/{:010}", shard.0)
-}
-
-fn shards_by_home(entry: &CollectionEntry) -> BTreeMap<CoreIndex, Vec<ShardId>> {
-    let mut homes = BTreeMap::<CoreIndex, Vec<ShardId>>::new();
-    for shard in &entry.shards {
-        homes.entry(shard.home as usize).or_default().push(shard.id);
-    }
-    homes
 }

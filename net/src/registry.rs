@@ -6,17 +6,31 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 
 use heddle_core::engine::quarantine_refusal;
 use heddle_core::shard::ShardView;
 use heddle_meta::CollectionEntry;
 use heddle_types::{
-    ApiError, CollectionConfig, CollectionId, CoreIndex, Epoch, ErrorCode, ObjectId, RoutingTable,
-    ShardId,
+    ApiError, CollectionConfig, CollectionId, CoreIndex, Epoch, ErrorCode, NodeId, ObjectId,
+    RoutingTable, ShardId,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::message::{Publication, ViewSet};
+use crate::nodes::Nodes;
+
+/// Where a shard is served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ShardPlace {
+    pub(crate) id: ShardId,
+    /// The node that holds it.
+    pub(crate) node: NodeId,
+    /// The data core of that node which works on it.
+    pub(crate) home: CoreIndex,
+    /// Is that node this one?
+    pub(crate) is_here: bool,
+}
 
 /// How the requests of one collection are routed.
 #[derive(Debug)]
@@ -24,18 +38,43 @@ pub(crate) struct CollectionRoute {
     pub(crate) id: CollectionId,
     pub(crate) config: Arc<CollectionConfig>,
     pub(crate) routing: RoutingTable,
-    /// The shards with their home cores, in catalog order.
-    pub(crate) shards: Vec<(ShardId, CoreIndex)>,
+    /// The shards, in catalog order.
+    pub(crate) shards: Vec<ShardPlace>,
+    /// Are all shards on this node?
+    pub(crate) is_all_here: bool,
 }
 
 impl CollectionRoute {
-    pub(crate) fn of(entry: &CollectionEntry) -> Self {
+    /// The route of a collection, as the node `own` sees it.
+    pub(crate) fn of(entry: &CollectionEntry, own: NodeId) -> Self {
+        let place = |shard: &heddle_meta::ShardEntry| ShardPlace {
+            id: shard.id,
+            node: shard.node,
+            home: shard.home as usize,
+            is_here: shard.node == own,
+        };
+        let shards: Vec<ShardPlace> = entry.shards.iter().map(place).collect();
         Self {
             id: entry.id,
             config: Arc::clone(&entry.config),
             routing: entry.routing.clone(),
-            shards: entry.shards.iter().map(|shard| (shard.id, shard.home as usize)).collect(),
+            is_all_here: shards.iter().all(|shard| shard.is_here),
+            shards,
         }
+    }
+
+    /// Position in [`CollectionRoute::shards`] of a shard.
+    pub(crate) fn position(&self, shard: ShardId) -> Option<usize> {
+        self.shards.iter().position(|other| other.id == shard)
+    }
+
+    /// The positions of the shards that other nodes hold, node by node.
+    pub(crate) fn elsewhere(&self) -> BTreeMap<NodeId, Vec<usize>> {
+        let mut nodes = BTreeMap::<NodeId, Vec<usize>>::new();
+        for (position, shard) in self.shards.iter().enumerate().filter(|(_, it)| !it.is_here) {
+            nodes.entry(shard.node).or_default().push(position);
+        }
+        nodes
     }
 
     /// Position in [`CollectionRoute::shards`] of the shard that owns an object.
@@ -44,10 +83,7 @@ impl CollectionRoute {
             return 0;
         }
         let owner = self.routing.shard_of(id);
-        self.shards
-            .iter()
-            .position(|(shard, _)| *shard == owner)
-            .expect("the routing table names shards of its collection")
+        self.position(owner).expect("the routing table names shards of its collection")
     }
 }
 
@@ -55,7 +91,12 @@ impl CollectionRoute {
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     epoch: Cell<Epoch>,
+    // Tasks that wait for a later epoch, by a number of their own.
+    waiting: RefCell<BTreeMap<u64, Waker>>,
+    waits: Cell<u64>,
+    nodes: RefCell<Arc<Nodes>>,
     collections: RefCell<BTreeMap<String, Arc<CollectionRoute>>>,
+    names: RefCell<FxHashMap<CollectionId, String>>,
     views: RefCell<FxHashMap<ShardId, (u64, Arc<ShardView>)>>,
     // Shards that are gone for good: the catalog never gives a number twice.
     dropped: RefCell<FxHashSet<ShardId>>,
@@ -70,6 +111,31 @@ pub(crate) struct Registry {
 impl Registry {
     pub(crate) fn epoch(&self) -> Epoch {
         self.epoch.get()
+    }
+
+    /// Waits until the catalog has come to an epoch; says which one it has.
+    pub(crate) async fn reached(&self, epoch: Epoch) -> Epoch {
+        let wait = Wait { registry: self, number: self.waits.get() };
+        self.waits.set(wait.number + 1);
+        std::future::poll_fn(|context| {
+            if self.epoch() >= epoch {
+                return Poll::Ready(self.epoch());
+            }
+            self.waiting.borrow_mut().insert(wait.number, context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// The nodes of the cluster.
+    pub(crate) fn nodes(&self) -> Arc<Nodes> {
+        Arc::clone(&self.nodes.borrow())
+    }
+
+    /// The route of a collection by its identity; none when it is unknown or gone.
+    pub(crate) fn route_of(&self, id: CollectionId) -> Option<Arc<CollectionRoute>> {
+        let names = self.names.borrow();
+        self.collections.borrow().get(names.get(&id)?).cloned()
     }
 
     /// The route of a collection. Errors: `UnknownCollection`.
@@ -118,16 +184,19 @@ impl Registry {
         ))
     }
 
+    /// Takes part of the catalog over; its epoch comes last, for those who wait for it.
     pub(crate) fn install(&self, publication: Publication) {
         match publication {
             Publication::Collection(epoch, route) => {
-                self.epoch.set(self.epoch.get().max(epoch));
                 let name = route.config.name.clone();
+                self.names.borrow_mut().insert(route.id, name.clone());
                 self.collections.borrow_mut().insert(name, route);
+                self.advance(epoch);
             }
             Publication::Removed(epoch, name, shards) => {
-                self.epoch.set(self.epoch.get().max(epoch));
-                self.collections.borrow_mut().remove(&name);
+                if let Some(route) = self.collections.borrow_mut().remove(&name) {
+                    self.names.borrow_mut().remove(&route.id);
+                }
                 let mut views = self.views.borrow_mut();
                 for shard in &shards {
                     views.remove(shard);
@@ -135,12 +204,21 @@ impl Registry {
                     self.quarantined.borrow_mut().remove(shard);
                 }
                 self.dropped.borrow_mut().extend(shards);
+                self.advance(epoch);
             }
+            Publication::Nodes(nodes) => drop(self.nodes.replace(nodes)),
             Publication::Lost(shards) => self.lost.borrow_mut().extend(shards),
             Publication::ReadOnly(shards) => self.read_only.borrow_mut().extend(shards),
-            Publication::Version(epoch) => self.epoch.set(self.epoch.get().max(epoch)),
+            Publication::Version(epoch) => self.advance(epoch),
             Publication::Views(set) => self.install_views(set),
             Publication::Quarantined(shards) => self.quarantined.borrow_mut().extend(shards),
+        }
+    }
+
+    fn advance(&self, epoch: Epoch) {
+        if epoch > self.epoch.get() {
+            self.epoch.set(epoch);
+            self.waiting.take().into_values().for_each(Waker::wake);
         }
     }
 
@@ -158,6 +236,18 @@ impl Registry {
                 }
             }
         }
+    }
+}
+
+/// A task that waits for an epoch; one that gives up leaves nothing behind.
+struct Wait<'a> {
+    registry: &'a Registry,
+    number: u64,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.registry.waiting.borrow_mut().remove(&self.number);
     }
 }
 
@@ -209,6 +299,59 @@ mod tests {
         assert_eq!(refused.code, ErrorCode::Corrupt);
         assert!(refused.message.contains(&reason), "{refused}");
         assert_eq!(registry.view(ShardId(2)).unwrap_err().code, ErrorCode::Unavailable);
+    }
+
+    fn route(name: &str, id: u128, nodes: &[u128]) -> Arc<CollectionRoute> {
+        let node = |id: &u128| NodeId(uuid::Uuid::from_u128(*id));
+        let config = CollectionConfig { name: name.to_owned(), ..Default::default() };
+        let shards = nodes.iter().zip(1..).map(|(id, number)| heddle_meta::ShardEntry {
+            id: ShardId(number),
+            node: node(id),
+            home: 1,
+        });
+        let shards: Vec<heddle_meta::ShardEntry> = shards.collect();
+        let ids: Vec<ShardId> = shards.iter().map(|shard| shard.id).collect();
+        let entry = CollectionEntry {
+            id: CollectionId(uuid::Uuid::from_u128(id)),
+            config: Arc::new(config),
+            routing: RoutingTable::deal(&ids, 4),
+            shards,
+            seed: 1,
+        };
+        Arc::new(CollectionRoute::of(&entry, node(&1)))
+    }
+
+    #[test]
+    fn a_route_knows_which_shards_are_elsewhere() {
+        let mixed = route("Docs", 9, &[1, 2, 3, 2]);
+        assert!(!mixed.is_all_here);
+        let elsewhere: Vec<Vec<usize>> = mixed.elsewhere().into_values().collect();
+        assert_eq!(elsewhere, [vec![1, 3], vec![2]]);
+        assert!(route("Docs", 9, &[1, 1]).is_all_here);
+    }
+
+    #[test]
+    fn a_collection_is_found_by_its_identity_until_it_is_dropped() {
+        let registry = Registry::default();
+        let docs = route("Docs", 9, &[1]);
+        registry.install(Publication::Collection(Epoch(1), Arc::clone(&docs)));
+        assert!(registry.route_of(docs.id).is_some());
+        registry.install(Publication::Removed(Epoch(2), "Docs".to_owned(), Vec::new()));
+        assert!(registry.route_of(docs.id).is_none());
+        registry.install(Publication::Collection(Epoch(3), route("Docs", 10, &[1])));
+        assert!(registry.route_of(docs.id).is_none(), "the name is another collection's now");
+    }
+
+    #[test]
+    fn who_waits_for_an_epoch_is_woken_when_it_has_come() {
+        let registry = Registry::default();
+        let mut waiting = std::pin::pin!(registry.reached(Epoch(2)));
+        let mut context = std::task::Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        registry.install(Publication::Version(Epoch(1)));
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        registry.install(Publication::Version(Epoch(3)));
+        assert_eq!(waiting.as_mut().poll(&mut context), Poll::Ready(Epoch(3)));
     }
 
     #[test]

@@ -6,7 +6,9 @@ use heddle_runtime::Queue;
 use heddle_runtime::stats::core_stats;
 
 use crate::core::Core;
-use crate::metrics::{CoreReport, GossipReport, QueueReport, SearchReport, ServerReport};
+use crate::metrics::{
+    CoreReport, GossipReport, QueueReport, RoutingReport, SearchReport, ServerReport,
+};
 
 /// The counts of this core as they are now.
 pub(crate) fn of_core(core: &Rc<Core>) -> CoreReport {
@@ -52,6 +54,11 @@ pub(crate) fn of_core(core: &Rc<Core>) -> CoreReport {
             exact: metrics.queries_exact.get(),
             distance_evaluations: metrics.distance_evaluations.get(),
         },
+        routing: RoutingReport {
+            to_nodes: metrics.forwarded_to_nodes.get(),
+            to_cores: metrics.forwarded_to_cores.get(),
+            for_peers: metrics.executed_for_peers.get(),
+        },
         slots_indexed: metrics.slots_indexed.get(),
         checkpoints: metrics.checkpoints.get(),
         checkpoint_failures: metrics.checkpoint_failures.get(),
@@ -60,5 +67,6 @@ pub(crate) fn of_core(core: &Rc<Core>) -> CoreReport {
         engine: core.engine().ok().map(|engine| engine.status().into()),
         backup: None,
         gossip: core.gossip.get().map(GossipReport::of),
+        cluster: None,
     }
 }

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::config::NodeConfig;
 use crate::identity::Identity;
 
+/// Seconds for which a search counts as lately.
+const SEARCHED_LATELY_S: u64 = 60;
+
 /// Where a node stands.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
@@ -69,6 +72,8 @@ pub(crate) struct NodeShared {
     resident_bytes: AtomicU64,
     // Level of the disk, looked at once a second.
     space: AtomicU8,
+    // When a search was answered last, in steps of a second; 0 for never.
+    searched_s: AtomicU64,
     ready: OnceLock<ReadyReport>,
     ready_sender: Option<Sender<ReadyReport>>,
 }
@@ -92,6 +97,7 @@ impl NodeShared {
             phase: AtomicU8::new(Phase::Starting as u8),
             resident_bytes: AtomicU64::new(0),
             space: AtomicU8::new(0),
+            searched_s: AtomicU64::new(0),
             ready: OnceLock::new(),
             ready_sender,
         }
@@ -127,6 +133,21 @@ impl NodeShared {
 
     pub(crate) fn set_space(&self, level: SpaceLevel) {
         self.space.store(level as u8, Ordering::Relaxed);
+    }
+
+    /// A search is answered, monotonic nanoseconds. Written once a second at most, so that cores do
+    /// not take the line from each other.
+    pub(crate) fn note_search(&self, now_ns: u64) {
+        let now_s = now_ns / 1_000_000_000;
+        if self.searched_s.load(Ordering::Relaxed) < now_s {
+            self.searched_s.store(now_s, Ordering::Relaxed);
+        }
+    }
+
+    /// Was a search answered lately?
+    pub(crate) fn is_searched(&self, now_ns: u64) -> bool {
+        let last_s = self.searched_s.load(Ordering::Relaxed);
+        last_s > 0 && now_ns / 1_000_000_000 <= last_s + SEARCHED_LATELY_S
     }
 
     /// Where the node is reached; none before it listens.

@@ -7,6 +7,7 @@ use heddle_wire::message::{NodeStatusReply, NodeStatusRequest};
 use heddle_wire::{Frame, access};
 use serde::Serialize;
 
+use crate::cluster::ClusterReport;
 use crate::core::Core;
 use crate::disk::{Space, reserved_bytes};
 use crate::dispatch;
@@ -35,6 +36,8 @@ pub(crate) struct NodeReport {
     /// Gossip with the other nodes, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) gossip: Option<GossipReport>,
+    /// The cluster as this node sees it, on a node that is part of one.
+    pub(crate) cluster: Option<ClusterReport>,
     pub(crate) cores: Vec<CoreReport>,
 }
 
@@ -68,6 +71,7 @@ pub(crate) async fn collect(core: &Rc<Core>) -> Result<NodeReport, ApiError> {
     }
     let backup = cores.iter_mut().find_map(|core| core.backup.take());
     let gossip = cores.iter_mut().find_map(|core| core.gossip.take());
+    let cluster = cores.iter_mut().find_map(|core| core.cluster.take());
     let engines = cores.iter().filter_map(|core| core.engine.as_ref());
     let shards_bytes = engines.map(|engine| engine.memory_bytes).sum();
     let node = &core.node;
@@ -91,6 +95,7 @@ pub(crate) async fn collect(core: &Rc<Core>) -> Result<NodeReport, ApiError> {
         connections: cores.iter().map(|core| core.server.connections).sum(),
         backup,
         gossip,
+        cluster,
         cores,
     })
 }

@@ -89,6 +89,8 @@ struct Inner<D: Device, C: Clock> {
     state: RefCell<State<D>>,
     scrub: RefCell<scrub::ScrubState<D>>,
     space: Cell<SpaceLevel>,
+    /// Does anybody search these shards?
+    searched: Cell<bool>,
     pace: Cell<space::Pace>,
     /// Backups that copy the log; while there are any it is not given up.
     log_holds: Cell<usize>,

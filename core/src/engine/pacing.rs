@@ -6,7 +6,8 @@
 //! its slots, whichever is more. Up to a burden of one rows come as they like. Beyond it each row
 //! waits, in proportion to how far the burden is beyond and to the time that linking a row takes:
 //! at a burden of two rows come as fast as they are linked, and there a steady load comes to rest.
-//! What writers do not use of the core is linking's and the sweep's. At a burden of
+//! While nobody searches, a tail burdens nobody and may be [`TAIL_UNSEARCHED_FACTOR`] times as
+//! long. What writers do not use of the core is linking's and the sweep's. At a burden of
 //! [`BURDEN_MAX`] they wait for it to fall; it gets there only while linking stands still for long,
 //! as it does while an image is written.
 //!
@@ -16,7 +17,9 @@
 use std::cell::Cell;
 
 use heddle_index::VectorWriter;
-use heddle_types::limits::{BURDEN_MAX, DEAD_SHARE_QUIET, TAIL_ROWS_MIN, TAIL_WALK_EF};
+use heddle_types::limits::{
+    BURDEN_MAX, DEAD_SHARE_QUIET, TAIL_ROWS_MIN, TAIL_UNSEARCHED_FACTOR, TAIL_WALK_EF,
+};
 use heddle_types::{Clock, Device};
 
 use super::{Engine, ShardCell};
@@ -88,6 +91,11 @@ impl Pacing {
         self.burden_max = self.burden_max.min(burden.saturating_add(ONE)).max(FULL);
     }
 
+    /// The same rows weigh more than before: that is no reason to stop.
+    fn note_heavier(&mut self) {
+        self.burden_max = u64::MAX;
+    }
+
     /// Must writers wait until the burden is lower?
     fn is_full(&self, burden: u64) -> bool {
         burden >= self.burden_max
@@ -139,6 +147,20 @@ impl<D: Device, C: Clock> Engine<D, C> {
         self.inner.held.looks.notify();
     }
 
+    /// Tells whether anybody searches the shards of this core; counts from the next write on. At
+    /// first somebody does.
+    pub fn set_searched(&self, searched: bool) {
+        if self.inner.searched.replace(searched) == searched {
+            return;
+        }
+        if searched {
+            let state = self.inner.state.borrow();
+            state.shards.values().for_each(|cell| cell.pacing.borrow_mut().note_heavier());
+        } else {
+            self.release_all_writers();
+        }
+    }
+
     /// Nanoseconds that rows have been held back, added up.
     pub(super) fn writers_held_ns(&self) -> u64 {
         self.inner.held.held_ns.get()
@@ -154,11 +176,12 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let coming = self.inner.state.borrow().pending.len() as u64;
         let shard = cell.shard.borrow();
         let directory = shard.directory();
+        let factor = if self.inner.searched.get() { 1 } else { TAIL_UNSEARCHED_FACTOR };
         let quiet = u64::from(directory.published()) / DEAD_SHARE_QUIET;
         let dead = burden_of(u64::from(directory.dead_count()), quiet.max(TAIL_ROWS_MIN));
         let tails =
             shard.vectors().filter(|(_, vector)| vector.backlog() > 0).map(|(_, vector)| {
-                burden_of(u64::from(vector.backlog()) + coming, Self::quiet_rows(vector))
+                burden_of(u64::from(vector.backlog()) + coming, factor * Self::quiet_rows(vector))
             });
         tails.fold(dead, u64::max)
     }
@@ -301,6 +324,16 @@ mod tests {
         assert!(pacing.is_full(51 * ONE));
         pacing.note_burden(0);
         assert!(pacing.is_full(FULL) && !pacing.is_full(FULL - 1));
+    }
+
+    #[test]
+    fn rows_that_weigh_more_since_somebody_searches_slow_writers_and_do_not_stop_them() {
+        let mut pacing = measured();
+        pacing.note_heavier();
+        assert!(!pacing.is_full(32 * ONE));
+        assert_eq!(interval_ns(&mut pacing, 32 * ONE), (BURDEN_MAX - 1) * 100_000);
+        pacing.note_burden(31 * ONE);
+        assert!(pacing.is_full(32 * ONE) && !pacing.is_full(32 * ONE - 1));
     }
 
     #[test]

@@ -211,6 +211,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             state: RefCell::new(state),
             scrub: RefCell::default(),
             space: Cell::default(),
+            searched: Cell::new(true),
             pace: Cell::default(),
             log_holds: Cell::new(0),
             held: HeldWriters::default(),

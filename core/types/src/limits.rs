@@ -74,8 +74,11 @@ pub const WAL_BACKLOG_BYTES_MAX: usize = 64 << 20;
 pub const TAIL_WALK_EF: u32 = 64;
 /// Rows of a flat tail that never slow writers: scanning so many takes less than 100 us.
 pub const TAIL_ROWS_MIN: u64 = 2_048;
-/// One slot in so many may be dead before writers are slowed: a sweep repairs nearly every node once
-/// a thirtieth is dead, so letting more die first makes each dead one cheaper.
+/// Times as long a flat tail may be while nobody searches: a load into an empty node need not wait
+/// for its graph, and the tail still has a bound.
+pub const TAIL_UNSEARCHED_FACTOR: u64 = 32;
+/// One slot in so many may be dead before writers are slowed: a sweep repairs nearly every node
+/// once a thirtieth is dead, so letting more die first makes each dead one cheaper.
 pub const DEAD_SHARE_QUIET: u64 = 6;
 /// A burden (tail or dead slots) this many times as large as the one that begins to slow writers
 /// makes them wait. At twice of it they are as fast as linking; the rest is for the time that an

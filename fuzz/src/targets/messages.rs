@@ -10,18 +10,19 @@ use heddle_wire::message::{
     CollectionDropReply, CollectionDropRequest, CollectionListReply, CollectionListRequest,
     CollectionShowReply, CollectionShowRequest, CountReply, CountRequest, DeleteReply,
     DeleteRequest, DeleteWithReply, DeleteWithRequest, ErrorReply, GetReply, GetRequest,
-    HelloReply, HelloRequest, NodeStatusReply, NodeStatusRequest, PutReply, PutRequest,
-    PutWithReply, PutWithRequest, ScanReply, ScanRequest, SearchReply, SearchRequest,
-    ShardCountReply, ShardCountRequest, ShardDeleteReply, ShardDeleteRequest, ShardGetReply,
-    ShardGetRequest, ShardPutReply, ShardPutRequest, ShardScanReply, ShardScanRequest,
-    ShardSearchReply, ShardSearchRequest, TopologyNotice, TopologyReply, TopologyRequest, own,
+    HelloReply, HelloRequest, NodeChangeReply, NodeChangeRequest, NodeStatusReply,
+    NodeStatusRequest, PutReply, PutRequest, PutWithReply, PutWithRequest, ScanReply, ScanRequest,
+    SearchReply, SearchRequest, ShardCountReply, ShardCountRequest, ShardDeleteReply,
+    ShardDeleteRequest, ShardGetReply, ShardGetRequest, ShardPutReply, ShardPutRequest,
+    ShardScanReply, ShardScanRequest, ShardSearchReply, ShardSearchRequest, TopologyNotice,
+    TopologyReply, TopologyRequest, own,
 };
 use heddle_wire::{AlignedVec, Body, access, decode, decode_any, encode_reply};
 
 pub use samples::seeds;
 
 /// One check for each message; the position is the first byte of the input.
-const CHECKS: [fn(&[u8]); 50] = [
+const CHECKS: [fn(&[u8]); 52] = [
     round_trip::<HelloRequest>,
     round_trip::<HelloReply>,
     round_trip::<TopologyRequest>,
@@ -52,6 +53,8 @@ const CHECKS: [fn(&[u8]); 50] = [
     round_trip::<CountReply>,
     round_trip::<NodeStatusRequest>,
     round_trip::<NodeStatusReply>,
+    round_trip::<NodeChangeRequest>,
+    round_trip::<NodeChangeReply>,
     round_trip::<BackupBeginRequest>,
     round_trip::<BackupBeginReply>,
     round_trip::<BackupReadRequest>,

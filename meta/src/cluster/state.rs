@@ -65,10 +65,9 @@ impl ClusterState {
         self.replicas.get(&shard).map_or(&[], Vec::as_slice)
     }
 
-    /// How many replicas a node holds. Cost: one pass over all.
-    #[must_use]
-    pub fn replicas_of(&self, node: NodeId) -> usize {
-        self.replicas.values().flatten().filter(|place| place.node == node).count()
+    /// The replicas that a node holds. Cost: one pass over all.
+    pub fn places_of(&self, node: NodeId) -> impl Iterator<Item = &Placement> {
+        self.replicas.values().flatten().filter(move |place| place.node == node)
     }
 
     /// What a collection asks of the nodes that hold it.
@@ -251,7 +250,7 @@ impl ClusterState {
         if self.known_node(node)?.state != NodeState::Draining {
             return Err(ClusterError::NotDraining { node });
         }
-        let shards = self.replicas_of(node);
+        let shards = self.places_of(node).count();
         if shards > 0 {
             return Err(ClusterError::HoldsReplicas { node, shards });
         }

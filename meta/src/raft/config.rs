@@ -2,9 +2,9 @@
 
 use openraft::{Config, ConfigError, SnapshotPolicy};
 
-/// Time between two signs of life of a leader (100 ms). A follower that hears nothing for
-/// [`ELECTION_TIMEOUT_MIN_MS`] has then missed six of them.
-pub const HEARTBEAT_INTERVAL_MS: u64 = 100;
+/// Time between two signs of life of a leader (200 ms), and the time in which one is answered. A
+/// follower that hears nothing for [`ELECTION_TIMEOUT_MIN_MS`] has then missed three of them.
+pub const HEARTBEAT_INTERVAL_MS: u64 = 200;
 /// Least time without a sign of life after which a follower wants to lead (700 ms).
 ///
 /// On a machine of two cores the meta core shares a CPU with a data core, and has a quarter of it
@@ -12,8 +12,8 @@ pub const HEARTBEAT_INTERVAL_MS: u64 = 100;
 /// late without any fault. A follower that grows impatient asks first whether the others hear the
 /// leader (Pre-Vote), so that only a leader that is late for most of them loses its place.
 pub const ELECTION_TIMEOUT_MIN_MS: u64 = 700;
-/// Most time without a sign of life after which a follower wants to lead (1.4 s): a spread of seven
-/// heartbeats, so that two followers seldom try at once. It is also the lease of a leader: for so
+/// Most time without a sign of life after which a follower wants to lead (1.4 s): so wide a
+/// spread that two followers seldom try at once. It is also the lease of a leader: for so
 /// long its followers elect nobody else. Together they leave a new leader within three seconds of
 /// the death of the old one.
 pub const ELECTION_TIMEOUT_MAX_MS: u64 = 1_400;
@@ -29,7 +29,7 @@ const SNAPSHOT_TIMEOUT_MS: u64 = 32_000;
 /// Changes that may wait for the core before those who bring them wait, too.
 const WAITING_CHANGES_MAX: u64 = 1_024;
 
-const _: () = assert!(ELECTION_TIMEOUT_MIN_MS >= 7 * HEARTBEAT_INTERVAL_MS);
+const _: () = assert!(ELECTION_TIMEOUT_MIN_MS >= 3 * HEARTBEAT_INTERVAL_MS);
 const _: () = assert!(ELECTION_TIMEOUT_MAX_MS >= 2 * ELECTION_TIMEOUT_MIN_MS);
 const _: () = assert!(ENTRIES_KEPT > SNAPSHOT_EVERY_ENTRIES);
 

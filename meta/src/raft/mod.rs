@@ -11,6 +11,7 @@ mod host;
 mod local;
 mod log;
 mod machine;
+pub mod message;
 mod snapshot;
 mod types;
 

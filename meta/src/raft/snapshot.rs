@@ -24,7 +24,7 @@ const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 44;
 /// Largest meta part (1 MiB): 128 members of at most 320 bytes in two configurations, and room.
 const META_BYTES_MAX: usize = 1 << 20;
-const FILE_BYTES_MAX: usize =
+pub(super) const FILE_BYTES_MAX: usize =
     (HEADER_BYTES + META_BYTES_MAX + CLUSTER_BYTES_MAX).next_multiple_of(PAGE_SIZE_BYTES);
 
 /// Why a snapshot could not be read, written or taken over.
@@ -155,7 +155,7 @@ pub(super) async fn read<D: Device>(
     Ok(Some((snapshot, state)))
 }
 
-fn encode(snapshot: &StoredSnapshot) -> Vec<u8> {
+pub(super) fn encode(snapshot: &StoredSnapshot) -> Vec<u8> {
     let StoredSnapshot { meta, state } = snapshot;
     let record = MetaRecord {
         last: meta.last_log_id.as_ref().map(LogIdRecord::from),
@@ -177,7 +177,7 @@ fn encode(snapshot: &StoredSnapshot) -> Vec<u8> {
     bytes
 }
 
-fn decode(path: &str, bytes: &[u8]) -> Result<StoredSnapshot, SnapshotError> {
+pub(super) fn decode(path: &str, bytes: &[u8]) -> Result<StoredSnapshot, SnapshotError> {
     let corrupt = |what: String| SnapshotError::Corrupt { path: path.to_owned(), what };
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
         return Err(corrupt(format!("{} bytes are less than a header", bytes.len())));

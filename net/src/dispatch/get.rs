@@ -1,23 +1,19 @@
 //! Reading objects by id.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use heddle_core::engine::{Object, Want};
 use heddle_types::{ApiError, ObjectId};
-use heddle_wire::message::{GetReply, GetRequest, ObjectColumns, Want as WireWant};
+use heddle_wire::message::{GetReply, GetRequest, ObjectColumns};
 use heddle_wire::{Frame, access};
 
-use super::Deadline;
-use super::chunks::{ChunkSize, push_object, size_of_object};
+use super::chunks::push_object;
+use super::objects::{By, Gathering, Wanted, wire_want};
+use super::{Deadline, engine_want};
 use crate::core::Core;
-use crate::message::{CoreRequest, expect_reply};
 use crate::registry::CollectionRoute;
 use crate::server::request::RequestFrame;
-
-pub(super) fn engine_want(bits: u8) -> Want {
-    let want = WireWant::from_bits(bits);
-    Want { properties: want.properties, vectors: want.vectors }
-}
 
 pub(super) async fn answer(
     core: &Rc<Core>,
@@ -25,29 +21,22 @@ pub(super) async fn answer(
     deadline: Deadline<'_>,
 ) -> Result<Frame, ApiError> {
     let message = access::<GetRequest>(&request.body)?;
-    let route = super::route(core, &message.collection, &message.tenant)?;
+    let names = (message.collection.as_str(), message.tenant.as_str());
+    let route = super::route(core, request, names, message.epoch, deadline).await?;
+    let gathering = Gathering {
+        core,
+        config: &route.config,
+        want: message.want,
+        by: By::Id,
+        budget: &request.reply,
+        deadline,
+        bytes: Cell::new(0),
+    };
+    let count = message.ids().len();
+    gathering.expect(count)?;
+    let groups = by_shard(&route, message.ids());
+    let found = gathering.all(&route, &groups, count).await?;
     let want = engine_want(message.want);
-    let mut found: Vec<Option<Object>> = (0..message.ids().len()).map(|_| None).collect();
-    let mut bytes = 0;
-    request.reply.reserve(core.object_size.expected(&route.config, want, found.len()))?;
-    for (place, wanted) in by_shard(&route, message.ids()).into_iter().enumerate() {
-        let mut size = ChunkSize::new(want);
-        let mut rest = &wanted[..];
-        while !rest.is_empty() {
-            deadline.check()?;
-            let (chunk, later) = rest.split_at(size.objects().min(rest.len()));
-            let ids = chunk.iter().map(|(_, id)| *id).collect();
-            let objects = fetch(core, &route, place, ids, want).await?;
-            size.observe(objects.iter().flatten());
-            bytes += objects.iter().flatten().map(size_of_object).sum::<usize>();
-            core.object_size.observe(want, objects.iter().flatten());
-            request.reply.reserve(bytes)?;
-            for ((position, _), object) in chunk.iter().zip(objects) {
-                found[*position] = object;
-            }
-            rest = later;
-        }
-    }
     let mut objects = ObjectColumns::default();
     for object in found.iter().flatten() {
         push_object(&mut objects, &route.config, object, want);
@@ -56,27 +45,36 @@ pub(super) async fn answer(
     super::reply(request, &GetReply { found, objects })
 }
 
-/// Reads objects of one shard.
+/// Reads one object, wherever it is.
 pub(super) async fn fetch(
     core: &Rc<Core>,
     route: &CollectionRoute,
-    place: usize,
-    ids: Vec<ObjectId>,
+    id: ObjectId,
     want: Want,
-) -> Result<Vec<Option<Object>>, ApiError> {
-    let (shard, home) = route.shards[place];
-    let order = CoreRequest::Get { shard, ids, want };
-    expect_reply!(core.call(home, order).await?, Found)
+    request: &RequestFrame,
+    deadline: Deadline<'_>,
+) -> Result<Option<Object>, ApiError> {
+    let gathering = Gathering {
+        core,
+        config: &route.config,
+        want: wire_want(want),
+        by: By::Id,
+        budget: &request.reply,
+        deadline,
+        bytes: Cell::new(0),
+    };
+    let groups = by_shard(route, std::iter::once(id));
+    Ok(gathering.all(route, &groups, 1).await?.into_iter().next().flatten())
 }
 
 /// Deals ids to the shards of a collection, each with its position in the request.
 pub(super) fn by_shard(
     route: &CollectionRoute,
     ids: impl Iterator<Item = ObjectId>,
-) -> Vec<Vec<(usize, ObjectId)>> {
+) -> Vec<Vec<Wanted>> {
     let mut groups = vec![Vec::new(); route.shards.len()];
     for (position, id) in ids.enumerate() {
-        groups[route.place_of(&id)].push((position, id));
+        groups[route.place_of(&id)].push(Wanted { position, id, slot: 0 });
     }
     groups
 }

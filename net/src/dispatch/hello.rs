@@ -21,13 +21,15 @@ pub(super) fn answer(core: &Core, request: &RequestFrame) -> Result<Frame, ApiEr
         ));
     }
     tracing::debug!(client = message.client.as_str(), "hello");
+    let features = message.features.to_native() & FEATURES;
+    request.set_features(features);
     super::reply(
         request,
         &HelloReply {
             version: VERSION,
             core: core.index as u16,
             core_count: core.data_cores as u16,
-            features: message.features.to_native() & FEATURES,
+            features,
             node_id: core.node.identity.node.0.into_bytes(),
             node_name: core.node.config.name.clone(),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),

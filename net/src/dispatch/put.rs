@@ -7,69 +7,97 @@ use std::sync::Arc;
 use heddle_core::engine::{Durability, ItemVector, PutItem, PutMode, Written};
 use heddle_core::validate;
 use heddle_runtime::yield_if_needed;
-use heddle_types::{ApiError, Distance, ErrorCode};
+use heddle_types::{ApiError, Distance, ErrorCode, Hlc, ObjectId};
 use heddle_wire::message::{
     ArchivedPutRequest, PutMode as WireMode, PutReply, PutRequest, PutWithReply, PutWithRequest,
+    ShardPutReply, ShardPutRequest,
 };
 use heddle_wire::{Frame, access};
 
+use super::Deadline;
 use super::delete::all_refused;
+use super::remote::{self, Party};
 use crate::admission;
 use crate::core::Core;
 use crate::message::{CoreReply, CoreRequest, expect_reply, unexpected};
-use crate::registry::CollectionRoute;
+use crate::registry::{CollectionRoute, ShardPlace};
 use crate::server::request::RequestFrame;
 
 /// Bytes copied out of a request between two offers to yield (256 KiB, about 30 us).
-const COPY_BYTES: usize = 256 << 10;
+pub(super) const COPY_BYTES: usize = 256 << 10;
 
-/// The objects of one shard, with their positions in the request.
-#[derive(Default)]
-struct Group {
-    positions: Vec<usize>,
-    items: Vec<PutItem>,
+/// What is sent to one shard.
+enum Parcel {
+    /// To a core of this node.
+    Here(Vec<PutItem>),
+    /// To another node.
+    There(PutRequest),
 }
 
-pub(super) async fn answer(core: &Rc<Core>, request: &RequestFrame) -> Result<Frame, ApiError> {
+/// The objects of one shard, with their positions in the request.
+struct Group {
+    positions: Vec<usize>,
+    parcel: Parcel,
+}
+
+/// What a shard answered, object by object.
+pub(super) enum Outcomes {
+    Here(Vec<Result<Written, ApiError>>),
+    There(Vec<Result<Hlc, ApiError>>),
+}
+
+pub(super) async fn answer(
+    core: &Rc<Core>,
+    request: &RequestFrame,
+    deadline: Deadline<'_>,
+) -> Result<Frame, ApiError> {
     admission::of_node(core, request.kind)?;
     let message = access::<PutRequest>(&request.body)?;
-    super::reply(request, &put(core, message, Durability::Sync).await?)
+    super::reply(request, &put(core, request, message, Durability::Sync, deadline).await?)
 }
 
 pub(super) async fn answer_with(
     core: &Rc<Core>,
     request: &RequestFrame,
+    deadline: Deadline<'_>,
 ) -> Result<Frame, ApiError> {
     admission::of_node(core, request.kind)?;
     let message = access::<PutWithRequest>(&request.body)?;
     let durability = message.durability();
-    let put = put(core, &message.put, super::durability(durability)).await?;
+    let asked = super::durability(durability);
+    let put = put(core, request, &message.put, asked, deadline).await?;
     super::reply(request, &PutWithReply::new(durability, put))
 }
 
 async fn put(
     core: &Rc<Core>,
+    request: &RequestFrame,
     message: &ArchivedPutRequest,
     durability: Durability,
+    deadline: Deadline<'_>,
 ) -> Result<PutReply, ApiError> {
-    let route = super::route(core, &message.collection, &message.tenant)?;
-    let columns = message
-        .vectors
-        .iter()
-        .map(|column| validate::vector_index(&route.config, &column.name))
-        .collect::<Result<Vec<usize>, ApiError>>()?;
+    let names = (message.collection.as_str(), message.tenant.as_str());
+    let route = super::route(core, request, names, message.epoch, deadline).await?;
+    let columns = columns_of(&route, message)?;
     let route = with_dims(core, route, message, &columns).await?;
-    let mode = match message.mode() {
-        WireMode::Replace => PutMode::Replace,
-        WireMode::Merge => PutMode::Merge,
-    };
     let groups = deal(&route, message, &columns).await;
-    let calls = groups.into_iter().zip(&route.shards).filter(|(group, _)| !group.items.is_empty());
-    let calls = calls.map(|(group, (shard, home))| async move {
-        let Group { positions, items } = group;
-        let order = CoreRequest::Put { shard: *shard, mode, durability, items };
-        let reply = core.call_write(*home, order).await;
-        (positions, reply.and_then(|reply| expect_reply!(reply, Written)))
+    let mode = put_mode(message);
+    let calls =
+        groups.into_iter().zip(&route.shards).filter(|(group, _)| !group.positions.is_empty());
+    let route = &*route;
+    let calls = calls.map(|(group, shard)| async move {
+        let Group { positions, parcel } = group;
+        let outcomes = match parcel {
+            Parcel::Here(items) => {
+                let order = CoreRequest::Put { shard: shard.id, mode, durability, items };
+                let reply = core.write_home(shard.home, order).await;
+                reply.and_then(|reply| expect_reply!(reply, Written)).map(Outcomes::Here)
+            }
+            Parcel::There(put) => {
+                Box::pin(put_there(core, route, shard, durability, put, deadline)).await
+            }
+        };
+        (positions, outcomes)
     });
     let replies = futures::future::join_all(calls).await;
     if let Some(error) = all_refused(replies.iter().map(|(_, reply)| reply)) {
@@ -78,13 +106,58 @@ async fn put(
     Ok(merge(message.len(), replies))
 }
 
-type ShardReply = (Vec<usize>, Result<Vec<Result<Written, ApiError>>, ApiError>);
+/// Position in the definition of the vector of each column.
+pub(super) fn columns_of(
+    route: &CollectionRoute,
+    message: &ArchivedPutRequest,
+) -> Result<Vec<usize>, ApiError> {
+    let columns = message.vectors.iter();
+    columns.map(|column| validate::vector_index(&route.config, &column.name)).collect()
+}
+
+/// The engine's word for what a put does to objects that exist.
+pub(super) fn put_mode(message: &ArchivedPutRequest) -> PutMode {
+    match message.mode() {
+        WireMode::Replace => PutMode::Replace,
+        WireMode::Merge => PutMode::Merge,
+    }
+}
+
+/// Writes objects of a shard of another node.
+async fn put_there(
+    core: &Core,
+    route: &CollectionRoute,
+    shard: &ShardPlace,
+    durability: Durability,
+    put: PutRequest,
+    deadline: Deadline<'_>,
+) -> Result<Outcomes, ApiError> {
+    let message = ShardPutRequest {
+        head: remote::head(core, route),
+        shard: shard.id.0,
+        durability: super::wire_durability(durability) as u8,
+        put,
+    };
+    let reply = remote::write(core, Party::home_of(shard), &message, deadline).await?;
+    let put = reply.decode::<ShardPutReply>()?.put;
+    if put.outcomes.len() != message.put.len() {
+        return Err(ApiError::unknown(reply.broken("not one outcome an object").message));
+    }
+    Ok(Outcomes::There(put.into_results()))
+}
+
+type ShardReply = (Vec<usize>, Result<Outcomes, ApiError>);
 
 fn merge(count: usize, replies: Vec<ShardReply>) -> PutReply {
-    let mut outcomes: Vec<Option<Result<Written, ApiError>>> = vec![None; count];
+    let mut outcomes: Vec<Option<Result<Hlc, ApiError>>> = vec![None; count];
     for (positions, reply) in replies {
         match reply {
-            Ok(results) => {
+            Ok(Outcomes::Here(results)) => {
+                for (position, result) in positions.iter().zip(results) {
+                    outcomes[*position] = Some(result.map(|written| written.stamp.hlc));
+                }
+            }
+            Ok(Outcomes::There(results)) => {
                 for (position, result) in positions.iter().zip(results) {
                     outcomes[*position] = Some(result);
                 }
@@ -98,7 +171,7 @@ fn merge(count: usize, replies: Vec<ShardReply>) -> PutReply {
     let missing = ApiError::internal("a home core did not answer for each object");
     for outcome in &outcomes {
         reply.push(match outcome {
-            Some(Ok(written)) => Ok(written.stamp.hlc),
+            Some(Ok(stamp)) => Ok(*stamp),
             Some(Err(error)) => Err(error),
             None => Err(&missing),
         });
@@ -112,28 +185,67 @@ async fn deal(
     message: &ArchivedPutRequest,
     columns: &[usize],
 ) -> Vec<Group> {
-    let mut groups: Vec<Group> = route.shards.iter().map(|_| Group::default()).collect();
+    let parcel = |shard: &ShardPlace| match shard.is_here {
+        true => Parcel::Here(Vec::new()),
+        false => Parcel::There(PutRequest::new("", "", 0, message.mode())),
+    };
+    let group = |shard| Group { positions: Vec::new(), parcel: parcel(shard) };
+    let mut groups: Vec<Group> = route.shards.iter().map(group).collect();
     let mut copied = 0;
     for (position, id) in message.ids().enumerate() {
-        let properties = message.row(position).to_vec();
-        let vectors: Vec<ItemVector> = message
-            .vectors_of(position)
-            .map(|(column, values)| ItemVector {
-                index: columns[column] as u8,
-                values: values.to_vec(),
-            })
-            .collect();
-        copied += properties.len();
-        copied += vectors.iter().map(|vector| 4 * vector.values.len()).sum::<usize>();
         let group = &mut groups[route.place_of(&id)];
         group.positions.push(position);
-        group.items.push(PutItem { id, properties, vectors });
+        match &mut group.parcel {
+            Parcel::Here(items) => {
+                let item = item_at(message, columns, position, id);
+                copied += size_of_item(&item);
+                items.push(item);
+            }
+            Parcel::There(put) => copied += copy_object(message, position, id, put),
+        }
         if copied >= COPY_BYTES {
             copied = 0;
             yield_if_needed().await;
         }
     }
     groups
+}
+
+/// An object of a request as the engine takes it.
+pub(super) fn item_at(
+    message: &ArchivedPutRequest,
+    columns: &[usize],
+    position: usize,
+    id: ObjectId,
+) -> PutItem {
+    let vectors = message.vectors_of(position);
+    let vectors = vectors.map(|(column, values)| ItemVector {
+        index: columns[column] as u8,
+        values: values.to_vec(),
+    });
+    PutItem { id, properties: message.row(position).to_vec(), vectors: vectors.collect() }
+}
+
+pub(super) fn size_of_item(item: &PutItem) -> usize {
+    item.properties.len() + item.vectors.iter().map(|vector| 4 * vector.values.len()).sum::<usize>()
+}
+
+/// Copies an object into the request to another node; says how many bytes that were.
+fn copy_object(
+    message: &ArchivedPutRequest,
+    position: usize,
+    id: ObjectId,
+    put: &mut PutRequest,
+) -> usize {
+    let row = message.row(position);
+    put.push(&id, row);
+    let mut copied = row.len();
+    for (column, values) in message.vectors_of(position) {
+        let fits = put.push_vector(&message.vectors[column].name, values);
+        assert!(fits, "a column of a checked request has vectors of one length");
+        copied += 4 * values.len();
+    }
+    copied
 }
 
 /// Fixes the dimensions that the collection leaves open, by the vectors of this request.

@@ -6,24 +6,31 @@ use std::sync::Arc;
 
 use heddle_core::engine::{Object, Want};
 use heddle_types::limits::NODE_BODY_BYTES_MAX;
-use heddle_types::{ApiError, CoreIndex, ErrorCode, Filter, ObjectId, ShardId};
-use heddle_wire::message::{CountReply, CountRequest, ObjectColumns, ScanReply, ScanRequest};
+use heddle_types::{ApiError, ErrorCode, Filter, ObjectId};
+use heddle_wire::message::{
+    ArchivedShardScanRequest, CountReply, CountRequest, ObjectColumns, ScanReply, ScanRequest,
+    ShardCountReply, ShardCountRequest, ShardScanReply, ShardScanRequest,
+};
 use heddle_wire::{Frame, access};
 
-use super::Deadline;
 use super::chunks::{ChunkSize, push_object, size_of_object};
-use super::get::engine_want;
+use super::objects::{owned_objects, wire_want};
+use super::remote::{self, Party};
+use super::{Deadline, engine_want};
 use crate::core::Core;
 use crate::message::{CoreRequest, ScanPage, expect_reply};
-use crate::server::request::RequestFrame;
+use crate::registry::{CollectionRoute, ShardPlace};
+use crate::server::request::{ReplyBudget, RequestFrame};
 
 /// Bytes at which a page ends before its limit (8 MiB).
 const PAGE_BYTES: usize = 8 << 20;
+/// Bytes at which a page for another node ends before its limit: what a cursor should have ready
+/// (1 MiB).
+const PEER_PAGE_BYTES: usize = 1 << 20;
 
 /// One shard's part of the merge.
 struct Cursor {
-    shard: ShardId,
-    home: CoreIndex,
+    shard: ShardPlace,
     after: Option<ObjectId>,
     ready: VecDeque<Object>,
     // Bytes of `ready` when it was filled.
@@ -33,29 +40,118 @@ struct Cursor {
 }
 
 impl Cursor {
+    fn new(shard: ShardPlace, after: Option<ObjectId>, want: Want) -> Self {
+        Self {
+            shard,
+            after,
+            ready: VecDeque::new(),
+            ready_bytes: 0,
+            done: false,
+            size: ChunkSize::new(want),
+        }
+    }
+
     /// Asks for more when nothing is ready.
-    async fn refill(
-        &mut self,
-        core: &Core,
-        filter: &Option<Arc<Filter>>,
-        want: Want,
-        left: usize,
-    ) -> Result<(), ApiError> {
+    async fn refill(&mut self, listing: &Listing<'_>, left: usize) -> Result<(), ApiError> {
         if self.done || !self.ready.is_empty() {
             return Ok(());
         }
-        let limit = self.size.objects().min(left);
-        let page = ScanPage { after: self.after, limit, filter: filter.clone(), want };
-        let order = CoreRequest::Scan { shard: self.shard, page };
-        let objects = expect_reply!(core.call(self.home, order).await?, Page)?;
+        let objects = if self.shard.is_here {
+            let limit = self.size.objects().min(left);
+            let objects = listing.page(&self.shard, self.after, limit).await?;
+            self.done = objects.len() < limit;
+            objects
+        } else {
+            let (objects, done) =
+                Box::pin(listing.page_there(&self.shard, self.after, left)).await?;
+            self.done = done;
+            objects
+        };
         self.size.observe(objects.iter());
-        core.object_size.observe(want, objects.iter());
+        listing.core.object_size.observe(listing.want, objects.iter());
         self.ready_bytes = objects.iter().map(size_of_object).sum();
-        self.done = objects.len() < limit;
         self.after = objects.last().map(|object| object.id).or(self.after);
         self.ready = objects.into();
         Ok(())
     }
+}
+
+/// What a scan lists.
+struct Listing<'a> {
+    core: &'a Core,
+    route: &'a CollectionRoute,
+    filter: Option<Arc<Filter>>,
+    /// The filter as it came.
+    filter_bytes: &'a [u8],
+    want: Want,
+    deadline: Deadline<'a>,
+}
+
+impl Listing<'_> {
+    /// Objects of a shard of this node; fewer than `limit` are the last ones.
+    async fn page(
+        &self,
+        shard: &ShardPlace,
+        after: Option<ObjectId>,
+        limit: usize,
+    ) -> Result<Vec<Object>, ApiError> {
+        let page = ScanPage { after, limit, filter: self.filter.clone(), want: self.want };
+        let order = CoreRequest::Scan { shard: shard.id, page };
+        expect_reply!(self.core.call_home(shard.home, order).await?, Page)
+    }
+
+    /// Objects of a shard of another node, and whether they are the last ones.
+    async fn page_there(
+        &self,
+        shard: &ShardPlace,
+        after: Option<ObjectId>,
+        limit: usize,
+    ) -> Result<(Vec<Object>, bool), ApiError> {
+        let request = ShardScanRequest {
+            head: remote::head(self.core, self.route),
+            shard: shard.id.0,
+            after: after.map_or_else(Vec::new, |id| id.0.to_vec()),
+            limit: limit as u32,
+            filter: self.filter_bytes.to_vec(),
+            want: wire_want(self.want),
+        };
+        let party = Party::home_of(shard);
+        let reply = remote::read(self.core, party, &request, self.deadline).await?;
+        let scan = &reply.access::<ShardScanReply>()?.scan;
+        let objects = owned_objects(&scan.objects, &self.route.config);
+        let next = scan.next();
+        if objects.is_empty() && next.is_some() {
+            return Err(reply.broken("an empty page that is not the last"));
+        }
+        Ok((objects, next.is_none()))
+    }
+}
+
+/// Lists objects of a shard of this node for another one: up to `limit`, and fewer when they have
+/// many bytes. Says whether there may be more.
+pub(super) async fn page_for_peer(
+    core: &Core,
+    route: &CollectionRoute,
+    shard: ShardPlace,
+    message: &ArchivedShardScanRequest,
+    budget: &ReplyBudget,
+    deadline: Deadline<'_>,
+) -> Result<(ObjectColumns, bool), ApiError> {
+    let want = engine_want(message.want);
+    let filter = super::decode_filter(&route.config, &message.filter)?;
+    let limit = message.limit.to_native() as usize;
+    let listing = Listing { core, route, filter, filter_bytes: &message.filter, want, deadline };
+    let mut cursor = Cursor::new(shard, message.after(), want);
+    let mut objects = ObjectColumns::default();
+    while objects.len() < limit && objects.size_bytes() < PEER_PAGE_BYTES && !cursor.done {
+        deadline.check()?;
+        cursor.refill(&listing, limit - objects.len()).await?;
+        budget.reserve(objects.size_bytes() + cursor.ready_bytes)?;
+        for object in cursor.ready.drain(..) {
+            push_object(&mut objects, &route.config, &object, want);
+        }
+    }
+    Ok((objects, !cursor.done))
 }
 
 pub(super) async fn answer(
@@ -64,7 +160,8 @@ pub(super) async fn answer(
     deadline: Deadline<'_>,
 ) -> Result<Frame, ApiError> {
     let message = access::<ScanRequest>(&request.body)?;
-    let route = super::route(core, &message.collection, &message.tenant)?;
+    let names = (message.collection.as_str(), message.tenant.as_str());
+    let route = super::route(core, request, names, message.epoch, deadline).await?;
     let filter = super::decode_filter(&route.config, &message.filter)?;
     let want = engine_want(message.want);
     let limit = message.limit.to_native() as usize;
@@ -73,25 +170,17 @@ pub(super) async fn answer(
     }
     let expected = core.object_size.expected(&route.config, want, limit).min(PAGE_BYTES);
     request.reply.reserve(expected)?;
-    let mut cursors: Vec<Cursor> = route
-        .shards
-        .iter()
-        .map(|(shard, home)| Cursor {
-            shard: *shard,
-            home: *home,
-            after: message.after(),
-            ready: VecDeque::new(),
-            ready_bytes: 0,
-            done: false,
-            size: ChunkSize::new(want),
-        })
-        .collect();
+    let after = message.after();
+    let cursor = |shard: &ShardPlace| Cursor::new(*shard, after, want);
+    let mut cursors: Vec<Cursor> = route.shards.iter().map(cursor).collect();
+    let (filter_bytes, route) = (&message.filter[..], &*route);
+    let listing = Listing { core, route, filter, filter_bytes, want, deadline };
     let mut objects = ObjectColumns::default();
     let mut last = None;
     while objects.len() < limit && objects.size_bytes() < PAGE_BYTES {
         deadline.check()?;
         let left = limit - objects.len();
-        let refills = cursors.iter_mut().map(|cursor| cursor.refill(core, &filter, want, left));
+        let refills = cursors.iter_mut().map(|cursor| cursor.refill(&listing, left));
         futures::future::try_join_all(refills).await?;
         let ready: usize = cursors.iter().map(|cursor| cursor.ready_bytes).sum();
         // The page itself stays small, whatever the shards have ready.
@@ -143,15 +232,46 @@ pub(super) async fn count(
     deadline: Deadline<'_>,
 ) -> Result<Frame, ApiError> {
     let message = access::<CountRequest>(&request.body)?;
-    let route = super::route(core, &message.collection, &message.tenant)?;
+    let names = (message.collection.as_str(), message.tenant.as_str());
+    let route = super::route(core, request, names, message.epoch, deadline).await?;
     let filter = super::decode_filter(&route.config, &message.filter)?;
-    let calls = route.shards.iter().map(|(shard, home)| {
-        let order = CoreRequest::Count { shard: *shard, filter: filter.clone() };
+    let here = route.shards.iter().filter(|shard| shard.is_here).map(|shard| {
+        let order = CoreRequest::Count { shard: shard.id, filter: filter.clone() };
         async move {
             deadline.check()?;
-            expect_reply!(core.call(*home, order).await?, Count)
+            expect_reply!(core.call_home(shard.home, order).await?, Count)
         }
     });
-    let counts = futures::future::try_join_all(calls).await?;
-    super::reply(request, &CountReply { count: counts.iter().sum() })
+    let here = futures::future::try_join_all(here);
+    if route.is_all_here {
+        return super::reply(request, &CountReply { count: here.await?.iter().sum() });
+    }
+    let there = Box::pin(count_there(core, &route, &message.filter, deadline));
+    let (there, here) = futures::future::try_join(there, here).await?;
+    super::reply(request, &CountReply { count: there + here.iter().sum::<u64>() })
+}
+
+/// Counts the objects of the shards of other nodes, a request a node.
+async fn count_there(
+    core: &Core,
+    route: &CollectionRoute,
+    filter: &[u8],
+    deadline: Deadline<'_>,
+) -> Result<u64, ApiError> {
+    let calls = route.elsewhere().into_values().map(|places| async move {
+        let shards: Vec<ShardPlace> = places.iter().map(|place| route.shards[*place]).collect();
+        let request = ShardCountRequest {
+            head: remote::head(core, route),
+            shards: shards.iter().map(|shard| shard.id.0).collect(),
+            filter: filter.to_vec(),
+        };
+        let party = Party { shards: &shards, ..Party::home_of(&shards[0]) };
+        let reply = remote::read(core, party, &request, deadline).await?;
+        let counts = reply.access::<ShardCountReply>()?.counts();
+        if counts.len() != shards.len() {
+            return Err(reply.broken("not one count a shard"));
+        }
+        Ok(counts.iter().sum::<u64>())
+    });
+    Ok(futures::future::try_join_all(calls).await?.iter().sum())
 }

@@ -17,8 +17,8 @@ use heddle_wire::MessageType;
 
 pub(crate) use prometheus::render;
 pub(crate) use report::{
-    BUCKETS_US, BackupReport, CoreReport, GossipReport, OperationReport, QueueReport, SearchReport,
-    ServerReport, StartReport,
+    BUCKETS_US, BackupReport, CoreReport, GossipReport, OperationReport, QueueReport,
+    RoutingReport, SearchReport, ServerReport, StartReport,
 };
 
 /// Longest latency that is told apart (one minute).
@@ -72,6 +72,9 @@ pub(crate) struct Metrics {
     pub(crate) distance_evaluations: Counter,
     pub(crate) queries: Counter,
     pub(crate) queries_exact: Counter,
+    pub(crate) forwarded_to_nodes: Counter,
+    pub(crate) forwarded_to_cores: Counter,
+    pub(crate) executed_for_peers: Counter,
     pub(crate) slots_indexed: Counter,
     pub(crate) checkpoints: Counter,
     pub(crate) checkpoint_failures: Counter,
@@ -105,6 +108,9 @@ impl Metrics {
             distance_evaluations: Counter::default(),
             queries: Counter::default(),
             queries_exact: Counter::default(),
+            forwarded_to_nodes: Counter::default(),
+            forwarded_to_cores: Counter::default(),
+            executed_for_peers: Counter::default(),
             slots_indexed: Counter::default(),
             checkpoints: Counter::default(),
             checkpoint_failures: Counter::default(),

@@ -228,6 +228,21 @@ fn index(page: &mut Page, report: &NodeReport) {
     page.each_core(report, queries, |core| core.search.queries);
     let exact = ("heddle_queries_exact_total", "counter", "Shard searches that scanned every row.");
     page.each_core(report, exact, |core| core.search.exact);
+    let nodes = (
+        "heddle_requests_to_nodes_total",
+        "counter",
+        "Requests sent to other nodes about their shards.",
+    );
+    page.each_core(report, nodes, |core| core.routing.to_nodes);
+    let cores = (
+        "heddle_requests_to_cores_total",
+        "counter",
+        "Requests sent to other cores of this node about their shards.",
+    );
+    page.each_core(report, cores, |core| core.routing.to_cores);
+    let peers =
+        ("heddle_requests_for_peers_total", "counter", "Requests answered for other nodes.");
+    page.each_core(report, peers, |core| core.routing.for_peers);
     let distances =
         ("heddle_distance_evaluations_total", "counter", "Distances computed by searches.");
     page.each_core(report, distances, |core| core.search.distance_evaluations);

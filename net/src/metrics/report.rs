@@ -7,6 +7,7 @@ use heddle_wire::MessageType;
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
+use crate::cluster::ClusterReport;
 use crate::gossip::GossipHandle;
 use crate::peer::PeerReport;
 
@@ -37,6 +38,7 @@ pub(crate) struct CoreReport {
     /// Links with other nodes.
     pub(crate) peers: PeerReport,
     pub(crate) search: SearchReport,
+    pub(crate) routing: RoutingReport,
     pub(crate) slots_indexed: u64,
     pub(crate) checkpoints: u64,
     pub(crate) checkpoint_failures: u64,
@@ -51,6 +53,9 @@ pub(crate) struct CoreReport {
     /// Gossip of the node, told by its meta core.
     #[serde(skip)]
     pub(crate) gossip: Option<GossipReport>,
+    /// The cluster, told by the meta core.
+    #[serde(skip)]
+    pub(crate) cluster: Option<ClusterReport>,
 }
 
 /// Gossip with the other nodes.
@@ -170,6 +175,17 @@ pub(crate) struct SearchReport {
     pub(crate) queries: u64,
     pub(crate) exact: u64,
     pub(crate) distance_evaluations: u64,
+}
+
+/// Requests about shards that went on to where the shard is.
+#[derive(Debug, Serialize)]
+pub(crate) struct RoutingReport {
+    /// Sent to other nodes.
+    pub(crate) to_nodes: u64,
+    /// Sent to other cores of this node.
+    pub(crate) to_cores: u64,
+    /// Answered for other nodes.
+    pub(crate) for_peers: u64,
 }
 
 /// The engine of a data core.

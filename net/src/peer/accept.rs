@@ -23,7 +23,7 @@ use crate::limits::{
 };
 
 impl Links {
-    pub(super) fn listen(
+    pub(crate) fn listen(
         self: &Rc<Self>,
         address: SocketAddr,
         handler: Handler,
@@ -121,22 +121,21 @@ async fn serve(links: Rc<Links>, socket: Socket, handler: Handler) {
     let socket = Rc::new(socket);
     let number = links.enter_unproven(&socket);
     let shaken = within(HANDSHAKE_TIMEOUT, shake(&links, &socket)).await;
-    links.leave_unproven(number);
-    let peer = match shaken {
-        Ok(peer) => peer,
-        Err(error) => {
-            links.note_refusal(socket.peer_address(), &error);
-            if let ShakeError::Refused(error) = &error {
-                refuse(&socket, &ApiError::from(error)).await;
-            }
-            return;
+    if let Err(error) = &shaken {
+        links.note_refusal(socket.peer_address(), error);
+        if let ShakeError::Refused(error) = error {
+            // It counts among the others while it is told, or nothing would bound such ones.
+            refuse(&socket, &ApiError::from(error)).await;
         }
-    };
+    }
+    links.leave_unproven(number);
+    let Ok(peer) = shaken else { return };
     if links.served_count() >= PEERS_SERVED_MAX {
         let message = format!("the core serves {PEERS_SERVED_MAX} connections of nodes already");
         return refuse(&socket, &ApiError::transient(ErrorCode::Overloaded, message)).await;
     }
     links.counters.accepted.add(1);
+    links.end_rests(peer.node);
     watch::start(&links);
     tracing::debug!(node = %peer.node, address = %peer.address, lane = peer.lane.name(), "peer");
     Served::run(&links, socket, peer, handler, number).await;

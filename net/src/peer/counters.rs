@@ -11,6 +11,9 @@ use super::link::Link;
 use super::served::Served;
 use crate::metrics::Counter;
 
+/// Links of a core that a report lists (32 KiB of text); the sums are of all.
+const LINKS_REPORTED_MAX: usize = 128;
+
 /// The counts of one lane of a core.
 #[derive(Debug, Default)]
 pub(super) struct LaneCounters {
@@ -46,7 +49,7 @@ impl Counters {
 #[derive(Debug, Serialize)]
 pub(crate) struct PeerReport {
     pub(crate) lanes: Vec<LaneReport>,
-    /// Connections that are open to other nodes.
+    /// Connections that are open to other nodes: the first ones by address.
     pub(crate) links: Vec<LinkReport>,
     /// Connections of other nodes that are open.
     pub(crate) served: usize,
@@ -112,7 +115,7 @@ impl PeerReport {
                 bytes_received: counted.bytes_received.get(),
             }
         };
-        let links = open.iter().map(|(address, link)| {
+        let links = open.iter().take(LINKS_REPORTED_MAX).map(|(address, link)| {
             let (in_flight, bytes_in_flight) = link.in_flight();
             LinkReport {
                 node: link.peer.node,

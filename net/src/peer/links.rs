@@ -21,12 +21,11 @@ use super::pipe::Pipe;
 use super::room::Place;
 use super::served::Served;
 use super::{Answer, KINDS, Lane, PeerIdentity, PeerReport, Target, dial, queue_of, watch};
-use crate::limits::{DIAL_PAUSE_MAX, DIAL_PAUSE_MIN, LINKS_MAX, READ_CHUNK_BYTES};
+use crate::limits::{
+    DIAL_PAUSE_CONTROL_MAX, DIAL_PAUSE_MAX, DIAL_PAUSE_MIN, LINKS_MAX, READ_CHUNK_BYTES,
+};
 use crate::server::buffers::Buffers;
 use crate::shared::NodeShared;
-
-/// Name of the cluster.
-const CLUSTER: &str = "heddle";
 
 type Dialed = Result<Rc<Link>, ApiError>;
 
@@ -88,8 +87,16 @@ pub(crate) fn party_of(node: &NodeShared, core: CoreIndex) -> Party {
     let core = core as u32;
     Party {
         end: End { node: identity.node, boot: u64::from(identity.boot), core },
-        cluster: CLUSTER.to_owned(),
-        key: LinkKey::from_secret(b""),
+        cluster: node.config.cluster_name.clone(),
+        key: LinkKey::from_secret(node.config.cluster_secret.as_bytes()),
+    }
+}
+
+/// Longest pause after dials that failed. Elections do not wait for long.
+fn pause_max(lane: Lane) -> Duration {
+    match lane {
+        Lane::Control => DIAL_PAUSE_CONTROL_MAX,
+        Lane::Data | Lane::Repair => DIAL_PAUSE_MAX,
     }
 }
 
@@ -112,6 +119,16 @@ impl Links {
             watched: Cell::new(false),
             refusal_logged_ns: Cell::new(None),
         })
+    }
+
+    /// The node that this core belongs to.
+    pub(crate) fn own_node(&self) -> NodeId {
+        self.party.end.node
+    }
+
+    /// The clock of the core.
+    pub(crate) fn clock(&self) -> RealClock {
+        self.clock
     }
 
     /// Asks a core of another node, and waits for its answer until the budget is used up.
@@ -193,7 +210,7 @@ impl Links {
         if let Some(slot) = found {
             match &slot.state {
                 State::Resting { until_ns, pause: last, .. } if now_ns >= *until_ns => {
-                    pause = (*last * 2).min(DIAL_PAUSE_MAX);
+                    pause = (*last * 2).min(pause_max(lane));
                 }
                 State::Open(link) if link.pipe.broken.get() => {}
                 state => return Ok(state.clone()),
@@ -259,6 +276,17 @@ impl Links {
                 let node = target.node.map_or_else(String::new, |node| format!("node {node} at "));
                 let message = format!("{node}{} cannot be reached: {error}", target.address);
                 Err(ApiError::transient(ErrorCode::Unavailable, message))
+            }
+        }
+    }
+
+    /// Dials a node again with the next call: it was just heard of.
+    pub(super) fn end_rests(&self, node: NodeId) {
+        let mut slots = self.slots.borrow_mut();
+        let resting = slots.values_mut().flatten().filter(|slot| slot.node == Some(node));
+        for slot in resting {
+            if let State::Resting { until_ns, .. } = &mut slot.state {
+                *until_ns = 0;
             }
         }
     }

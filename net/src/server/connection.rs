@@ -24,7 +24,10 @@ use heddle_types::limits::{
     CONNECTION_REQUESTS_IN_FLIGHT_MAX,
 };
 use heddle_types::{ApiError, Clock, ErrorCode};
-use heddle_wire::{AlignedVec, Frame, FrameKind, Header, MessageError, MessageType, encode_error};
+use heddle_wire::message::{FEATURE_TOPOLOGY_NOTICES, TopologyNotice};
+use heddle_wire::{
+    AlignedVec, Frame, FrameKind, Header, MessageError, MessageType, encode_error, encode_reply,
+};
 
 use crate::admission;
 use crate::core::Core;
@@ -81,6 +84,8 @@ pub(crate) struct Connection {
     read_ns: Cell<u64>,
     // Nothing can be sent any more; whoever works for this connection may stop.
     pub(super) broken: Cell<bool>,
+    /// Feature bits that its hello and this server have in common.
+    pub(super) features: Cell<u64>,
     pub(crate) progress: Progress,
 }
 
@@ -106,6 +111,7 @@ pub(crate) async fn serve(core: Rc<Core>, socket: Socket) {
         waiting: Cell::new(None),
         read_ns: Cell::new(now),
         broken: Cell::new(false),
+        features: Cell::new(0),
         progress: Progress::new(now),
     });
     let number = core.server.enter(&connection);
@@ -287,8 +293,9 @@ impl Connection {
         self.requests.set(self.requests.get() + 1);
         self.request_bytes.set(self.request_bytes.get() + bytes);
         self.core.server.begin(queue, bytes);
-        let reply = ReplyBudget::new(self);
-        let request = RequestFrame { header, kind, body, arrived_ns: self.read_ns.get(), reply };
+        let (arrived_ns, reply) = (self.read_ns.get(), ReplyBudget::new(self));
+        let connection = Rc::clone(self);
+        let request = RequestFrame { header, kind, body, arrived_ns, reply, connection };
         if queue == Queue::Search {
             return self.core.server.workers.submit(&self.core, request);
         }
@@ -308,6 +315,13 @@ impl Connection {
         }
         self.starting.borrow_mut().push(context.waker().clone());
         Poll::Pending
+    }
+
+    /// Says that the topology has changed, if the client wants to hear of it.
+    pub(super) fn notify(self: &Rc<Self>, notice: &TopologyNotice) {
+        if self.features.get() & FEATURE_TOPOLOGY_NOTICES != 0 {
+            self.send(encode_reply(0, notice).expect("a notice is a number"));
+        }
     }
 
     fn refuse_truncated(self: &Rc<Self>, frames: &FrameReader) {

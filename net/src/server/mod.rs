@@ -17,12 +17,13 @@ use std::sync::atomic::Ordering;
 use heddle_runtime::net::{Accepted, Listener, Socket};
 use heddle_runtime::{Queue, sleep, spawn, yield_if_needed};
 use heddle_types::limits::CONNECTIONS_MAX;
-use heddle_types::{ApiError, Clock, ErrorCode};
+use heddle_types::{ApiError, Clock, Epoch, ErrorCode};
 use heddle_wire::encode_error;
+use heddle_wire::message::TopologyNotice;
 
 use crate::core::Core;
 use crate::limits::{
-    ACCEPT_PAUSE, CORE_REPLY_BYTES_MAX, CORE_REQUEST_BYTES_MAX, CORE_REQUESTS_MAX,
+    ACCEPT_PAUSE, CORE_REPLY_BYTES_MAX, CORE_REQUEST_BYTES_MAX, CORE_REQUESTS_MAX, NOTICE_INTERVAL,
     READ_CHUNK_BYTES, WATCH_INTERVAL,
 };
 use buffers::Buffers;
@@ -83,7 +84,7 @@ impl Server {
     }
 
     /// May another request come in?
-    fn admits(&self, bytes: usize) -> bool {
+    pub(crate) fn admits(&self, bytes: usize) -> bool {
         self.requests() < CORE_REQUESTS_MAX && self.has_room(bytes)
     }
 
@@ -95,13 +96,13 @@ impl Server {
         self.request_bytes.set(self.request_bytes.get() - bytes);
     }
 
-    fn begin(&self, queue: Queue, bytes: usize) {
+    pub(crate) fn begin(&self, queue: Queue, bytes: usize) {
         let requests = self.requests_of(queue);
         requests.set(requests.get() + 1);
         self.hold(bytes);
     }
 
-    fn end(&self, queue: Queue, bytes: usize) {
+    pub(crate) fn end(&self, queue: Queue, bytes: usize) {
         let requests = self.requests_of(queue);
         requests.set(requests.get() - 1);
         self.release(bytes);
@@ -234,5 +235,18 @@ pub(crate) async fn watch_connections(core: Rc<Core>) {
             core.metrics.connections_timed_out.add(1);
             connection.cut();
         }
+    }
+}
+
+/// Tells clients that asked for it when the catalog has changed, for as long as the core runs.
+pub(crate) async fn notify_clients(core: Rc<Core>) {
+    let mut told = core.registry.epoch();
+    loop {
+        told = core.registry.reached(Epoch(told.0 + 1)).await;
+        let open: Vec<_> = core.server.connections.borrow().values().cloned().collect();
+        let notice = TopologyNotice { epoch: told.0 };
+        open.iter().for_each(|connection| connection.notify(&notice));
+        // Many changes in a row are one for a client.
+        sleep(NOTICE_INTERVAL).await;
     }
 }

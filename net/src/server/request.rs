@@ -22,6 +22,7 @@ pub(crate) struct RequestFrame {
     pub(crate) arrived_ns: u64,
     /// What its reply takes while it is gathered.
     pub(crate) reply: ReplyBudget,
+    pub(super) connection: Rc<Connection>,
 }
 
 /// A reply, and when it was done: monotonic nanoseconds.
@@ -33,25 +34,34 @@ pub(crate) struct Answered {
 impl RequestFrame {
     /// Does nobody want the reply any more?
     pub(crate) fn is_abandoned(&self) -> bool {
-        self.reply.connection.broken.get()
+        self.connection.broken.get()
+    }
+
+    /// What the client said it understands.
+    pub(crate) fn features(&self) -> u64 {
+        self.connection.features.get()
+    }
+
+    /// Keeps what the client said it understands.
+    pub(crate) fn set_features(&self, features: u64) {
+        self.connection.features.set(features);
     }
 
     /// A buffer for the reply.
     pub(crate) fn reply_buffer(&self) -> AlignedVec<16> {
-        self.reply.connection.core.server.buffers.take()
+        self.connection.core.server.buffers.take()
     }
 
     /// Works on the request once the replies before leave room for its own.
     pub(crate) async fn answer(&self, core: &Rc<Core>) -> Answered {
-        let connection = &self.reply.connection;
+        let connection = &self.connection;
         std::future::poll_fn(|context| connection.poll_start(context)).await;
         dispatch::answer(core, self).await
     }
 
     /// Gives back what the request held; its reply comes next.
     pub(crate) fn finish(self, core: &Core) -> Rc<Connection> {
-        let Self { kind, body, reply, .. } = self;
-        let connection = Rc::clone(&reply.connection);
+        let Self { kind, body, connection, .. } = self;
         let bytes = body.len();
         connection.requests.set(connection.requests.get() - 1);
         connection.request_bytes.set(connection.request_bytes.get() - bytes);
@@ -61,16 +71,24 @@ impl RequestFrame {
     }
 }
 
-/// Bytes of a reply that is being gathered, counted for its connection and its core.
+/// Bytes of a reply that is being gathered, counted for its connection, if a client asked, and its
+/// core.
 #[derive(Debug)]
 pub(crate) struct ReplyBudget {
-    connection: Rc<Connection>,
+    core: Rc<Core>,
+    connection: Option<Rc<Connection>>,
     bytes: Cell<usize>,
 }
 
 impl ReplyBudget {
     pub(super) fn new(connection: &Rc<Connection>) -> Self {
-        Self { connection: Rc::clone(connection), bytes: Cell::new(0) }
+        let core = Rc::clone(&connection.core);
+        Self { core, connection: Some(Rc::clone(connection)), bytes: Cell::new(0) }
+    }
+
+    /// For the reply to another node.
+    pub(crate) fn of_peer(core: &Rc<Core>) -> Self {
+        Self { core: Rc::clone(core), connection: None, bytes: Cell::new(0) }
     }
 
     /// Says that the reply takes or is going to take this many bytes in all; less than was said
@@ -86,12 +104,13 @@ impl ReplyBudget {
             ));
         }
         let more = bytes.saturating_sub(self.bytes.get());
-        let connection = &self.connection;
-        if !connection.core.server.try_hold_reply(more) {
+        if !self.core.server.try_hold_reply(more) {
             let message = "this core holds as many reply bytes as it may";
             return Err(ApiError::transient(ErrorCode::Overloaded, message));
         }
-        connection.reserved.set(connection.reserved.get() + more);
+        if let Some(connection) = &self.connection {
+            connection.reserved.set(connection.reserved.get() + more);
+        }
         self.bytes.set(self.bytes.get() + more);
         Ok(())
     }
@@ -99,9 +118,11 @@ impl ReplyBudget {
 
 impl Drop for ReplyBudget {
     fn drop(&mut self) {
-        let (connection, bytes) = (&self.connection, self.bytes.get());
-        connection.reserved.set(connection.reserved.get() - bytes);
-        connection.core.server.release_reply(bytes);
+        let bytes = self.bytes.get();
+        if let Some(connection) = &self.connection {
+            connection.reserved.set(connection.reserved.get() - bytes);
+        }
+        self.core.server.release_reply(bytes);
     }
 }
 
@@ -123,6 +144,7 @@ pub(super) fn queue_of(kind: MessageType) -> Queue {
         | MessageType::CollectionShow
         | MessageType::CollectionDrop
         | MessageType::NodeStatus
+        | MessageType::NodeChange
         | MessageType::BackupBegin
         | MessageType::BackupEnd => Queue::Control,
     }

@@ -4,9 +4,10 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use heddle_net::{NodeConfig, ReadyReport};
+use heddle_net::{NodeConfig, PeerNode, ReadyReport};
 
 const CONFIG: &str = "HEDDLE_TEST_NODE_CONFIG";
+const NODES: &str = "HEDDLE_TEST_NODES";
 const READY: &str = "ready ";
 const FAILED: &str = "failed ";
 
@@ -14,7 +15,10 @@ const FAILED: &str = "failed ";
 pub(crate) fn run_child_if_asked() {
     let Ok(text) = std::env::var(CONFIG) else { return };
     heddle_net::heap::settle_heap().unwrap();
-    let config: NodeConfig = serde_json::from_str(&text).unwrap();
+    let mut config: NodeConfig = serde_json::from_str(&text).unwrap();
+    if let Ok(nodes) = std::env::var(NODES) {
+        config.fixed_nodes = serde_json::from_str(&nodes).unwrap();
+    }
     let level = std::env::var("HEDDLE_TEST_LOG").unwrap_or_else(|_| "error".to_owned());
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -84,7 +88,12 @@ pub(crate) struct TestNode {
 
 impl TestNode {
     pub(crate) fn start(config: &NodeConfig) -> Self {
-        match try_start(config) {
+        Self::start_among(config, &[])
+    }
+
+    /// Starts a node that knows these nodes, itself among them.
+    pub(crate) fn start_among(config: &NodeConfig, nodes: &[PeerNode]) -> Self {
+        match try_start_among(config, nodes) {
             Ok(node) => node,
             Err((status, message)) => panic!("the node did not start: {status}: {message}"),
         }
@@ -140,9 +149,17 @@ impl Drop for TestNode {
 
 /// Starts a node; its exit and last words when it does not come up.
 pub(crate) fn try_start(config: &NodeConfig) -> Result<TestNode, (ExitStatus, String)> {
+    try_start_among(config, &[])
+}
+
+fn try_start_among(
+    config: &NodeConfig,
+    nodes: &[PeerNode],
+) -> Result<TestNode, (ExitStatus, String)> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["node_child", "--exact", "--nocapture", "--test-threads=1"])
         .env(CONFIG, serde_json::to_string(config).unwrap())
+        .env(NODES, serde_json::to_string(nodes).unwrap())
         .env_remove("NEXTEST_EXECUTION_MODE")
         .stdout(Stdio::piped())
         .spawn()

@@ -22,6 +22,10 @@ mod protocol;
 mod quantized;
 #[cfg(test)]
 mod raw;
+#[cfg(test)]
+mod spread;
+#[cfg(test)]
+mod twin;
 
 /// Not a test of its own: what a child process of the other tests runs.
 #[test]

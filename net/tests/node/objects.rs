@@ -94,10 +94,14 @@ fn even() -> Filter {
 }
 
 async fn everything_round_trips(client: &Client, shards: u32, dims: Option<u32>) {
-    const ROWS: u64 = 2_000;
     client.create_collection(&docs(shards, dims)).await.unwrap();
-    let docs = client.collection("Docs");
-    put_all(&docs, 0..ROWS).await;
+    everything_holds(&client.collection("Docs")).await;
+}
+
+/// Fills an empty collection and looks at it in every way.
+pub(crate) async fn everything_holds(docs: &Collection) {
+    const ROWS: u64 = 2_000;
+    put_all(docs, 0..ROWS).await;
     assert_eq!(docs.count(None).await.unwrap(), ROWS);
     assert_eq!(docs.count(Some(&even())).await.unwrap(), ROWS / 2);
     for row in [0, 1, 777, ROWS - 1] {
@@ -106,16 +110,16 @@ async fn everything_round_trips(client: &Client, shards: u32, dims: Option<u32>)
         assert_eq!(stored.vectors.get("").unwrap(), &vector(row));
         let query = vector(row);
         let search = Search::near(query.clone()).k(5).ef(2_000);
-        assert_eq!(found_by(&docs, &search).await, nearest(&query, 0..ROWS, 5), "row {row}");
+        assert_eq!(found_by(docs, &search).await, nearest(&query, 0..ROWS, 5), "row {row}");
         let evens = (0..ROWS).step_by(2);
         let filtered = search.clone().filter(even());
-        assert_eq!(found_by(&docs, &filtered).await, nearest(&query, evens, 5), "row {row}");
+        assert_eq!(found_by(docs, &filtered).await, nearest(&query, evens, 5), "row {row}");
         let near = Search::near_object(ObjectId::from_row(row)).k(1).with_properties();
         let result = docs.search(&near).await.unwrap();
         assert_eq!(result.hits[0].id, ObjectId::from_row(row));
     }
-    pages_come_in_order(&docs, ROWS).await;
-    changes_are_seen(&docs, ROWS).await;
+    pages_come_in_order(docs, ROWS).await;
+    changes_are_seen(docs, ROWS).await;
 }
 
 async fn pages_come_in_order(docs: &Collection, rows: u64) {

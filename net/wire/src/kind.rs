@@ -41,6 +41,8 @@ pub enum MessageType {
     Count = 0x0032,
     /// What the node is doing.
     NodeStatus = 0x0040,
+    /// A node of the cluster begins to leave, stays after all, or leaves.
+    NodeChange = 0x0041,
     /// Take a consistent copy of what the node holds.
     BackupBegin = 0x0050,
     /// Read a part of a file of that copy.
@@ -51,7 +53,7 @@ pub enum MessageType {
 
 impl MessageType {
     /// Every type, by number.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Hello,
         Self::Topology,
         Self::CollectionCreate,
@@ -67,6 +69,7 @@ impl MessageType {
         Self::Scan,
         Self::Count,
         Self::NodeStatus,
+        Self::NodeChange,
         Self::BackupBegin,
         Self::BackupRead,
         Self::BackupEnd,
@@ -109,6 +112,7 @@ impl MessageType {
             Self::Scan => "scan",
             Self::Count => "count",
             Self::NodeStatus => "node_status",
+            Self::NodeChange => "node_change",
             Self::BackupBegin => "backup_begin",
             Self::BackupRead => "backup_read",
             Self::BackupEnd => "backup_end",

@@ -98,6 +98,7 @@ fn again(frame: &[u8]) -> Vec<u8> {
         Scan: ScanRequest => ScanReply,
         Count: CountRequest => CountReply,
         NodeStatus: NodeStatusRequest => NodeStatusReply,
+        NodeChange: NodeChangeRequest => NodeChangeReply,
         BackupBegin: BackupBeginRequest => BackupBeginReply,
         BackupRead: BackupReadRequest => BackupReadReply,
         BackupEnd: BackupEndRequest => BackupEndReply,

@@ -8,8 +8,8 @@ use heddle_types::{ApiError, ErrorCode, Retry};
 use heddle_wire::message::{
     BackupBeginRequest, BackupEndRequest, BackupReadRequest, CollectionCreateRequest,
     CollectionDropRequest, CollectionListRequest, CollectionShowRequest, CountRequest,
-    DeleteRequest, DeleteWithRequest, ErrorReply, GetRequest, NodeStatusRequest, PutRequest,
-    PutWithRequest, ScanRequest, SearchRequest, TopologyRequest, decode,
+    DeleteRequest, DeleteWithRequest, ErrorReply, GetRequest, NodeChangeRequest, NodeStatusRequest,
+    PutRequest, PutWithRequest, ScanRequest, SearchRequest, TopologyRequest, decode,
 };
 use heddle_wire::{AlignedVec, Frame, FrameKind, Request, encode_request};
 use tokio::sync::{Mutex, watch};
@@ -38,6 +38,11 @@ pub(crate) trait Sendable: Request {
 
     /// Sets the version of the catalog that routed the request; 0 lets the server route it.
     fn set_epoch(&mut self, _epoch: u64) {}
+
+    /// The collection that it is about: a node that holds shards of it has less to forward.
+    fn collection(&self) -> Option<&str> {
+        None
+    }
 }
 
 macro_rules! sendable {
@@ -51,6 +56,10 @@ macro_rules! sendable {
             fn set_epoch(&mut self, epoch: u64) {
                 self.epoch = epoch;
             }
+
+            fn collection(&self) -> Option<&str> {
+                Some(&self.collection)
+            }
         })*
     };
 }
@@ -58,6 +67,7 @@ macro_rules! sendable {
 sendable!(Read: TopologyRequest, CollectionListRequest, CollectionShowRequest);
 sendable!(Read: NodeStatusRequest, BackupReadRequest, BackupEndRequest);
 sendable!(Schema: CollectionCreateRequest, CollectionDropRequest, BackupBeginRequest);
+sendable!(Schema: NodeChangeRequest);
 sendable!(Read routed: GetRequest, SearchRequest, ScanRequest, CountRequest);
 sendable!(Write routed: PutRequest, DeleteRequest);
 
@@ -67,6 +77,10 @@ impl Sendable for PutWithRequest {
     fn set_epoch(&mut self, epoch: u64) {
         self.put.epoch = epoch;
     }
+
+    fn collection(&self) -> Option<&str> {
+        Some(&self.put.collection)
+    }
 }
 
 impl Sendable for DeleteWithRequest {
@@ -75,6 +89,10 @@ impl Sendable for DeleteWithRequest {
     fn set_epoch(&mut self, epoch: u64) {
         self.delete.epoch = epoch;
     }
+
+    fn collection(&self) -> Option<&str> {
+        Some(&self.delete.collection)
+    }
 }
 
 /// Where a call goes first.
@@ -82,8 +100,13 @@ impl Sendable for DeleteWithRequest {
 pub(crate) enum Route {
     /// To this core; later attempts may go to any core of its node.
     Core(CoreAddress),
-    /// To the data core with the fewest requests in flight.
+    /// To the data core with the fewest requests in flight, among those of nodes that hold shards
+    /// of the collection as long as one of them answers.
     LeastLoaded,
+    /// To the first of the addresses that the client was told of, the next ones and then the nodes
+    /// of the topology only while it does not answer: what is asked of a node concerns that node,
+    /// and whoever changes a definition sees the change there.
+    Told,
 }
 
 /// How long calls wait and whether writes are repeated.
@@ -142,6 +165,8 @@ pub(crate) struct Shared {
     topology: watch::Sender<Arc<Topology>>,
     refresh: Mutex<()>,
     turns: AtomicU64,
+    /// The newest epoch that a server has announced.
+    announced: Arc<AtomicU64>,
 }
 
 /// A reply of the expected type; its body is not decoded yet.
@@ -173,8 +198,10 @@ enum Miss {
 
 impl Shared {
     pub(crate) fn new(seeds: Vec<String>) -> Self {
+        let announced = Arc::new(AtomicU64::new(0));
         Self {
-            pool: Pool::new(),
+            pool: Pool::new(Arc::clone(&announced)),
+            announced,
             seeds,
             topology: watch::Sender::new(Arc::default()),
             refresh: Mutex::new(()),
@@ -186,6 +213,29 @@ impl Shared {
         Arc::clone(&self.topology.borrow())
     }
 
+    /// Says that there is a topology of this epoch.
+    pub(crate) fn announce(&self, epoch: u64) {
+        self.announced.fetch_max(epoch, Ordering::Relaxed);
+    }
+
+    /// The topology, fetched before when a server has announced a newer one.
+    pub(crate) async fn newest_topology(&self, deadline: Instant) -> Arc<Topology> {
+        let topology = self.topology();
+        let announced = self.announced.load(Ordering::Relaxed);
+        if announced <= topology.epoch.0 {
+            return topology;
+        }
+        // Without the new topology the old one does: servers forward.
+        let _ = self.refresh(&topology, deadline).await;
+        let topology = self.topology();
+        if topology.epoch.0 < announced {
+            // Who announced it is gone. Asking before every call would find nothing either.
+            let (seen, known) = (Ordering::Relaxed, topology.epoch.0);
+            let _ = self.announced.compare_exchange(announced, known, seen, seen);
+        }
+        topology
+    }
+
     /// Sends a request until it is answered, it fails for good, or its deadline passes.
     pub(crate) async fn call<M: Sendable>(
         &self,
@@ -194,13 +244,13 @@ impl Shared {
         mut message: M,
     ) -> Result<Reply, ClientError> {
         let deadline = Instant::now() + options.deadline;
-        let mut topology = self.topology();
+        let mut topology = self.newest_topology(deadline).await;
         message.set_epoch(topology.epoch.0);
         let mut frame = Arc::new(encode_request(0, 0, &message).map_err(ApiError::from)?);
         let mut may_have_applied = false;
         let mut attempt = 1;
         loop {
-            let address = self.choose(&topology, route, attempt);
+            let address = self.choose(&topology, route, message.collection(), attempt);
             let miss = match self.attempt::<M>(&address, &frame, deadline).await {
                 Ok(reply) => return Ok(reply),
                 Err(miss) => miss,
@@ -277,11 +327,29 @@ impl Shared {
     }
 
     /// The address of an attempt: the wished core first, then the node's common port, in turns, so
-    /// that a client behind a forwarded common port works too.
-    fn choose(&self, topology: &Topology, route: Route, attempt: u32) -> String {
+    /// that a client behind a forwarded common port works too. A node that does not answer is asked
+    /// through the others, which forward what is not theirs.
+    fn choose(
+        &self,
+        topology: &Topology,
+        route: Route,
+        collection: Option<&str>,
+        attempt: u32,
+    ) -> String {
+        let is_there = |core: CoreAddress| {
+            let address = topology.address_of(core);
+            address.is_some_and(|address| attempt <= 2 || !self.pool.is_down(address))
+        };
         let core = match route {
-            Route::Core(core) if topology.address_of(core).is_some() => Some(core),
-            _ => self.least_loaded(topology),
+            Route::Told => {
+                let known = topology.nodes.iter().map(|node| &node.native_address);
+                let told: Vec<&String> = self.seeds.iter().chain(known).collect();
+                let is_up = |address: &&String| !self.pool.is_down(address);
+                let turn = (attempt as usize).saturating_sub(1) % told.len();
+                return told.iter().find(|told| is_up(told)).unwrap_or(&told[turn]).to_string();
+            }
+            Route::Core(core) if is_there(core) => Some(core),
+            _ => self.least_loaded(topology, collection),
         };
         let Some(core) = core else {
             return self.seeds[attempt as usize % self.seeds.len()].clone();
@@ -292,20 +360,26 @@ impl Shared {
         topology.address_of(core).unwrap_or(&self.seeds[0]).to_owned()
     }
 
-    fn least_loaded(&self, topology: &Topology) -> Option<CoreAddress> {
+    fn least_loaded(&self, topology: &Topology, collection: Option<&str>) -> Option<CoreAddress> {
+        let route = collection.and_then(|name| topology.collections.get(name));
+        let holds = |node| route.is_none_or(|route| route.nodes.binary_search(&node).is_ok());
         let turn = self.turns.fetch_add(1, Ordering::Relaxed) as usize;
         let count = topology.cores().count();
         // Equal cores take turns: the one that `turn` points at comes first.
         let ranked = topology.cores().enumerate().min_by_key(|(index, core)| {
             let address = topology.address_of(*core).unwrap_or_default();
-            (self.pool.in_flight(address), (index + count - turn % count) % count)
+            let place = (index + count - turn % count) % count;
+            let is_down = self.pool.is_down(address);
+            (is_down, !holds(core.node), self.pool.in_flight(address), place)
         });
         ranked.map(|(_, core)| core)
     }
 
     /// Fetches the topology unless another caller has done so since `seen` was taken.
     ///
-    /// Errors: no address answered; the old topology stays.
+    /// Nodes may know of it at different times: the first one is believed that knows as much as was
+    /// seen or announced, else the one that knows most. Errors: no address answered; the old
+    /// topology stays.
     pub(crate) async fn refresh(
         &self,
         seen: &Arc<Topology>,
@@ -317,22 +391,44 @@ impl Shared {
         }
         let message = TopologyRequest { known_epoch: 0 };
         let frame = Arc::new(encode_request(0, 0, &message).map_err(ApiError::from)?);
-        let known = seen.nodes.iter().map(|node| node.native_address.clone());
-        let mut last = None;
-        for address in known.chain(self.seeds.iter().cloned()) {
+        let expected = self.announced.load(Ordering::Relaxed).max(seen.epoch.0);
+        let (mut last, mut best) = (None, None::<Topology>);
+        for address in self.addresses(seen) {
             match self.attempt::<TopologyRequest>(&address, &frame, deadline).await {
                 Ok(reply) => {
                     let topology = Topology::from_reply(reply.decode()?, &reply.address)
                         .map_err(|source| reply.invalid(source))?;
-                    self.topology.send_replace(Arc::new(topology));
-                    return Ok(());
+                    let is_new_enough = topology.epoch.0 >= expected;
+                    if best.as_ref().is_none_or(|best| topology.epoch > best.epoch) {
+                        best = Some(topology);
+                    }
+                    if is_new_enough {
+                        break;
+                    }
                 }
                 Err(Miss::Failure(failure)) => last = Some(failure.error),
                 Err(Miss::Error(error)) => last = Some(error.into()),
                 Err(Miss::Invalid(error)) => last = Some(error),
             }
         }
+        if let Some(topology) = best {
+            self.topology.send_replace(Arc::new(topology));
+            return Ok(());
+        }
         Err(last.unwrap_or_else(|| ClientError::argument("no address given", "host:port")))
+    }
+
+    /// Where to ask for the topology: each address once, those that do not answer last.
+    fn addresses(&self, seen: &Topology) -> Vec<String> {
+        let known = seen.nodes.iter().map(|node| &node.native_address).chain(&self.seeds);
+        let mut addresses: Vec<String> = Vec::new();
+        for address in known {
+            if !addresses.contains(address) {
+                addresses.push(address.clone());
+            }
+        }
+        addresses.sort_by_key(|address| self.pool.is_down(address));
+        addresses
     }
 }
 

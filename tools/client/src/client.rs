@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use heddle_types::{ApiError, CollectionConfig, ErrorCode};
+use heddle_types::{ApiError, CollectionConfig, Epoch, ErrorCode};
 use heddle_wire::message::{
     BackupBeginReply, BackupBeginRequest, BackupEndRequest, BackupReadReply, BackupReadRequest,
     CollectionCreateReply, CollectionCreateRequest, CollectionDropReply, CollectionDropRequest,
     CollectionEntry, CollectionListReply, CollectionListRequest, CollectionShowReply,
-    CollectionShowRequest, NodeStatusReply, NodeStatusRequest,
+    CollectionShowRequest, NodeChangeReply, NodeChangeRequest, NodeFate, NodeStatusReply,
+    NodeStatusRequest,
 };
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -123,7 +124,7 @@ impl Client {
         })?;
         let reply = self.call(CollectionCreateRequest { definition }).await?;
         let created: CollectionCreateReply = reply.decode()?;
-        self.refresh_after_change().await;
+        self.refresh_after_change(created.epoch).await;
         config_of(&reply, &created.collection)
     }
 
@@ -149,14 +150,16 @@ impl Client {
     /// Errors: `UnknownCollection`.
     pub async fn drop_collection(&self, name: &str) -> Result<(), ClientError> {
         let reply = self.call(CollectionDropRequest { name: name.to_owned() }).await?;
-        reply.decode::<CollectionDropReply>()?;
-        self.refresh_after_change().await;
+        let dropped: CollectionDropReply = reply.decode()?;
+        self.refresh_after_change(dropped.epoch).await;
         Ok(())
     }
 
     /// Fetches the topology after a change that is done. When that fails the change is done all the
     /// same, and the next call that needs the new topology fetches it.
-    async fn refresh_after_change(&self) {
+    async fn refresh_after_change(&self, epoch: u64) {
+        // Another node may not know of the change yet.
+        self.shared.announce(epoch);
         let _ = self.refresh_topology().await;
     }
 
@@ -173,6 +176,16 @@ impl Client {
         let reply = self.call(NodeStatusRequest::default()).await?;
         let status: NodeStatusReply = reply.decode()?;
         parsed(&status.json, &reply, "status report")
+    }
+
+    /// Changes what part a node has in the cluster, by its name or identity; returns the epoch that
+    /// this makes.
+    ///
+    /// Errors: those of any call; `InvalidArgument` for a node that is not there or cannot go yet,
+    /// `Unsupported` from a node that is alone. Not repeated by itself.
+    pub async fn change_node(&self, node: &str, fate: NodeFate) -> Result<Epoch, ClientError> {
+        let reply = self.call(NodeChangeRequest::new(node.to_owned(), fate)).await?;
+        Ok(Epoch(reply.decode::<NodeChangeReply>()?.epoch))
     }
 
     /// Lets the node take a backup: its identity, and the bytes of its manifest, the file
@@ -220,7 +233,7 @@ impl Client {
     }
 
     async fn call<M: Sendable>(&self, message: M) -> Result<Reply, ClientError> {
-        self.send(Route::LeastLoaded, message).await
+        self.send(Route::Told, message).await
     }
 
     pub(crate) async fn send<M: Sendable>(
@@ -235,11 +248,11 @@ impl Client {
     ///
     /// Errors: `UnknownCollection`.
     pub(crate) async fn topology_with(&self, name: &str) -> Result<Arc<Topology>, ClientError> {
-        let topology = self.topology();
+        let deadline = Instant::now() + self.options.deadline;
+        let topology = self.shared.newest_topology(deadline).await;
         if topology.collections.contains_key(name) {
             return Ok(topology);
         }
-        let deadline = Instant::now() + self.options.deadline;
         self.shared.refresh(&topology, deadline).await?;
         let topology = self.topology();
         if topology.collections.contains_key(name) {

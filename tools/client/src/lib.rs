@@ -43,7 +43,7 @@ mod transport;
 pub use client::{Client, ClientOptions, DamagedShards};
 pub use collection::{Collection, Page, Scan, Scanner};
 pub use error::ClientError;
-pub use heddle_wire::message::{Durability, PutMode, Want};
+pub use heddle_wire::message::{Durability, NodeFate, PutMode, Want};
 pub use object::{Object, StoredObject};
 pub use search::{Hit, Search, SearchResult};
 pub use uuid::Uuid;

@@ -40,6 +40,8 @@ pub struct CollectionRoute {
     pub definition: String,
     /// Home core of each physical shard.
     pub shards: BTreeMap<ShardId, CoreAddress>,
+    /// Positions of the nodes that hold shards, ascending.
+    pub nodes: Vec<usize>,
     /// From object to shard.
     pub table: RoutingTable,
 }
@@ -103,10 +105,13 @@ fn collection_route(
     let owners: Option<Vec<ShardId>> =
         collection.owners.iter().map(|owner| ids.get(usize::from(*owner)).copied()).collect();
     let table = owners.and_then(RoutingTable::from_owners).ok_or(invalid)?;
-    let shards = ids.iter().copied().zip(places).collect();
+    let shards: BTreeMap<ShardId, CoreAddress> = ids.iter().copied().zip(places).collect();
+    let mut nodes: Vec<usize> = shards.values().map(|core| core.node).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
     let id = CollectionId(Uuid::from_bytes(collection.id));
     let name = name.to_owned();
-    Ok((name, CollectionRoute { id, definition: collection.definition, shards, table }))
+    Ok((name, CollectionRoute { id, definition: collection.definition, shards, nodes, table }))
 }
 
 impl Topology {

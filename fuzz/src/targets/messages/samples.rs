@@ -7,12 +7,13 @@ use heddle_wire::message::{
     CollectionDropRequest, CollectionEntry, CollectionListReply, CollectionListRequest,
     CollectionShowReply, CollectionShowRequest, CountReply, CountRequest, DeleteReply,
     DeleteRequest, DeleteWithReply, DeleteWithRequest, Durability, ErrorReply, GetReply,
-    GetRequest, HelloReply, HelloRequest, NodeStatusReply, NodeStatusRequest, ObjectColumns,
-    PutMode, PutReply, PutRequest, PutWithReply, PutWithRequest, ScanReply, ScanRequest,
-    SearchReply, SearchRequest, ShardCountReply, ShardCountRequest, ShardDeleteReply,
-    ShardDeleteRequest, ShardGetReply, ShardGetRequest, ShardHead, ShardPutReply, ShardPutRequest,
-    ShardScanReply, ShardScanRequest, ShardSearchReply, ShardSearchRequest, TopologyCollection,
-    TopologyNode, TopologyNotice, TopologyReply, TopologyRequest, Want,
+    GetRequest, HelloReply, HelloRequest, NodeChangeReply, NodeChangeRequest, NodeFate,
+    NodeStatusReply, NodeStatusRequest, ObjectColumns, PutMode, PutReply, PutRequest, PutWithReply,
+    PutWithRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, ShardCountReply,
+    ShardCountRequest, ShardDeleteReply, ShardDeleteRequest, ShardGetReply, ShardGetRequest,
+    ShardHead, ShardPutReply, ShardPutRequest, ShardScanReply, ShardScanRequest, ShardSearchReply,
+    ShardSearchRequest, TopologyCollection, TopologyNode, TopologyNotice, TopologyReply,
+    TopologyRequest, Want,
 };
 use heddle_wire::{Body, encode_reply};
 
@@ -217,6 +218,8 @@ fn status() -> Vec<Vec<u8>> {
     vec![
         body(&NodeStatusRequest::default()),
         body(&NodeStatusReply { json: "{\"cores\":2}".to_owned() }),
+        body(&NodeChangeRequest::new("db-3".to_owned(), NodeFate::Remove)),
+        body(&NodeChangeReply { epoch: 9 }),
         body(&BackupBeginRequest::default()),
         body(&BackupBeginReply {
             backup: backup.clone(),

@@ -212,8 +212,7 @@ const PAYLOAD_MEMBERSHIP: u8 = 2;
 fn encode_body(record: &Record, target: &mut Vec<u8>) -> u8 {
     match record {
         Record::Vote(vote) => {
-            encode_leader(&vote.leader_id, target);
-            target.push(u8::from(vote.committed));
+            encode_vote(vote, target);
             KIND_VOTE
         }
         Record::Committed(log_id) => {
@@ -221,18 +220,7 @@ fn encode_body(record: &Record, target: &mut Vec<u8>) -> u8 {
             KIND_COMMITTED
         }
         Record::Entry(entry) => {
-            encode_log_id(&entry.log_id, target);
-            let (kind, payload) = match &entry.payload {
-                Payload::Blank => (PAYLOAD_BLANK, Vec::new()),
-                Payload::Normal(request) => (PAYLOAD_REQUEST, request.encode()),
-                Payload::Membership(membership) => {
-                    let record = MembershipRecord::from(membership);
-                    let encoded = serde_json::to_vec(&record).expect("node ids are strings");
-                    (PAYLOAD_MEMBERSHIP, encoded)
-                }
-            };
-            target.push(kind);
-            target.extend_from_slice(&payload);
+            encode_entry(entry, target);
             KIND_ENTRY
         }
         Record::Truncated(log_id) => {
@@ -246,12 +234,32 @@ fn encode_body(record: &Record, target: &mut Vec<u8>) -> u8 {
     }
 }
 
+pub(in crate::raft) fn encode_entry(entry: &Entry, target: &mut Vec<u8>) {
+    encode_log_id(&entry.log_id, target);
+    let (kind, payload) = match &entry.payload {
+        Payload::Blank => (PAYLOAD_BLANK, Vec::new()),
+        Payload::Normal(request) => (PAYLOAD_REQUEST, request.encode()),
+        Payload::Membership(membership) => {
+            let record = MembershipRecord::from(membership);
+            let encoded = serde_json::to_vec(&record).expect("node ids are strings");
+            (PAYLOAD_MEMBERSHIP, encoded)
+        }
+    };
+    target.push(kind);
+    target.extend_from_slice(&payload);
+}
+
+pub(in crate::raft) fn encode_vote(vote: &Vote, target: &mut Vec<u8>) {
+    encode_leader(&vote.leader_id, target);
+    target.push(u8::from(vote.committed));
+}
+
 fn encode_leader(leader: &Leader, target: &mut Vec<u8>) {
     target.extend_from_slice(&leader.term.to_le_bytes());
     target.extend_from_slice(leader.node_id.0.as_bytes());
 }
 
-fn encode_log_id(log_id: &LogId, target: &mut Vec<u8>) {
+pub(in crate::raft) fn encode_log_id(log_id: &LogId, target: &mut Vec<u8>) {
     encode_leader(&log_id.leader_id, target);
     target.extend_from_slice(&log_id.index.to_le_bytes());
 }
@@ -285,24 +293,25 @@ fn decode_body(kind: u8, body: &[u8]) -> Result<Record, String> {
     let mut reader = Reader(body);
     let length = || format!("{} bytes", body.len());
     let record = match kind {
-        KIND_VOTE => {
-            let leader_id = reader.leader().ok_or_else(length)?;
-            let [committed] = reader.array().ok_or_else(length)?;
-            Record::Vote(Vote { leader_id, committed: committed != 0 })
-        }
+        KIND_VOTE => Record::Vote(reader.vote().ok_or_else(length)?),
         KIND_COMMITTED => Record::Committed(reader.log_id().ok_or_else(length)?),
-        KIND_ENTRY => {
-            let log_id = reader.log_id().ok_or_else(length)?;
-            let [kind] = reader.array().ok_or_else(length)?;
-            let payload = decode_payload(kind, std::mem::take(&mut reader.0))?;
-            Record::Entry(Box::new(Entry { log_id, payload }))
-        }
+        KIND_ENTRY => Record::Entry(Box::new(decode_entry(std::mem::take(&mut reader.0))?)),
         KIND_TRUNCATED if body.is_empty() => Record::Truncated(None),
         KIND_TRUNCATED => Record::Truncated(Some(reader.log_id().ok_or_else(length)?)),
         KIND_PURGED => Record::Purged(reader.log_id().ok_or_else(length)?),
         _ => return Err("unknown".to_owned()),
     };
     if reader.0.is_empty() { Ok(record) } else { Err(length()) }
+}
+
+/// An entry that takes up all of some bytes.
+pub(in crate::raft) fn decode_entry(bytes: &[u8]) -> Result<Entry, String> {
+    let mut reader = Reader(bytes);
+    let length = || format!("{} bytes", bytes.len());
+    let log_id = reader.log_id().ok_or_else(length)?;
+    let [kind] = reader.array().ok_or_else(length)?;
+    let payload = decode_payload(kind, reader.0)?;
+    Ok(Entry { log_id, payload })
 }
 
 fn decode_payload(kind: u8, bytes: &[u8]) -> Result<Payload, String> {
@@ -321,22 +330,22 @@ fn decode_payload(kind: u8, bytes: &[u8]) -> Result<Payload, String> {
 }
 
 /// Takes numbers off the front of some bytes.
-struct Reader<'a>(&'a [u8]);
+pub(in crate::raft) struct Reader<'a>(pub(in crate::raft) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(in crate::raft) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (front, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(front)
     }
 
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(in crate::raft) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (front, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(*front)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(in crate::raft) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
@@ -349,7 +358,13 @@ impl<'a> Reader<'a> {
         Some(Leader { term, node_id: NodeId(Uuid::from_bytes(self.array()?)) })
     }
 
-    fn log_id(&mut self) -> Option<LogId> {
+    pub(in crate::raft) fn vote(&mut self) -> Option<Vote> {
+        let leader_id = self.leader()?;
+        let [committed] = self.array()?;
+        Some(Vote { leader_id, committed: committed != 0 })
+    }
+
+    pub(in crate::raft) fn log_id(&mut self) -> Option<LogId> {
         let leader_id = self.leader()?;
         Some(LogId { leader_id, index: self.u64()? })
     }

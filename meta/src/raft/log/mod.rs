@@ -7,7 +7,7 @@
 
 mod error;
 mod file;
-mod format;
+pub(super) mod format;
 mod memory;
 mod store;
 

@@ -1,7 +1,7 @@
 //! What callers rely on: answers, budgets, and what a failure says.
 
 use futures::future::join_all;
-use heddle_runtime::{spawn_joinable, yield_now};
+use heddle_runtime::{sleep, spawn_joinable, yield_now};
 use heddle_types::Retry;
 use heddle_types::limits::NODE_BODY_BYTES_MAX;
 
@@ -161,6 +161,27 @@ fn an_address_where_nobody_listens_is_not_dialed_by_every_call() {
         let lane = &links.report().lanes[0];
         assert!(lane.dials < 50, "{} dials", lane.dials);
         assert_eq!(lane.dial_failures, lane.dials);
+    });
+}
+
+#[test]
+fn a_node_that_is_heard_of_is_dialed_at_once() {
+    let node = Node::start(2, SECRET);
+    let target = node.target();
+    let address = node.address;
+    drop(node);
+    with_links(SECRET, async |links| {
+        let local = links.listen(SocketAddr::from(([127, 0, 0, 1], 0)), handler()).unwrap();
+        while links.report().lanes[0].dials < 6 {
+            call(&links, &target, ECHO).await.unwrap_err();
+            sleep(Duration::from_millis(1)).await;
+        }
+        // Its next turn would be in more than a second.
+        let node = Node::start_at(2, SECRET, address);
+        call(&links, &target, ECHO).await.unwrap_err();
+        let back = Target { node: Some(NodeId::from(1)), address: local.to_string() };
+        node.call(back).await;
+        call(&links, &target, ECHO).await.unwrap();
     });
 }
 

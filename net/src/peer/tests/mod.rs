@@ -80,6 +80,7 @@ enum Order {
     /// Ends connections as the death of a process does.
     Kill,
     Report(oneshot::Sender<PeerReport>),
+    Call(Target, oneshot::Sender<()>),
 }
 
 /// A node that answers, in a thread of its own.
@@ -120,6 +121,13 @@ impl Node {
         self.orders.unbounded_send(order).expect("the node runs");
     }
 
+    /// Lets the node ask another one.
+    async fn call(&self, target: Target) {
+        let (sender, receiver) = oneshot::channel();
+        self.order(Order::Call(target, sender));
+        receiver.await.expect("the node runs");
+    }
+
     async fn report(&self) -> PeerReport {
         let (sender, receiver) = oneshot::channel();
         self.order(Order::Report(sender));
@@ -137,6 +145,10 @@ async fn obey(links: &Rc<Links>, mut inbox: futures::channel::mpsc::UnboundedRec
                 links.cut_all();
             }
             Order::Report(sender) => drop(sender.send(links.report())),
+            Order::Call(target, sender) => {
+                call(links, &target, ECHO).await.unwrap();
+                let _ = sender.send(());
+            }
         }
     }
     links.drain();

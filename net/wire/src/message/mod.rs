@@ -61,7 +61,9 @@ pub use hello::{
     FEATURES, HelloReply, HelloRequest,
 };
 pub use node::{
-    ArchivedNodeStatusReply, ArchivedNodeStatusRequest, NodeStatusReply, NodeStatusRequest,
+    ArchivedNodeChangeReply, ArchivedNodeChangeRequest, ArchivedNodeStatusReply,
+    ArchivedNodeStatusRequest, NodeChangeReply, NodeChangeRequest, NodeFate, NodeStatusReply,
+    NodeStatusRequest,
 };
 pub use notice::{ArchivedTopologyNotice, TopologyNotice};
 pub use object::{
@@ -247,6 +249,7 @@ messages! {
     Scan: ScanRequest => ScanReply,
     Count: CountRequest => CountReply,
     NodeStatus: NodeStatusRequest => NodeStatusReply,
+    NodeChange: NodeChangeRequest => NodeChangeReply,
     BackupBegin: BackupBeginRequest => BackupBeginReply,
     BackupRead: BackupReadRequest => BackupReadReply,
     BackupEnd: BackupEndRequest => BackupEndReply,

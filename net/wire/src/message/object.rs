@@ -255,9 +255,16 @@ impl<'a> ObjectView<'a> {
 
     /// Its vectors with their names. Cost: a binary search each.
     pub fn vectors(&self) -> impl Iterator<Item = (&'a str, &'a [f32])> {
+        let columns = &self.columns.vectors;
+        self.vectors_by_column()
+            .map(move |(column, values)| (columns[column].name.as_str(), values))
+    }
+
+    /// Its vectors, each with the position of its column. Cost: a binary search each.
+    pub fn vectors_by_column(&self) -> impl Iterator<Item = (usize, &'a [f32])> {
         let row = self.position as u32;
-        let columns = self.columns.vectors.iter();
-        columns.filter_map(move |column| Some((column.name.as_str(), column.of_row(row)?)))
+        let columns = self.columns.vectors.iter().enumerate();
+        columns.filter_map(move |(index, column)| Some((index, column.of_row(row)?)))
     }
 }
 

@@ -14,9 +14,10 @@ use heddle_wire::message::{
     CollectionDropRequest, CollectionEntry, CollectionListReply, CollectionListRequest,
     CollectionShowReply, CollectionShowRequest, CountReply, CountRequest, DeleteReply,
     DeleteRequest, DeleteWithReply, DeleteWithRequest, Durability, GetReply, GetRequest,
-    HelloReply, HelloRequest, NodeStatusReply, NodeStatusRequest, ObjectColumns, PutMode, PutReply,
-    PutRequest, PutWithReply, PutWithRequest, ScanReply, ScanRequest, SearchReply, SearchRequest,
-    TopologyCollection, TopologyNode, TopologyNotice, TopologyReply, TopologyRequest, Want,
+    HelloReply, HelloRequest, NodeChangeReply, NodeChangeRequest, NodeFate, NodeStatusReply,
+    NodeStatusRequest, ObjectColumns, PutMode, PutReply, PutRequest, PutWithReply, PutWithRequest,
+    ScanReply, ScanRequest, SearchReply, SearchRequest, TopologyCollection, TopologyNode,
+    TopologyNotice, TopologyReply, TopologyRequest, Want,
 };
 use heddle_wire::{Body, Frame, Request, encode_error, encode_reply, encode_request};
 
@@ -117,6 +118,11 @@ fn plain() -> Vec<(&'static str, Frame)> {
         ("collection_drop.reply", reply(6, &CollectionDropReply { epoch })),
         ("node_status.request", request(7, 70, &NodeStatusRequest::default())),
         ("node_status.reply", reply(7, &NodeStatusReply { json })),
+        (
+            "node_change.request",
+            request(16, 0, &NodeChangeRequest::new("db-3".to_owned(), NodeFate::Drain)),
+        ),
+        ("node_change.reply", reply(16, &NodeChangeReply { epoch: 9 })),
         ("backup_begin.request", request(9, 90, &BackupBeginRequest::default())),
         (
             "backup_begin.reply",

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use heddle_types::ApiError;
 use heddle_wire::header::{HEADER_BYTES, Header};
-use heddle_wire::message::{ErrorReply, FEATURES, HelloReply, HelloRequest, decode};
+use heddle_wire::message::{
+    ErrorReply, FEATURE_TOPOLOGY_NOTICES, HelloReply, HelloRequest, TopologyNotice, decode,
+};
 use heddle_wire::{AlignedVec, Frame, FrameKind, MessageType, VERSION, encode_request};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -126,9 +128,14 @@ impl Connection {
     /// Connects, starts the task of the connection, and learns what the server allows; gives up at
     /// `limit`.
     ///
-    /// Errors: [`ClientError::Connection`]; an error of the server, which speaks another version
-    /// or takes no connections.
-    pub(crate) async fn open(address: &str, limit: Instant) -> Result<Self, ClientError> {
+    /// `announced` is raised to every epoch that the server announces. Errors:
+    /// [`ClientError::Connection`]; an error of the server, which speaks another version or takes
+    /// no connections.
+    pub(crate) async fn open(
+        address: &str,
+        limit: Instant,
+        announced: &Arc<AtomicU64>,
+    ) -> Result<Self, ClientError> {
         let connected = timeout_at(limit, TcpStream::connect(address)).await;
         let stream = match connected {
             Ok(stream) => stream,
@@ -146,7 +153,8 @@ impl Connection {
             next_id: Arc::new(AtomicU64::new(1)),
         };
         let limits = [Arc::clone(&connection.requests), Arc::clone(&connection.bytes)];
-        tokio::spawn(Driver::new(stream, &connection.address).run(queue, limits));
+        let driver = Driver::new(stream, &connection.address, announced);
+        tokio::spawn(driver.run(queue, limits));
         connection.hello(limit).await?;
         Ok(connection)
     }
@@ -154,8 +162,9 @@ impl Connection {
     /// Agrees on the version and lowers the limits to those of the server.
     async fn hello(&self, limit: Instant) -> Result<(), ClientError> {
         let client = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned();
-        let hello =
-            HelloRequest { version_min: VERSION, version_max: VERSION, features: FEATURES, client };
+        // Routes that are old are the server's affair: it forwards, and says that they are old.
+        let features = FEATURE_TOPOLOGY_NOTICES;
+        let hello = HelloRequest { version_min: VERSION, version_max: VERSION, features, client };
         let frame = Arc::new(encode_request(0, 0, &hello).map_err(ApiError::from)?);
         let reply = self.call(&frame, limit).await;
         let reply = reply.map_err(|failure| failure.error)?;
@@ -260,10 +269,12 @@ struct Driver {
     waiting: BTreeMap<u64, Waiting>,
     /// When a request was last taken or seen waiting.
     used_at: Instant,
+    /// The newest epoch that servers have announced.
+    announced: Arc<AtomicU64>,
 }
 
 impl Driver {
-    fn new(stream: TcpStream, address: &Arc<str>) -> Self {
+    fn new(stream: TcpStream, address: &Arc<str>, announced: &Arc<AtomicU64>) -> Self {
         Self {
             stream,
             address: Arc::clone(address),
@@ -272,6 +283,7 @@ impl Driver {
             written: 0,
             waiting: BTreeMap::new(),
             used_at: Instant::now(),
+            announced: Arc::clone(announced),
         }
     }
 
@@ -393,6 +405,11 @@ impl Driver {
         if let Some(waiting) = self.waiting.remove(&request_id) {
             // A caller that has given up needs no answer.
             let _ = waiting.answer.send(Ok(reply));
+            return Ok(());
+        }
+        if request_id == 0 && reply.header.kind() == FrameKind::Notice {
+            let notice = decode::<TopologyNotice>(&reply.body).map_err(io::Error::other)?;
+            self.announced.fetch_max(notice.epoch, Ordering::Relaxed);
             return Ok(());
         }
         if request_id == 0 && reply.header.kind() == FrameKind::Error {

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::connection::Connection;
 use crate::backoff;
@@ -18,6 +18,10 @@ use crate::limits::{CONNECT_SHARE, CONNECT_TIMEOUT};
 struct Slot {
     state: Mutex<State>,
     in_flight: AtomicUsize,
+    /// Did the last attempt to connect fail?
+    is_down: AtomicBool,
+    /// Is somebody finding out whether it still is?
+    is_probed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -31,6 +35,7 @@ struct State {
 /// The connections of a client.
 pub(crate) struct Pool {
     slots: watch::Sender<Arc<BTreeMap<String, Arc<Slot>>>>,
+    announced: Arc<AtomicU64>,
 }
 
 /// A connection in use; counts as in flight for its address until dropped.
@@ -55,8 +60,9 @@ impl Drop for InFlight {
 }
 
 impl Pool {
-    pub(crate) fn new() -> Self {
-        Self { slots: watch::Sender::new(Arc::new(BTreeMap::new())) }
+    /// `announced` is raised to every epoch that a server announces.
+    pub(crate) fn new(announced: Arc<AtomicU64>) -> Self {
+        Self { slots: watch::Sender::new(Arc::new(BTreeMap::new())), announced }
     }
 
     fn slot(&self, address: &str) -> Arc<Slot> {
@@ -75,6 +81,25 @@ impl Pool {
         slots.get(address).map_or(0, |slot| slot.in_flight.load(Ordering::Relaxed))
     }
 
+    /// Did the last attempt to connect to an address fail? Then somebody else finds out, after a
+    /// pause, whether it still does.
+    pub(crate) fn is_down(&self, address: &str) -> bool {
+        let Some(slot) = self.slots.borrow().get(address).cloned() else { return false };
+        let is_down = slot.is_down.load(Ordering::Relaxed);
+        if is_down && !slot.is_probed.swap(true, Ordering::Relaxed) {
+            let (address, announced) = (address.to_owned(), Arc::clone(&self.announced));
+            tokio::spawn(async move {
+                let pause = slot.state.lock().await.closed_until.as_ref().map(|(until, _)| *until);
+                sleep_until(pause.unwrap_or_else(Instant::now)).await;
+                let deadline = Instant::now() + CONNECT_TIMEOUT;
+                // How it went is in the slot.
+                let _ = connect(&slot, &address, deadline, &announced).await;
+                slot.is_probed.store(false, Ordering::Relaxed);
+            });
+        }
+        is_down
+    }
+
     /// A connection to `address`, opened if there is none. Callers that come while it is being
     /// opened wait for the same attempt.
     ///
@@ -86,15 +111,20 @@ impl Pool {
     ) -> Result<Lease, ClientError> {
         let started = Instant::now();
         let in_flight = InFlight::begin(self.slot(address));
-        let Ok(connected) = timeout_at(deadline, connect(&in_flight.0, address, deadline)).await
-        else {
+        let connecting = connect(&in_flight.0, address, deadline, &self.announced);
+        let Ok(connected) = timeout_at(deadline, connecting).await else {
             return Err(ClientError::Timeout { after: started.elapsed() });
         };
         Ok(Lease { connection: connected?, _in_flight: in_flight })
     }
 }
 
-async fn connect(slot: &Slot, address: &str, deadline: Instant) -> Result<Connection, ClientError> {
+async fn connect(
+    slot: &Slot,
+    address: &str,
+    deadline: Instant,
+    announced: &Arc<AtomicU64>,
+) -> Result<Connection, ClientError> {
     let mut state = slot.state.lock().await;
     if let Some(connection) = &state.connection {
         if !connection.is_closed() {
@@ -109,7 +139,9 @@ async fn connect(slot: &Slot, address: &str, deadline: Instant) -> Result<Connec
     }
     let now = Instant::now();
     let limit = now + attempt_limit(deadline.saturating_duration_since(now));
-    match Connection::open(address, limit).await {
+    let opened = Connection::open(address, limit, announced).await;
+    slot.is_down.store(opened.is_err(), Ordering::Relaxed);
+    match opened {
         Ok(connection) => {
             *state = State { connection: Some(connection.clone()), ..State::default() };
             Ok(connection)

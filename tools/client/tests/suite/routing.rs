@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use crate::fake::{FakeServer, Incoming, REQUESTS_MAX, home_of};
 use heddle_client::{Object, PutMode, Scan, Search, Want};
 use heddle_types::{ApiError, ErrorCode, Hlc, ObjectId, Properties, Value};
-use heddle_wire::MessageType;
 use heddle_wire::message::{
     CountReply, CountRequest, DeleteReply, DeleteRequest, GetReply, GetRequest, ObjectColumns,
-    PutReply, PutRequest, ScanReply, ScanRequest, SearchReply, SearchRequest,
+    PutReply, PutRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, TopologyNotice,
 };
+use heddle_wire::{MessageType, encode_reply};
 
 fn rows(ids: &[u8]) -> Vec<u64> {
     let ids = ids.as_chunks::<16>().0;
@@ -345,4 +345,28 @@ async fn a_scan_follows_its_cursor_to_the_end() {
         request.reply(&ScanReply { objects, next });
     }
     assert_eq!(scanner.await.unwrap(), [title(0), title(1), title(9)]);
+}
+
+#[tokio::test]
+async fn an_announced_topology_is_fetched_before_the_next_call_and_once() {
+    let mut server = FakeServer::start(1).await;
+    let client = server.client().await;
+    let count = || {
+        let docs = client.collection("Docs");
+        tokio::spawn(async move { docs.count(None).await })
+    };
+    let fetched = |server: &FakeServer| server.counters.topologies.load(Ordering::SeqCst);
+    let (counting, request) = (count(), server.next().await);
+    assert_eq!(fetched(&server), 1);
+    // The fake has epoch 7 and announces 8: the client asks once and goes on with what it gets.
+    request.raw(&encode_reply(0, &TopologyNotice { epoch: 8 }).unwrap());
+    request.reply(&CountReply { count: 1 });
+    assert_eq!(counting.await.unwrap().unwrap(), 1);
+    for _ in 0..2 {
+        let (counting, request) = (count(), server.next().await);
+        assert_eq!(fetched(&server), 2);
+        request.raw(&encode_reply(0, &TopologyNotice { epoch: 7 }).unwrap());
+        request.reply(&CountReply { count: 1 });
+        assert_eq!(counting.await.unwrap().unwrap(), 1);
+    }
 }

@@ -1,0 +1,87 @@
+//! Keeping what the cluster's state says of this node true: that it is there, where it is reached,
+//! how many cores it has, which core each of its shards is at home on; and, once in the life of a
+//! cluster, bringing in the collections of a node that was alone before.
+
+use std::rc::Rc;
+
+use heddle_meta::cluster::{ClusterCommand, ClusterState, NodeState};
+use heddle_runtime::{fatal, sleep};
+use heddle_types::{FatalReason, Retry};
+
+use super::{Cluster, RETRY_PAUSE, open};
+use crate::meta::Meta;
+
+pub(super) async fn run(cluster: Rc<Cluster>, meta: Rc<Meta>) {
+    loop {
+        let due = || {
+            let is_ready = cluster.is_member.get() && cluster.leader().is_some();
+            is_ready.then(|| cluster.with_state(|state| cluster.correction(state, &meta))).flatten()
+        };
+        let command = cluster.changed.until(due).await;
+        let adopts = matches!(command, ClusterCommand::AdoptCatalog { .. });
+        tracing::info!(change = command.name(), "telling the cluster about this node");
+        match cluster.change(command).await {
+            Ok(epoch) => {
+                if adopts {
+                    let config = &cluster.core.node.config;
+                    let stored = open::store_cluster(&config.data_dir, &config.cluster_name);
+                    stored.unwrap_or_else(|error| fatal(FatalReason::CatalogWrite, error));
+                    cluster.follows.set(true);
+                }
+                // The next correction is due only in a state that has this one.
+                let seen = || cluster.with_state(|state| state.epoch() >= epoch).then_some(());
+                cluster.changed.until(seen).await;
+            }
+            Err(error) if adopts && error.retry == Retry::Never => {
+                // Following the state would remove this node's collections.
+                fatal(FatalReason::Config, format_args!("this node's collections: {error}"));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the cluster does not know about this node yet");
+                sleep(RETRY_PAUSE).await;
+            }
+        }
+    }
+}
+
+impl Cluster {
+    /// The next change that makes the state right about this node.
+    fn correction(&self, state: &ClusterState, meta: &Meta) -> Option<ClusterCommand> {
+        let node = self.own;
+        let Some(known) = state.node(node) else {
+            // A node that joins is added by the leader; those that began together add themselves.
+            let votes = self.raft.voter_ids().any(|voter| voter == node);
+            return votes.then(|| ClusterCommand::AddNode(self.own_record(NodeState::Voter)));
+        };
+        let own_catalog = meta.catalog();
+        // A node whose catalog is the cluster's may have applied less of the log than it had before
+        // it was started again.
+        let is_alone = !self.follows.get();
+        if is_alone && state.catalog().shards_made() == 0 && own_catalog.shards_made() > 0 {
+            let catalog = Box::new(own_catalog.on_node(node));
+            return Some(ClusterCommand::AdoptCatalog { node, catalog });
+        }
+        let own = self.own_record(known.state);
+        let describe = ClusterCommand::DescribeNode {
+            node,
+            addresses: own.addresses.clone(),
+            labels: own.labels.clone(),
+            data_cores: own.data_cores,
+        };
+        // Homes are on cores that there are, before and after.
+        if own.data_cores > known.data_cores {
+            return Some(describe);
+        }
+        let homes: std::collections::BTreeMap<_, _> =
+            own_catalog.shards().map(|(_, shard)| (shard.id, shard.home)).collect();
+        let mut shards = state.catalog().shards().filter(|(_, shard)| shard.node == node);
+        let moved = shards.find_map(|(_, shard)| {
+            let home = *homes.get(&shard.id)?;
+            (home != shard.home).then_some((shard.id, home))
+        });
+        if let Some((shard, home)) = moved {
+            return Some(ClusterCommand::MoveHome { shard, node, home });
+        }
+        (own != *known).then_some(describe)
+    }
+}
