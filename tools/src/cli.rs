@@ -1,6 +1,7 @@
 //! The command line: every command, flag and example.
 
 mod bench;
+mod cluster;
 mod node;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use heddle_types::{Distance, Quantization, RawVectors};
 use crate::config::keys::{self, KEYS, Key};
 
 pub(crate) use bench::{Bench, BenchChurn, BenchIngest, BenchSearch, Spread};
+pub(crate) use cluster::{Cluster, ClusterView, Node, NodeChange};
 pub(crate) use node::{Backup, CrashTest, Restore, Status};
 
 const EXIT_CODES: &str = "\
@@ -97,6 +99,12 @@ Examples:
   heddle status
   heddle status --json | jq '.cores[].engine.shards[]?'")]
     Status(Status),
+    /// Show the cluster: its nodes, its shards, and who leads
+    #[command(subcommand)]
+    Cluster(Cluster),
+    /// Let a node leave the cluster
+    #[command(subcommand)]
+    Node(Node),
     /// Copy all that a node holds into a directory, while it serves
     #[command(after_help = "\
 Everything that was acknowledged before the command began is in the copy. The directory is new or

@@ -61,6 +61,8 @@ fn dispatch(action: &Action) -> Result<(), Failure> {
         Action::Bench(Bench::Ingest(arguments)) => block_on(commands::bench::ingest(arguments)),
         Action::Bench(Bench::Writes(arguments)) => bench::writes::run(arguments),
         Action::Status(arguments) => block_on(commands::status::run(arguments)),
+        Action::Cluster(action) => block_on(commands::cluster::run(action)),
+        Action::Node(action) => block_on(commands::cluster::change(action)),
         Action::Backup(arguments) => block_on(commands::backup::run(arguments)),
         Action::Restore(arguments) => commands::restore::run(arguments),
         Action::Completions { shell } => {

@@ -3,6 +3,7 @@
 pub(crate) mod backup;
 pub(crate) mod bench;
 pub(crate) mod churn;
+pub(crate) mod cluster;
 pub(crate) mod collection;
 pub(crate) mod completions;
 pub(crate) mod doctor;

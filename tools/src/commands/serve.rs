@@ -5,7 +5,9 @@ use std::sync::mpsc::{Receiver, channel};
 
 use heddle_net::{LogLevel, ReadyReport};
 use heddle_types::FatalReason;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::Serve;
 use crate::config::{LogFormat, Settings, Sources};
@@ -62,9 +64,12 @@ fn start_log(level: LogLevel, format: LogFormat) {
         .log_internal_errors(false)
         .with_ansi(false)
         .with_thread_names(true);
+    // It tells of every message at the levels of people; the node says itself what they need.
+    let of_raft = if level >= LevelFilter::DEBUG { level } else { LevelFilter::ERROR.min(level) };
+    let filter = Targets::new().with_default(level).with_target("openraft", of_raft);
     match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => builder.finish().with(filter).init(),
+        LogFormat::Json => builder.json().finish().with(filter).init(),
     }
 }
 

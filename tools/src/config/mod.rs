@@ -4,6 +4,8 @@
 //! A key that nobody knows is refused by its name, wherever it stands: a misspelt setting must not
 //! silently become a default.
 
+#[cfg(test)]
+mod deploy;
 pub(crate) mod keys;
 mod weaviate;
 
@@ -262,13 +264,29 @@ fn read_variable(
     text: &str,
     values: &mut Values,
 ) -> Result<(), ConfigError> {
-    if OTHER_VARIABLES.contains(&variable) {
+    if OTHER_VARIABLES.contains(&variable) || is_service_link(name, text) {
         return Ok(());
     }
     match KEYS.iter().find(|key| key.variable() == variable) {
         Some(key) => set(key, key.read_text(text), text, Origin::Environment, values),
         None => Err(unknown_key(variable, &name.to_ascii_lowercase(), Origin::Environment)),
     }
+}
+
+/// True for what Kubernetes tells its pods of a service whose name begins with `heddle`, such as
+/// `HEDDLE_SERVICE_HOST` or `HEDDLE_HTTP_PORT=tcp://10.0.0.1:8080`.
+fn is_service_link(name: &str, text: &str) -> bool {
+    let parts: Vec<&str> = name.split('_').collect();
+    let is_of_port = parts.windows(3).any(|part| {
+        let [before, number, protocol] = part else { return false };
+        *before == "PORT" && number.parse::<u16>().is_ok() && ["TCP", "UDP"].contains(protocol)
+    });
+    let is_of_service = parts.windows(2).any(|part| {
+        let [before, what] = part else { return false };
+        *before == "SERVICE" && ["HOST", "PORT"].contains(what)
+    });
+    let is_url = ["tcp://", "udp://"].iter().any(|scheme| text.starts_with(scheme));
+    is_of_port || is_of_service || (is_url && parts.last() == Some(&"PORT"))
 }
 
 fn set(
@@ -446,6 +464,22 @@ mod tests {
             error(&sources(None, &[], &[("wal_segment_bytes", "4KiB")])).contains("wal_segment")
         );
         assert!(error(&sources(Some("missing.toml".into()), &[], &[])).contains("missing.toml"));
+    }
+
+    #[test]
+    fn what_kubernetes_says_of_services_is_no_setting() {
+        let links = [
+            ("HEDDLE_SERVICE_HOST", "10.0.0.1"),
+            ("HEDDLE_SERVICE_PORT", "7700"),
+            ("HEDDLE_SERVICE_PORT_NATIVE", "7700"),
+            ("HEDDLE_PORT", "tcp://10.0.0.1:7700"),
+            ("HEDDLE_PORT_7700_TCP", "tcp://10.0.0.1:7700"),
+            ("HEDDLE_PORT_7700_TCP_PROTO", "tcp"),
+            ("HEDDLE_HTTP_PORT", "tcp://10.0.0.1:8080"),
+        ];
+        let settings = Settings::load(&sources(None, &links, &[])).unwrap();
+        assert_eq!(settings.node, NodeConfig::default());
+        assert!(error(&sources(None, &[("HEDDLE_PORT", "7700")], &[])).contains("HEDDLE_PORT"));
     }
 
     #[test]

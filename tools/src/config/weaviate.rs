@@ -209,6 +209,31 @@ mod tests {
     }
 
     #[test]
+    fn the_environment_of_weaviates_own_chart_makes_a_node_of_a_cluster() {
+        let headless = "weaviate-headless.default.svc.cluster.local.";
+        let settings = load(&[
+            ("CLUSTER_DATA_BIND_PORT", "7001"),
+            ("CLUSTER_GOSSIP_BIND_PORT", "7000"),
+            ("GOGC", "100"),
+            ("PROMETHEUS_MONITORING_ENABLED", "false"),
+            ("QUERY_MAXIMUM_RESULTS", "100000"),
+            ("RAFT_BOOTSTRAP_TIMEOUT", "7200"),
+            ("STANDALONE_MODE", "true"),
+            ("PERSISTENCE_DATA_PATH", "/var/lib/weaviate"),
+            ("DEFAULT_VECTORIZER_MODULE", "none"),
+            ("RAFT_JOIN", "weaviate-0,weaviate-1,weaviate-2"),
+            ("RAFT_BOOTSTRAP_EXPECT", "3"),
+            ("CLUSTER_JOIN", headless),
+        ])
+        .unwrap();
+        let node = &settings.node;
+        assert_eq!(node.cluster_join, ["weaviate-0", "weaviate-1", "weaviate-2", headless]);
+        assert_eq!((node.peer_port_base, node.gossip_port, node.raft_port), (7001, 7000, 7500));
+        assert_eq!(settings.values["name"].1, Origin::Host);
+        assert!(node.listen.is_unspecified() && node.advertise.is_none());
+    }
+
+    #[test]
     fn the_gossip_port_of_a_host_to_join_is_not_a_raft_port() {
         let config =
             node(&[("CLUSTER_JOIN", "node1:7100, [::1]:7102,node1"), ("CLUSTER_HOSTNAME", "b")]);

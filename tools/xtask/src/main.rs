@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line talks by printing")]
 
+mod cluster;
 mod command;
 mod compare;
 mod cross;
@@ -35,6 +36,8 @@ Usage: cargo xtask <command>
                             feed mutated bytes to one decoder, or to each in turn (default 60 s)
   exhaustive-wal            every way to damage a small log, every crash and failure of a script
   disk                      a node on a full disk and on a failing one; needs root and loop devices
+  cluster [--nodes N] [-- COMMAND]
+                            a cluster of nodes on this machine; --help says more
   compare --set DIR         Heddle beside other libraries: recall, queries per second, memory
   cross-test [FILTER...]    the kernels of aarch64 in an emulator; --help says what it needs
   help                      this text
@@ -67,6 +70,7 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
         "cross-test" => cross::run(&root, rest),
         "exhaustive-wal" => refuse_arguments(rest).and_then(|()| exhaustive_wal(&root)),
         "disk" => refuse_arguments(rest).and_then(|()| disk::run(&root)),
+        "cluster" => cluster::run(&root, rest),
         "compare" => compare::run(&root, rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
