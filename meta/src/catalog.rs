@@ -214,9 +214,9 @@ impl Catalog {
     }
 
     /// The same catalog with the homes that another one has for the shards of a node; the epoch
-    /// stays. For shards that the other one does not know, the homes stay as well.
+    /// stays. Shards that the other one does not know get homes among `cores` cores.
     #[must_use]
-    pub fn with_homes_of(mut self, other: &Self, node: NodeId) -> Self {
+    pub fn with_homes_of(mut self, other: &Self, node: NodeId, cores: u32) -> Self {
         let homes: BTreeMap<ShardId, u32> = other
             .shards()
             .filter(|(_, shard)| shard.node == node)
@@ -224,7 +224,8 @@ impl Catalog {
             .collect();
         let shards = self.collections.values_mut().flat_map(|entry| &mut entry.shards);
         for shard in shards.filter(|shard| shard.node == node) {
-            shard.home = homes.get(&shard.id).copied().unwrap_or(shard.home);
+            let known = homes.get(&shard.id).copied();
+            shard.home = known.unwrap_or(shard.home % cores.max(1));
         }
         self
     }

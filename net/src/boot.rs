@@ -70,7 +70,12 @@ pub(crate) async fn start(core: &Rc<Core>) {
     if opened.damage.is_none() && SLOTS.iter().all(|slot| data_dir.join(slot).exists()) {
         remove_orphans(&device, &catalog, &shards).await;
     }
+    let known: BTreeSet<u64> = catalog.shards().map(|(_, shard)| shard.id.0).collect();
+    let is_left = opened.damage.is_some();
+    let unknown = shards.iter().filter(|shard| is_left && !known.contains(shard));
+    let unknown: BTreeSet<ShardId> = unknown.map(|shard| ShardId(*shard)).collect();
     let meta = Meta::new(core, catalog, store);
+    meta.hold_unknown_folders(unknown);
     let handler = Rc::clone(&meta);
     core.link.serve(move |source, request| Rc::clone(&handler).handle(source, request));
     let started = bring_up(core, &meta, device, &logs).await;

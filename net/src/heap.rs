@@ -21,6 +21,8 @@ const MAPPED_BYTES_MIN: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "262144");
 /// So many free bytes at its end are cut off a heap (1 MiB). Without the line above it follows that
 /// size; with it the default of 128 KiB would cost a system call for every few requests.
 const CUT_BYTES_MIN: (&str, &str) = ("MALLOC_TRIM_THRESHOLD_", "1048576");
+/// Says that the program was started again.
+const STARTED_AGAIN: &str = "_HEAP_SETTLED";
 /// The newer way to say both, and more.
 const TUNABLES: &str = "GLIBC_TUNABLES";
 
@@ -30,7 +32,8 @@ const TUNABLES: &str = "GLIBC_TUNABLES";
 /// Errors: it cannot be started again; the allocator is as it was. Cost: some 2 ms.
 pub fn settle_heap() -> io::Result<()> {
     let missing = missing_variables(|name| std::env::var_os(name));
-    if missing.is_empty() {
+    // A program with rights of its own loses such variables each time: once is enough.
+    if missing.is_empty() || std::env::var_os(STARTED_AGAIN).is_some() {
         return Ok(());
     }
     start_again(&missing).map(|never| match never {})
@@ -42,7 +45,7 @@ fn start_again(variables: &[(&str, &str)]) -> io::Result<Infallible> {
     // By its path, because that names the process; the link also leads to a file that was replaced.
     let path = std::env::current_exe().ok().filter(|path| path.exists());
     let mut command = Command::new(path.unwrap_or_else(|| "/proc/self/exe".into()));
-    command.arg0(name).args(arguments).envs(variables.iter().copied());
+    command.arg0(name).args(arguments).envs(variables.iter().copied()).env(STARTED_AGAIN, "1");
     Err(command.exec())
 }
 

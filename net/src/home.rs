@@ -117,7 +117,8 @@ async fn handle_node(core: Rc<Core>, request: CoreRequest) -> CoreAnswer {
 
 async fn create_shards(core: &Rc<Core>, specs: Vec<ShardSpec>) -> CoreAnswer {
     let engine = core.engine()?;
-    for spec in specs {
+    // Those of an attempt that did not come to its end are there.
+    for spec in specs.into_iter().filter(|spec| !engine.has_shard(spec.id)) {
         engine.create_shard(spec).await?;
     }
     publish_views(core).await.map(|()| CoreReply::Done)

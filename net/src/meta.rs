@@ -45,6 +45,8 @@ pub(crate) struct Meta {
     store: Mutex<CatalogStore<GlommioDevice>>,
     // As the cores have made it true: behind what is stored only while a change is made.
     made: RefCell<Catalog>,
+    // Folders of shards that the catalog does not know, after one of its copies was damaged.
+    unknown_folders: RefCell<BTreeSet<ShardId>>,
     // The nodes as the cores know them.
     nodes: RefCell<Option<Arc<Nodes>>>,
     /// The backup that is taken or waits.
@@ -63,6 +65,7 @@ impl Meta {
             core: Rc::clone(core),
             made: RefCell::new(catalog.clone()),
             stored: RefCell::new(catalog),
+            unknown_folders: RefCell::default(),
             nodes: RefCell::default(),
             moves: RefCell::default(),
             store: Mutex::new(store),
@@ -110,6 +113,11 @@ impl Meta {
         catalog
     }
 
+    /// Says which folders of shards there are that the catalog does not know.
+    pub(crate) fn hold_unknown_folders(&self, shards: BTreeSet<ShardId>) {
+        self.unknown_folders.replace(shards);
+    }
+
     /// Gives shards other homes for this run; the disk keeps the old ones.
     pub(crate) fn hold_moves(&self, moves: Vec<Command>) {
         self.moves.replace(moves);
@@ -121,7 +129,8 @@ impl Meta {
         let next = if self.core.node.config.is_clustered() {
             // The cluster counts the epochs; it is told of the homes once somebody leads it.
             let own = self.core.node.identity.node;
-            self.stored.borrow().clone().with_homes_of(&self.catalog(), own)
+            let cores = self.core.data_cores as u32;
+            self.stored.borrow().clone().with_homes_of(&self.catalog(), own, cores)
         } else {
             self.catalog()
         };

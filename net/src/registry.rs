@@ -194,9 +194,16 @@ impl Registry {
                 self.advance(epoch);
             }
             Publication::Removed(epoch, name, shards) => {
-                if let Some(route) = self.collections.borrow_mut().remove(&name) {
+                // The name may be that of a successor by now.
+                let mut collections = self.collections.borrow_mut();
+                let is_meant = |route: &&mut Arc<CollectionRoute>| {
+                    route.shards.iter().all(|shard| shards.contains(&shard.id))
+                };
+                if let Some(route) = collections.get_mut(&name).filter(is_meant) {
                     self.names.borrow_mut().remove(&route.id);
+                    collections.remove(&name);
                 }
+                drop(collections);
                 let mut views = self.views.borrow_mut();
                 for shard in &shards {
                     views.remove(shard);

@@ -102,6 +102,10 @@ impl Assembly {
         if let Some(set) = peers().map(|(_, (word, _))| &word.promised).find(invites) {
             return Step::Promise(set.clone());
         }
+        // Others are about to make a cluster: it will be there to join in a moment.
+        if peers().any(|(_, (word, _))| !word.promised.is_empty()) {
+            return Step::Meet;
+        }
         let free = peers().filter(|(_, (word, _))| word.promised.is_empty());
         let circle: BTreeSet<NodeId> = free.map(|(node, _)| *node).chain([self.own]).collect();
         let set: BTreeSet<NodeId> = circle.into_iter().take(self.expect as usize).collect();

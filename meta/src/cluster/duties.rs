@@ -69,14 +69,18 @@ pub fn next_duty(
     if let Some(command) = exchange(state, health, voters_wanted) {
         return Some(Duty::Propose(command));
     }
-    let should: BTreeSet<NodeId> = nodes().filter(|node| votes(node)).map(|node| node.id).collect();
+    // Nodes that began together describe themselves one after the other: who is not in the state
+    // yet keeps its vote until it is there, or was removed.
+    let is_new = |node: &NodeId| state.node(*node).is_none() && !state.is_removed(*node);
+    let new = group.voters.iter().copied().filter(is_new);
+    let should: BTreeSet<NodeId> =
+        nodes().filter(|node| votes(node)).map(|node| node.id).chain(new).collect();
     if !should.is_empty() && should != group.voters {
         return Some(Duty::SetVoters(should));
     }
     let gone: BTreeSet<NodeId> =
-        group.members.keys().filter(|member| state.node(**member).is_none()).copied().collect();
-    // Before the first node has described itself nobody has left.
-    (!gone.is_empty() && nodes().next().is_some()).then_some(Duty::Forget(gone))
+        group.members.keys().filter(|member| state.is_removed(**member)).copied().collect();
+    (!gone.is_empty()).then_some(Duty::Forget(gone))
 }
 
 fn votes(node: &NodeRecord) -> bool {
@@ -171,8 +175,13 @@ mod tests {
     #[test]
     fn a_group_whose_nodes_have_not_described_themselves_yet_forgets_nobody() {
         let (_, group) = cluster(3, 3);
-        let nobody = ClusterState::default();
-        assert_eq!(next_duty(&nobody, &group, &health(&[1, 2, 3], &[]), 5), None);
+        let mut state = ClusterState::default();
+        let alive = health(&[1, 2, 3], &[]);
+        for number in 1..=3 {
+            assert_eq!(next_duty(&state, &group, &alive, 5), None, "{number}");
+            state.apply(&request(number, ClusterCommand::AddNode(voter(number)))).unwrap();
+        }
+        assert_eq!(next_duty(&state, &group, &alive, 5), None);
     }
 
     #[test]

@@ -53,6 +53,12 @@ impl ClusterState {
         self.nodes.values()
     }
 
+    /// Did a node of that identity leave for good?
+    #[must_use]
+    pub fn is_removed(&self, node: NodeId) -> bool {
+        self.removed.contains(&node)
+    }
+
     /// The node of an identity.
     #[must_use]
     pub fn node(&self, node: NodeId) -> Option<&NodeRecord> {

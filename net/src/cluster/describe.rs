@@ -32,6 +32,13 @@ pub(super) async fn run(cluster: Rc<Cluster>, meta: Rc<Meta>) {
                 let seen = || cluster.with_state(|state| state.epoch() >= epoch).then_some(());
                 cluster.changed.until(seen).await;
             }
+            Err(_) if adopts && cluster.has_adopted(&meta).await => {
+                // An earlier attempt was taken, and its answer lost.
+                let config = &cluster.core.node.config;
+                let stored = open::store_cluster(&config.data_dir, &config.cluster_name);
+                stored.unwrap_or_else(|error| fatal(FatalReason::CatalogWrite, error));
+                cluster.follows.set(true);
+            }
             Err(error) if adopts && error.retry == Retry::Never => {
                 // Following the state would remove this node's collections.
                 fatal(FatalReason::Config, format_args!("this node's collections: {error}"));
@@ -45,6 +52,15 @@ pub(super) async fn run(cluster: Rc<Cluster>, meta: Rc<Meta>) {
 }
 
 impl Cluster {
+    /// Does the cluster's state hold every collection of this node?
+    async fn has_adopted(&self, meta: &Meta) -> bool {
+        let own = meta.catalog();
+        self.catch_up_state().await.is_ok()
+            && self.with_state(|state| {
+                own.collections().all(|entry| state.collection(entry.id).is_some())
+            })
+    }
+
     /// The next change that makes the state right about this node.
     fn correction(&self, state: &ClusterState, meta: &Meta) -> Option<ClusterCommand> {
         let node = self.own;
@@ -82,6 +98,10 @@ impl Cluster {
         if let Some((shard, home)) = moved {
             return Some(ClusterCommand::MoveHome { shard, node, home });
         }
-        (own != *known).then_some(describe)
+        // The name is that of the first start: nothing changes it.
+        let is_right = own.addresses == known.addresses
+            && own.labels == known.labels
+            && own.data_cores == known.data_cores;
+        (!is_right).then_some(describe)
     }
 }

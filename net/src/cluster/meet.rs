@@ -46,7 +46,7 @@ pub(super) async fn run(cluster: Rc<Cluster>) {
             }
         }
         let met = cluster.meet_all().await;
-        if !cluster.is_member.get() {
+        if !cluster.has_place() {
             way_in.go_on(&cluster, &met).await;
         }
         sleep(if cluster.is_settled() { PERIOD } else { PERIOD_SEEKING }).await;
@@ -54,6 +54,12 @@ pub(super) async fn run(cluster: Rc<Cluster>) {
 }
 
 impl Cluster {
+    /// Is this node in the cluster's state, or on its way there by its vote?
+    fn has_place(&self) -> bool {
+        let is_there = self.with_state(|state| state.node(self.own).is_some());
+        is_there || self.raft.voter_ids().any(|voter| voter == self.own)
+    }
+
     /// Does this node belong to a cluster whose nodes all seem to live? Who led before a restart
     /// says nothing.
     fn is_settled(&self) -> bool {
@@ -149,6 +155,7 @@ impl Cluster {
 struct WayIn {
     /// The same change in each attempt.
     join: Request,
+    attempts: usize,
     complained_at: Option<Duration>,
 }
 
@@ -159,12 +166,18 @@ impl WayIn {
         checked.unwrap_or_else(|error| fatal(FatalReason::Config, error));
         let join = Request::new(CommandId(Uuid::new_v4()), ClusterCommand::AddNode(record));
         let join = join.unwrap_or_else(|error| fatal(FatalReason::Config, error));
-        Self { join, complained_at: None }
+        Self { join, attempts: 0, complained_at: None }
     }
 
     async fn go_on(&mut self, cluster: &Cluster, met: &[(String, Introduction)]) {
-        if let Some((address, _)) = met.iter().find(|(_, other)| other.is_member) {
-            self.join(cluster, address).await;
+        // In turns, those first that know of a leader: a member may be cut off from the others.
+        let mut members: Vec<_> = met.iter().filter(|(_, other)| other.is_member).collect();
+        members.sort_by_key(|(_, other)| other.leader.is_none());
+        let led = members.iter().filter(|(_, other)| other.leader.is_some()).count();
+        let count = if led > 0 { led } else { members.len() };
+        if count > 0 {
+            self.attempts += 1;
+            self.join(cluster, &members[self.attempts % count].0).await;
             return;
         }
         let step = cluster.assembly.borrow().next(cluster.now());

@@ -137,6 +137,25 @@ impl Cluster {
     ///
     /// Errors: `Unavailable` when nobody led within [`CHANGE_BUDGET`].
     pub(crate) async fn catch_up(&self) -> Result<(), ApiError> {
+        let epoch = self.reached_epoch().await?;
+        let wait = timeout(CHANGE_BUDGET, self.until_made_true(epoch)).await;
+        wait.map_err(|_late| {
+            let message = format!("this node has not made true what was decided by epoch {epoch}");
+            ApiError::transient(ErrorCode::Unavailable, message)
+        })
+    }
+
+    /// Waits until this node has applied everything that was acknowledged before, anywhere; it may
+    /// not have made it true.
+    pub(super) async fn catch_up_state(&self) -> Result<(), ApiError> {
+        let epoch = self.reached_epoch().await?;
+        let applied = || self.with_state(|state| (state.epoch() >= epoch).then_some(()));
+        let wait = timeout(CHANGE_BUDGET, self.changed.until(applied)).await;
+        wait.map_err(|_late| self.without_leader(false))
+    }
+
+    /// The epoch that holds everything that was acknowledged before, anywhere.
+    async fn reached_epoch(&self) -> Result<Epoch, ApiError> {
         let deadline = self.now() + CHANGE_BUDGET;
         let mut hint = None;
         loop {
@@ -149,10 +168,7 @@ impl Cluster {
                 None => Reached::Elsewhere(None),
             };
             match reached {
-                Reached::Epoch(epoch) => {
-                    let wait = timeout(left, self.until_made_true(epoch)).await;
-                    return wait.map_err(|_late| self.without_leader(false));
-                }
+                Reached::Epoch(epoch) => return Ok(epoch),
                 Reached::Elsewhere(other) => hint = other,
             }
             if hint.is_none() {

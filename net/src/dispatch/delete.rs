@@ -104,7 +104,9 @@ async fn delete_there(
         ids: group.iter().flat_map(|wanted| wanted.id.0).collect(),
     };
     let reply = remote::write(core, Party::home_of(shard), &message, deadline).await?;
-    let delete = reply.decode::<ShardDeleteReply>()?.delete;
+    // Whatever is wrong with the answer, the other node has worked on the request.
+    let decoded = reply.decode::<ShardDeleteReply>();
+    let delete = decoded.map_err(|error| ApiError::unknown(error.message))?.delete;
     if delete.outcomes.len() != group.len() {
         return Err(ApiError::unknown(reply.broken("not one outcome an object").message));
     }

@@ -139,7 +139,9 @@ async fn put_there(
         put,
     };
     let reply = remote::write(core, Party::home_of(shard), &message, deadline).await?;
-    let put = reply.decode::<ShardPutReply>()?.put;
+    // Whatever is wrong with the answer, the other node has worked on the request.
+    let decoded = reply.decode::<ShardPutReply>();
+    let put = decoded.map_err(|error| ApiError::unknown(error.message))?.put;
     if put.outcomes.len() != message.put.len() {
         return Err(ApiError::unknown(reply.broken("not one outcome an object").message));
     }

@@ -146,12 +146,15 @@ pub(super) async fn page_for_peer(
     while objects.len() < limit && objects.size_bytes() < PEER_PAGE_BYTES && !cursor.done {
         deadline.check()?;
         cursor.refill(&listing, limit - objects.len()).await?;
-        budget.reserve(objects.size_bytes() + cursor.ready_bytes)?;
-        for object in cursor.ready.drain(..) {
+        // The page itself stays small, whatever the shard has ready.
+        budget.reserve((objects.size_bytes() + cursor.ready_bytes).min(NODE_BODY_BYTES_MAX))?;
+        while objects.size_bytes() < PEER_PAGE_BYTES
+            && let Some(object) = cursor.ready.pop_front()
+        {
             push_object(&mut objects, &route.config, &object, want);
         }
     }
-    Ok((objects, !cursor.done))
+    Ok((objects, !cursor.done || !cursor.ready.is_empty()))
 }
 
 pub(super) async fn answer(

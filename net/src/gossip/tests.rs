@@ -22,14 +22,18 @@ fn any_port(host: u8) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0))
 }
 
-/// Starts node `number` on 127.0.0.`host`, which joins `seeds`.
+/// Starts node `number` for the first time on 127.0.0.`host`, which joins `seeds`.
 fn start(number: u64, host: u8, seeds: &[SocketAddr]) -> Node {
+    start_boot(number, 1, host, seeds)
+}
+
+fn start_boot(number: u64, boot: u64, host: u8, seeds: &[SocketAddr]) -> Node {
     let conflicts = Rc::new(RefCell::new(Vec::new()));
     let told = Rc::clone(&conflicts);
     let offer = Offer { raft_port: 7_500, peer_port: 7_600, cores: 2, ..Offer::default() };
     let handle = GossipHandle::start(GossipSettings {
         node: NodeId::from(number),
-        boot: 1,
+        boot,
         cluster: cluster_of_name("tests"),
         key: Key::from_secret(SECRET),
         listen: any_port(host),
@@ -63,7 +67,10 @@ async fn sees(node: &Node, others: &[u64]) {
             node.handle.changed(seen).await;
         }
     };
-    timeout(LIMIT, wait).await.unwrap();
+    if timeout(LIMIT, wait).await.is_err() {
+        let counters = node.handle.counters();
+        panic!("{expected:?} and not {:?}: {counters:?}", node.handle.members());
+    }
 }
 
 /// Looks again and again; counters change without a word to anyone.
@@ -107,7 +114,7 @@ fn a_node_that_stops_without_a_word_is_noticed_and_found_again() {
         third.handle.end();
         sees(&first, &[2]).await;
         sees(&second, &[1]).await;
-        let again = start(3, 3, &[second.address]);
+        let again = start_boot(3, 2, 3, &[second.address]);
         sees(&again, &[1, 2]).await;
         sees(&first, &[2, 3]).await;
     })
@@ -204,7 +211,7 @@ fn an_address_that_is_taken_is_an_error() {
         let first = start(1, 1, &[]);
         let error = GossipHandle::start(GossipSettings {
             node: NodeId::from(2),
-            boot: 1,
+            boot,
             cluster: cluster_of_name("tests"),
             key: Key::from_secret(SECRET),
             listen: first.address,

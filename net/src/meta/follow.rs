@@ -35,6 +35,11 @@ impl Meta {
     /// the work. Errors: what could not be made; the same state may be followed again.
     pub(crate) async fn follow(&self, state: &ClusterState) -> Result<bool, ApiError> {
         let mut store = self.store.lock().await;
+        let own = self.core.node.identity.node;
+        if state.is_removed(own) {
+            let found = format!("node {own} was removed from the cluster");
+            fatal(FatalReason::Config, format_args!("{found}: start it with an empty directory"));
+        }
         if !self.may_follow(state) {
             return Ok(false);
         }
@@ -42,8 +47,8 @@ impl Meta {
         let stored = self.stored.borrow().clone();
         if state.epoch() > stored.epoch() {
             // The homes of this node's shards are its own affair: the state learns of them.
-            let own = self.core.node.identity.node;
-            let next = state.catalog().clone().with_homes_of(&stored, own);
+            let cores = self.core.data_cores as u32;
+            let next = state.catalog().clone().with_homes_of(&stored, own, cores);
             self.save(&mut store, next).await?;
         }
         let (made, next) = (self.made.borrow().clone(), self.stored.borrow().clone());
@@ -122,6 +127,7 @@ impl Meta {
                     self.publish_at(before, entry).await?;
                 }
                 None => {
+                    self.check_unused(entry);
                     self.create_shards(entry).await?;
                     self.publish_at(before, entry).await?;
                 }
@@ -129,6 +135,19 @@ impl Meta {
         }
         let request = |_| CoreRequest::Publish(Publication::Version(next.epoch()));
         self.core.call_all(self.data_cores(), request).await.map(drop)
+    }
+
+    /// Ends the process rather than empty the folder of a shard that a lost catalog knew.
+    fn check_unused(&self, entry: &CollectionEntry) {
+        let own = self.core.node.identity.node;
+        let found = self.unknown_folders.borrow();
+        let mut shards = entry.shards.iter().filter(|shard| shard.node == own);
+        if let Some(shard) = shards.find(|shard| found.contains(&shard.id)) {
+            let name = &entry.config.name;
+            let what = format!("shard {} of {name} has files, the catalog does not know", shard.id);
+            let advice = "restore the newer copy of the catalog, or move its folder away";
+            fatal(FatalReason::Corruption, format_args!("{what} it: {advice}"));
+        }
     }
 
     /// A collection goes from every core, and its shards from this node.
@@ -205,8 +224,13 @@ impl Meta {
                 let (_, config) = entry.config.vector(&vector)?;
                 config.dims.is_none().then(|| config.clone())
             });
-            // Another first insert may have been faster; then its dimensions hold.
-            let Some(open) = open else { continue };
+            // Another first insert may have been faster; then its dimensions hold, once they are
+            // known everywhere on this node.
+            let Some(open) = open else {
+                let epoch = self.stored.borrow().epoch();
+                self.until_made_true(cluster, epoch).await?;
+                continue;
+            };
             let (quantization, raw) = profile_of(&VectorConfig { dims: Some(dims), ..open });
             let fix = ClusterCommand::FixDims { collection: id, vector, dims, quantization, raw };
             match cluster.change(fix).await {

@@ -13,11 +13,11 @@ use heddle_wire::message::{
 };
 use heddle_wire::{AlignedVec, Frame, FrameKind, Request, encode_request};
 use tokio::sync::{Mutex, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::backoff;
 use crate::error::ClientError;
-use crate::limits::ATTEMPTS_MAX;
+use crate::limits::{ATTEMPTS_MAX, REFRESH_SHARE};
 use crate::topology::{CoreAddress, Topology};
 use crate::transport::{Failure, Lease, Pool, ReplyFrame};
 
@@ -385,7 +385,8 @@ impl Shared {
         seen: &Arc<Topology>,
         deadline: Instant,
     ) -> Result<(), ClientError> {
-        let _turn = self.refresh.lock().await;
+        let turn = timeout_at(deadline, self.refresh.lock()).await;
+        let _turn = turn.map_err(|_late| ClientError::Timeout { after: Duration::ZERO })?;
         if !Arc::ptr_eq(seen, &self.topology()) {
             return Ok(());
         }
@@ -394,7 +395,9 @@ impl Shared {
         let expected = self.announced.load(Ordering::Relaxed).max(seen.epoch.0);
         let (mut last, mut best) = (None, None::<Topology>);
         for address in self.addresses(seen) {
-            match self.attempt::<TopologyRequest>(&address, &frame, deadline).await {
+            // One that hangs must not cost the others their turn.
+            let until = deadline.min(Instant::now() + REFRESH_SHARE);
+            match self.attempt::<TopologyRequest>(&address, &frame, until).await {
                 Ok(reply) => {
                     let topology = Topology::from_reply(reply.decode()?, &reply.address)
                         .map_err(|source| reply.invalid(source))?;

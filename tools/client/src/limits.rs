@@ -29,6 +29,8 @@ pub const OVERDUE: Duration = Duration::from_secs(5);
 pub const IDLE_CLOSE: Duration = Duration::from_secs(120);
 /// How often a connection looks for overdue replies and idleness.
 pub const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest time that one address is waited for when the topology is fetched.
+pub const REFRESH_SHARE: Duration = Duration::from_secs(2);
 /// Most times that a call is sent.
 pub const ATTEMPTS_MAX: u32 = 10;
 /// Pause before the second attempt; it doubles up to [`BACKOFF_MAX`].

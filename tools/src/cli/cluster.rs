@@ -13,10 +13,19 @@ Examples:
   heddle cluster status --json | jq .hash")]
     Status(ClusterView),
     /// Every node: where it is, what part it has, how busy it is
+    #[command(after_help = "\
+Example:
+  heddle cluster nodes")]
     Nodes(ClusterView),
     /// Every shard: on which node and core it lives
+    #[command(after_help = "\
+Example:
+  heddle cluster shards --json | jq '.[] | select(.node == \"db-3\")'")]
     Shards(ClusterView),
     /// The name of the node that leads
+    #[command(after_help = "\
+Example:
+  heddle cluster leader --address db-1:7700")]
     Leader(ClusterView),
 }
 
@@ -37,6 +46,9 @@ Example:
   heddle node drain db-3")]
     Drain(NodeChange),
     /// Take a drain back
+    #[command(after_help = "\
+Example:
+  heddle node keep db-3")]
     Keep(NodeChange),
     /// Remove a drained node without shards; its data directory never comes back
     #[command(after_help = "\

@@ -15,6 +15,8 @@ use crate::failure::Failure;
 use crate::output::print_json;
 
 pub(crate) fn run(arguments: &Serve) -> Result<(), Failure> {
+    // Before anything is read that can be read once only.
+    let settled = if arguments.print_config { Ok(()) } else { heddle_net::heap::settle_heap() };
     let sources = Sources {
         file: arguments.config.clone(),
         environment: std::env::vars().collect(),
@@ -29,7 +31,6 @@ pub(crate) fn run(arguments: &Serve) -> Result<(), Failure> {
         print!("{}", settings.to_toml());
         return Ok(());
     }
-    let settled = heddle_net::heap::settle_heap();
     settings.node.accept_data_loss = arguments.accept_data_loss;
     start_log(settings.node.log_level, settings.log_format);
     if let Err(error) = settled {

@@ -104,25 +104,26 @@ impl Job<'_> {
             }
             ShardMessage::Get => {
                 let message = access::<ShardGetRequest>(body)?;
-                let shards = message.parts().map(|(shard, _)| shard);
-                let (route, shards) = self.some(&message.head, shards).await?;
+                let shards = message.parts().map(|(shard, _)| shard).collect();
+                let (route, shards) = self.readable(&message.head, shards).await?;
                 reply(&read::get(self, &route, &shards, message).await?)
             }
             ShardMessage::Scan => {
                 let message = access::<ShardScanRequest>(body)?;
-                let (route, shard) = self.one(&message.head, message.shard.to_native()).await?;
-                reply(&read::scan(self, &route, shard, message).await?)
+                let shard = vec![message.shard.to_native()];
+                let (route, shards) = self.readable(&message.head, shard).await?;
+                reply(&read::scan(self, &route, shards[0], message).await?)
             }
             ShardMessage::Count => {
                 let message = access::<ShardCountRequest>(body)?;
-                let shards = message.shards().iter().copied();
-                let (route, shards) = self.some(&message.head, shards).await?;
+                let shards = message.shards().to_vec();
+                let (route, shards) = self.readable(&message.head, shards).await?;
                 reply(&read::count(self, &route, &shards, message).await?)
             }
             ShardMessage::Search => {
                 let message = access::<ShardSearchRequest>(body)?;
-                let shards = message.shards().iter().copied();
-                let (route, shards) = self.some(&message.head, shards).await?;
+                let shards = message.shards().to_vec();
+                let (route, shards) = self.readable(&message.head, shards).await?;
                 let (budget, deadline) = (&self.budget, self.deadline);
                 let found =
                     search::answer_peer(self.core, &route, &shards, message, budget, deadline);
@@ -138,6 +139,28 @@ impl Job<'_> {
     ) -> Result<(Arc<CollectionRoute>, ShardPlace), ApiError> {
         let (route, shards) = self.some(head, std::iter::once(shard)).await?;
         Ok((route, shards[0]))
+    }
+
+    /// The route of a collection and the places of some of its shards, to read: at once when they
+    /// are here, so that a node which is late with other changes answers all the same.
+    ///
+    /// Errors: as [`Self::some`].
+    async fn readable(
+        &self,
+        head: &ArchivedShardHead,
+        shards: Vec<u64>,
+    ) -> Result<(Arc<CollectionRoute>, Vec<ShardPlace>), ApiError> {
+        let id = CollectionId(Uuid::from_bytes(head.collection));
+        if let Some(route) = self.core.registry.route_of(id) {
+            let places = shards.iter().map(|shard| {
+                let place = route.shards[route.position(ShardId(*shard))?];
+                place.is_here.then_some(place)
+            });
+            if let Some(places) = places.collect::<Option<Vec<ShardPlace>>>() {
+                return Ok((route, places));
+            }
+        }
+        self.some(head, shards.into_iter()).await
     }
 
     /// The route of a collection and the places of some of its shards, once the catalog has come to
