@@ -211,7 +211,7 @@ fn an_address_that_is_taken_is_an_error() {
         let first = start(1, 1, &[]);
         let error = GossipHandle::start(GossipSettings {
             node: NodeId::from(2),
-            boot,
+            boot: 1,
             cluster: cluster_of_name("tests"),
             key: Key::from_secret(SECRET),
             listen: first.address,
