@@ -343,7 +343,10 @@ mod tests {
         let docs = route("Docs", 9, &[1]);
         registry.install(Publication::Collection(Epoch(1), Arc::clone(&docs)));
         assert!(registry.route_of(docs.id).is_some());
-        registry.install(Publication::Removed(Epoch(2), "Docs".to_owned(), Vec::new()));
+        let removed = |shard| Publication::Removed(Epoch(2), "Docs".to_owned(), vec![shard]);
+        registry.install(removed(ShardId(7)));
+        assert!(registry.route_of(docs.id).is_some(), "a predecessor of that name is gone");
+        registry.install(removed(ShardId(1)));
         assert!(registry.route_of(docs.id).is_none());
         registry.install(Publication::Collection(Epoch(3), route("Docs", 10, &[1])));
         assert!(registry.route_of(docs.id).is_none(), "the name is another collection's now");
