@@ -115,7 +115,7 @@ impl GossipHandle {
     }
 
     /// Grows with each change of the members.
-    #[allow(dead_code, reason = "for whoever conducts the cluster")]
+    #[cfg(test)]
     pub(crate) fn version(&self) -> u64 {
         self.driver.changes.version()
     }
@@ -123,14 +123,13 @@ impl GossipHandle {
     /// Waits until the version is another than `seen`; says which it is.
     ///
     /// Dropping the future loses nothing.
-    #[allow(dead_code, reason = "for whoever conducts the cluster")]
+    #[cfg(test)]
     pub(crate) async fn changed(&self, seen: u64) -> u64 {
         self.driver.changes.after(seen).await
     }
 
     /// More addresses to reach out to, each `host:port`, beside the join list; replaces those given
     /// before. They are looked up at once.
-    #[allow(dead_code, reason = "for whoever conducts the cluster")]
     pub(crate) fn set_known(&self, addresses: Vec<String>) {
         self.driver.seeds.set_known(addresses);
     }
