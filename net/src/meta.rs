@@ -113,6 +113,11 @@ impl Meta {
         catalog
     }
 
+    /// Version of the catalog.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.stored.borrow().epoch()
+    }
+
     /// Says which folders of shards there are that the catalog does not know.
     pub(crate) fn hold_unknown_folders(&self, shards: BTreeSet<ShardId>) {
         self.unknown_folders.replace(shards);

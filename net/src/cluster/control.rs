@@ -1,8 +1,6 @@
 //! What nodes say to each other about the cluster itself, over the control lane. The bodies are
 //! JSON: they are few, small beside a definition, and grow with versions.
 
-use std::collections::BTreeMap;
-
 use heddle_meta::cluster::{NodeRecord, REQUEST_BYTES_MAX, Request, Word};
 use heddle_meta::raft::Response;
 use heddle_types::{ApiError, Epoch, ErrorCode, NodeId};
@@ -32,8 +30,6 @@ pub(super) struct Introduction {
     pub(super) word: Word,
     /// Who leads, as far as it knows.
     pub(super) leader: Option<NodeId>,
-    /// Where it dials the Raft of the others.
-    pub(super) addresses: BTreeMap<NodeId, String>,
 }
 
 /// A node asks to become part of the cluster.

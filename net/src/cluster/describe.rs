@@ -2,20 +2,34 @@
 //! how many cores it has, which core each of its shards is at home on; and, once in the life of a
 //! cluster, bringing in the collections of a node that was alone before.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use heddle_meta::cluster::{ClusterCommand, ClusterState, NodeState};
 use heddle_runtime::{fatal, sleep};
 use heddle_types::{FatalReason, Retry};
 
-use super::{Cluster, RETRY_PAUSE, open};
+use super::{Cluster, RETRY_PAUSE};
 use crate::meta::Meta;
 
 pub(super) async fn run(cluster: Rc<Cluster>, meta: Rc<Meta>) {
+    // The epochs of state and catalog between which nothing had to be corrected: the Raft tells of
+    // changes several times a second, and the catalog may be large.
+    let right = Cell::new(None);
     loop {
         let due = || {
             let is_ready = cluster.is_member.get() && cluster.leader().is_some();
-            is_ready.then(|| cluster.with_state(|state| cluster.correction(state, &meta))).flatten()
+            let epochs = (cluster.with_state(|state| state.epoch()), meta.epoch());
+            if !is_ready || right.get() == Some(epochs) {
+                return None;
+            }
+            cluster.with_state(|state| {
+                let correction = cluster.correction(state, &meta);
+                // Before this node is in the state it waits for its vote, which changes no epoch.
+                let is_right = correction.is_none() && state.node(cluster.own).is_some();
+                right.set(is_right.then_some(epochs));
+                correction
+            })
         };
         let command = cluster.changed.until(due).await;
         let adopts = matches!(command, ClusterCommand::AdoptCatalog { .. });
@@ -23,10 +37,7 @@ pub(super) async fn run(cluster: Rc<Cluster>, meta: Rc<Meta>) {
         match cluster.change(command).await {
             Ok(epoch) => {
                 if adopts {
-                    let config = &cluster.core.node.config;
-                    let stored = open::store_cluster(&config.data_dir, &config.cluster_name);
-                    stored.unwrap_or_else(|error| fatal(FatalReason::CatalogWrite, error));
-                    cluster.follows.set(true);
+                    cluster.begin_to_follow();
                 }
                 // The next correction is due only in a state that has this one.
                 let seen = || cluster.with_state(|state| state.epoch() >= epoch).then_some(());
@@ -34,10 +45,7 @@ pub(super) async fn run(cluster: Rc<Cluster>, meta: Rc<Meta>) {
             }
             Err(_) if adopts && cluster.has_adopted(&meta).await => {
                 // An earlier attempt was taken, and its answer lost.
-                let config = &cluster.core.node.config;
-                let stored = open::store_cluster(&config.data_dir, &config.cluster_name);
-                stored.unwrap_or_else(|error| fatal(FatalReason::CatalogWrite, error));
-                cluster.follows.set(true);
+                cluster.begin_to_follow();
             }
             Err(error) if adopts && error.retry == Retry::Never => {
                 // Following the state would remove this node's collections.

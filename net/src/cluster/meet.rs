@@ -75,7 +75,6 @@ impl Cluster {
             is_member: self.is_member.get(),
             word: self.assembly.borrow().word(),
             leader: self.leader(),
-            addresses: self.book.addresses(),
         }
     }
 

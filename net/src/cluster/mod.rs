@@ -44,7 +44,7 @@ use crate::peer::{self, PeerCall};
 use crate::raft_host::GlommioHost;
 use book::AddressBook;
 use changed::Changed;
-pub(crate) use open::{cluster_of, store_cluster};
+pub(crate) use open::cluster_of;
 pub(crate) use propose::CHANGE_BUDGET;
 pub(crate) use status::ClusterReport;
 
@@ -94,7 +94,12 @@ impl Cluster {
     /// Waits until this node is part of a cluster and has made its state true. A node that was part
     /// of one before does not wait: what it has made true is what it serves by.
     pub(crate) async fn joined(&self) {
-        if self.machine.with_state(|state| state.node(self.own).is_some()) {
+        let known = self.with_state(|state| state.node(self.own).map(|node| node.name.clone()));
+        if let Some(known) = known {
+            let name = &self.core.node.config.name;
+            if *name != known {
+                tracing::warn!(name, known, "the cluster keeps the name that a node joined with");
+            }
             return;
         }
         tracing::info!("waiting to become part of a cluster");
@@ -116,6 +121,19 @@ impl Cluster {
     /// Looks at the state as this node has applied it.
     pub(crate) fn with_state<T>(&self, look: impl FnOnce(&ClusterState) -> T) -> T {
         self.machine.with_state(look)
+    }
+
+    /// Is the catalog of this node that of the cluster?
+    pub(crate) fn follows(&self) -> bool {
+        self.follows.get()
+    }
+
+    /// From now on, durably, the catalog of this node is that of the cluster.
+    pub(crate) fn begin_to_follow(&self) {
+        let config = &self.core.node.config;
+        let stored = open::store_cluster(&config.data_dir, &config.cluster_name);
+        stored.unwrap_or_else(|error| fatal(FatalReason::CatalogWrite, error));
+        self.follows.set(true);
     }
 
     /// Waits until this node has made the state of an epoch true.
@@ -248,7 +266,6 @@ async fn follow(cluster: Rc<Cluster>, meta: Rc<Meta>) {
         match meta.follow(&state).await {
             Ok(true) => {
                 followed = state.epoch();
-                cluster.follows.set(true);
                 // After a start the state may lag behind what was made true before.
                 cluster.made_true.set(state.epoch().max(meta.catalog().epoch()));
                 cluster.changed.tell();

@@ -41,6 +41,11 @@ struct Membership {
 pub(super) async fn open(core: &Rc<Core>, device: GlommioDevice) -> Rc<Cluster> {
     let own = core.node.identity.node;
     let config = &core.node.config;
+    let belongs_to = cluster_of(&config.data_dir);
+    if let Some(name) = belongs_to.as_ref().filter(|name| **name != config.cluster_name) {
+        let found = format!("cluster_name is {}", config.cluster_name);
+        fatal(FatalReason::Config, format_args!("{found}, this node belongs to {name}"));
+    }
     let is_new = match device.list(FOLDER).await {
         Ok(names) => names.is_empty(),
         Err(DeviceError::NotFound { .. }) => true,
@@ -83,7 +88,7 @@ pub(super) async fn open(core: &Rc<Core>, device: GlommioDevice) -> Rc<Cluster> 
         book,
         assembly: RefCell::new(Assembly::new(own, expect, promised, now)),
         is_member: Cell::new(false),
-        follows: Cell::new(cluster_of(&config.data_dir).is_some()),
+        follows: Cell::new(belongs_to.is_some()),
         made_true: Cell::new(Epoch(0)),
         changed: Changed::default(),
     })
@@ -116,7 +121,7 @@ pub(crate) fn cluster_of(data_dir: &Path) -> Option<String> {
 }
 
 /// Stores that the catalog of this node is that of a cluster; durable when it returns.
-pub(crate) fn store_cluster(data_dir: &Path, cluster: &str) -> io::Result<()> {
+pub(super) fn store_cluster(data_dir: &Path, cluster: &str) -> io::Result<()> {
     store(data_dir, MEMBER, &Membership { cluster: cluster.to_owned() })
 }
 

@@ -19,7 +19,7 @@ use heddle_types::{
 use heddle_wire::message::NodeFate;
 
 use super::Meta;
-use crate::cluster::{self, CHANGE_BUDGET, Cluster};
+use crate::cluster::{CHANGE_BUDGET, Cluster};
 use crate::message::{CoreAnswer, CoreReply, CoreRequest, Publication};
 use crate::nodes::{Nodes, PeerNode};
 use crate::registry::CollectionRoute;
@@ -59,17 +59,9 @@ impl Meta {
 
     /// Is the state a successor of this node's catalog?
     fn may_follow(&self, state: &ClusterState) -> bool {
-        let config = &self.core.node.config;
-        match cluster::cluster_of(&config.data_dir) {
-            Some(name) if name == config.cluster_name => return true,
-            Some(name) => fatal(
-                FatalReason::Config,
-                format_args!(
-                    "cluster_name is {}, this node belongs to {name}",
-                    config.cluster_name
-                ),
-            ),
-            None => {}
+        let cluster = self.core.cluster.get().expect("a node that follows is part of a cluster");
+        if cluster.follows() {
+            return true;
         }
         let own = self.stored.borrow();
         if own.shards_made() > 0 && state.catalog().shards_made() == 0 {
@@ -87,8 +79,7 @@ impl Meta {
                  cluster that never had a collection takes them over",
             );
         }
-        let stored = cluster::store_cluster(&config.data_dir, &config.cluster_name);
-        stored.unwrap_or_else(|error| fatal(FatalReason::CatalogWrite, error));
+        cluster.begin_to_follow();
         true
     }
 
