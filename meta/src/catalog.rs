@@ -17,13 +17,62 @@ use crate::placement::Placement;
 
 /// One physical shard of a collection.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(from = "StoredShard", into = "StoredShard")]
 pub struct ShardEntry {
     /// Identity, never reused.
     pub id: ShardId,
-    /// The node that holds it.
-    pub node: NodeId,
-    /// The data core of that node which mutates it.
-    pub home: u32,
+    /// Its replicas, each on a node of its own; never empty. Their order is the same everywhere.
+    pub replicas: Vec<Placement>,
+}
+
+impl ShardEntry {
+    /// A shard with one replica.
+    #[must_use]
+    pub fn single(id: ShardId, place: Placement) -> Self {
+        Self { id, replicas: vec![place] }
+    }
+
+    /// The first replica.
+    #[must_use]
+    pub fn first(&self) -> Placement {
+        self.replicas[0]
+    }
+
+    /// The data core of a node that works on its replica; none when it holds none.
+    #[must_use]
+    pub fn home_on(&self, node: NodeId) -> Option<u32> {
+        self.replicas.iter().find(|place| place.node == node).map(|place| place.home)
+    }
+
+    fn place_on(&mut self, node: NodeId) -> Option<&mut Placement> {
+        self.replicas.iter_mut().find(|place| place.node == node)
+    }
+}
+
+/// A shard as it is stored: one with a single replica looks as it did before there were more.
+#[derive(Serialize, Deserialize)]
+struct StoredShard {
+    id: ShardId,
+    node: NodeId,
+    home: u32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    others: Vec<Placement>,
+}
+
+impl From<StoredShard> for ShardEntry {
+    fn from(stored: StoredShard) -> Self {
+        let first = Placement { node: stored.node, home: stored.home };
+        let replicas = std::iter::once(first).chain(stored.others).collect();
+        Self { id: stored.id, replicas }
+    }
+}
+
+impl From<ShardEntry> for StoredShard {
+    fn from(mut entry: ShardEntry) -> Self {
+        let others = entry.replicas.split_off(1);
+        let Placement { node, home } = entry.first();
+        Self { id: entry.id, node, home, others }
+    }
 }
 
 /// One collection.
@@ -75,10 +124,12 @@ pub enum Command {
         /// Where it rests as given, if that was not declared.
         raw: RawVectors,
     },
-    /// Moves the home of a shard to another core of its node.
+    /// Moves the home of a replica to another core of its node.
     MoveHome {
         /// The shard.
         shard: ShardId,
+        /// The node whose replica it is.
+        node: NodeId,
         /// The new home core.
         home: u32,
     },
@@ -115,11 +166,13 @@ pub enum CatalogError {
         /// The dimension it has; none when there is no such vector.
         fixed: Option<u32>,
     },
-    /// No such shard.
-    #[error("shard {shard} does not exist")]
+    /// No such shard, or not on that node.
+    #[error("shard {shard} has no replica on node {node}")]
     UnknownShard {
         /// The shard asked for.
         shard: ShardId,
+        /// The node asked for.
+        node: NodeId,
     },
     /// No core can take a shard.
     #[error("no data core can take a shard")]
@@ -209,23 +262,43 @@ impl Catalog {
     #[must_use]
     pub fn on_node(mut self, node: NodeId) -> Self {
         let shards = self.collections.values_mut().flat_map(|entry| &mut entry.shards);
-        shards.for_each(|shard| shard.node = node);
+        shards.for_each(|shard| {
+            let home = shard.first().home;
+            shard.replicas = vec![Placement { node, home }];
+        });
         self
+    }
+
+    /// The same catalog with these replicas of each shard; one that gets none keeps what it has.
+    #[must_use]
+    pub fn with_replicas<'a>(mut self, of: impl Fn(ShardId) -> &'a [Placement]) -> Self {
+        for shard in self.collections.values_mut().flat_map(|entry| &mut entry.shards) {
+            let replicas = of(shard.id);
+            if !replicas.is_empty() {
+                shard.replicas = replicas.to_vec();
+            }
+        }
+        self
+    }
+
+    /// Has any shard more than one replica?
+    #[must_use]
+    pub fn is_replicated(&self) -> bool {
+        self.shards().any(|(_, shard)| shard.replicas.len() > 1)
     }
 
     /// The same catalog with the homes that another one has for the shards of a node; the epoch
     /// stays. Shards that the other one does not know get homes among `cores` cores.
     #[must_use]
     pub fn with_homes_of(mut self, other: &Self, node: NodeId, cores: u32) -> Self {
-        let homes: BTreeMap<ShardId, u32> = other
-            .shards()
-            .filter(|(_, shard)| shard.node == node)
-            .map(|(_, shard)| (shard.id, shard.home))
-            .collect();
-        let shards = self.collections.values_mut().flat_map(|entry| &mut entry.shards);
-        for shard in shards.filter(|shard| shard.node == node) {
+        let home_of = |shard: &ShardEntry| Some((shard.id, shard.home_on(node)?));
+        let homes: BTreeMap<ShardId, u32> =
+            other.shards().filter_map(|(_, shard)| home_of(shard)).collect();
+        for shard in self.collections.values_mut().flat_map(|entry| &mut entry.shards) {
             let known = homes.get(&shard.id).copied();
-            shard.home = known.unwrap_or(shard.home % cores.max(1));
+            if let Some(place) = shard.place_on(node) {
+                place.home = known.unwrap_or(place.home % cores.max(1));
+            }
         }
         self
     }
@@ -261,11 +334,12 @@ impl Catalog {
             let mut config = CollectionConfig::clone(&entry.config);
             config.sharding.count = count;
             config.validate()?;
-            let node = entry.shards.first().map(|shard| shard.node).unwrap_or_default();
+            let node = entry.shards.first().map(|shard| shard.first().node).unwrap_or_default();
             let shards = (0..count).map(|_| {
                 self.shards_made += 1;
                 home += 1;
-                ShardEntry { id: ShardId(self.shards_made), node, home: (home - 1) % homes.max(1) }
+                let place = Placement { node, home: (home - 1) % homes.max(1) };
+                ShardEntry::single(ShardId(self.shards_made), place)
             });
             entry.shards = shards.collect();
             let ids: Vec<ShardId> = entry.shards.iter().map(|shard| shard.id).collect();
@@ -290,7 +364,7 @@ impl Catalog {
             Command::FixDims { collection, vector, dims, quantization, raw } => {
                 self.fix_dims(*collection, vector, *dims, (*quantization, *raw))?;
             }
-            Command::MoveHome { shard, home } => self.move_home(*shard, *home)?,
+            Command::MoveHome { shard, node, home } => self.move_home(*shard, *node, *home)?,
         }
         self.epoch = Epoch(self.epoch.0 + 1);
         Ok(())
@@ -316,11 +390,7 @@ impl Catalog {
         let shards: Vec<ShardEntry> = placements
             .iter()
             .zip(self.shards_made + 1..)
-            .map(|(place, number)| ShardEntry {
-                id: ShardId(number),
-                node: place.node,
-                home: place.home,
-            })
+            .map(|(place, number)| ShardEntry::single(ShardId(number), *place))
             .collect();
         let ids: Vec<ShardId> = shards.iter().map(|shard| shard.id).collect();
         let routing = RoutingTable::deal(&ids, config.sharding.virtual_per_physical);
@@ -362,14 +432,15 @@ impl Catalog {
         Ok(())
     }
 
-    fn move_home(&mut self, id: ShardId, home: u32) -> Result<(), CatalogError> {
-        let shard = self
+    fn move_home(&mut self, id: ShardId, node: NodeId, home: u32) -> Result<(), CatalogError> {
+        let place = self
             .collections
             .values_mut()
             .flat_map(|entry| &mut entry.shards)
             .find(|shard| shard.id == id)
-            .ok_or(CatalogError::UnknownShard { shard: id })?;
-        shard.home = home;
+            .and_then(|shard| shard.place_on(node))
+            .ok_or(CatalogError::UnknownShard { shard: id, node })?;
+        place.home = home;
         Ok(())
     }
 }
@@ -435,7 +506,7 @@ mod tests {
             Command::DropCollection { name: "B".to_owned() },
             fix("other", 3),
             fix("", 0),
-            Command::MoveHome { shard: ShardId(99), home: 0 },
+            Command::MoveHome { shard: ShardId(99), node: NodeId::default(), home: 0 },
         ] {
             catalog.apply(&command).unwrap_err();
             assert_eq!(catalog, before, "{command:?}");
@@ -465,6 +536,40 @@ mod tests {
         assert_eq!(vector.raw, Some(RawVectors::Disk));
         let error = catalog.apply(&fix(4)).unwrap_err();
         assert!(matches!(error, CatalogError::Dims { asked: 4, fixed: Some(3), .. }), "{error}");
+    }
+
+    #[test]
+    fn a_shard_with_one_replica_is_stored_as_before_and_one_with_more_is_read_back() {
+        let node = |number: u128| NodeId(uuid::Uuid::from_u128(number));
+        let place = |number, home| Placement { node: node(number), home };
+        let old = r#"{"id":7,"node":"00000000-0000-0000-0000-000000000001","home":3}"#;
+        let single = ShardEntry::single(ShardId(7), place(1, 3));
+        assert_eq!(serde_json::to_string(&single).unwrap(), old);
+        assert_eq!(serde_json::from_str::<ShardEntry>(old).unwrap(), single);
+        let several = ShardEntry { id: ShardId(7), replicas: vec![place(1, 3), place(2, 0)] };
+        let text = serde_json::to_string(&several).unwrap();
+        assert_eq!(serde_json::from_str::<ShardEntry>(&text).unwrap(), several);
+        assert_eq!((several.home_on(node(2)), several.home_on(node(3))), (Some(0), None));
+    }
+
+    #[test]
+    fn each_node_keeps_the_homes_of_its_own_replicas() {
+        let node = |number: u128| NodeId(uuid::Uuid::from_u128(number));
+        let place = |number, home| Placement { node: node(number), home };
+        let mut catalog = Catalog::default();
+        catalog.apply(&create("A", 2)).unwrap();
+        let replicas = [place(1, 0), place(2, 5)];
+        let catalog = catalog.with_replicas(|_| &replicas);
+        assert!(catalog.is_replicated());
+        let mut own = catalog.clone();
+        own.apply(&Command::MoveHome { shard: ShardId(1), node: node(2), home: 1 }).unwrap();
+        own.apply(&Command::MoveHome { shard: ShardId(1), node: node(3), home: 1 }).unwrap_err();
+        let settled = catalog.clone().with_homes_of(&own, node(2), 2);
+        let homes: Vec<_> = settled.shards().map(|(_, shard)| shard.replicas.clone()).collect();
+        assert_eq!(homes, [vec![place(1, 0), place(2, 1)], vec![place(1, 0), place(2, 5)]]);
+        let fresh = catalog.with_homes_of(&Catalog::default(), node(2), 2);
+        let homes: Vec<_> = fresh.shards().map(|(_, shard)| shard.home_on(node(2))).collect();
+        assert_eq!(homes, [Some(1), Some(1)], "a home on a core that there is");
     }
 
     #[test]

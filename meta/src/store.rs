@@ -19,7 +19,10 @@ use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, OpenMode};
 use crate::catalog::{Catalog, InvalidCatalog};
 
 const MAGIC: &[u8; 8] = b"HDLCATLG";
-const VERSION: u32 = 1;
+/// Newest format that is read. A catalog without further replicas is written as version 1, which is
+/// the same file without them: a server that knows nothing of replicas can still read it.
+const VERSION: u32 = 2;
+const VERSION_SINGLE: u32 = 1;
 const HEADER_BYTES: usize = 40;
 /// Largest catalog that is read (64 MiB): a bound for what a damaged length may ask for.
 const CATALOG_BYTES_MAX: usize = 64 << 20;
@@ -181,7 +184,8 @@ fn encode(generation: u64, catalog: &Catalog) -> Result<Vec<u8>, StoreError> {
     }
     let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
     bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    let version = if catalog.is_replicated() { VERSION } else { VERSION_SINGLE };
+    bytes.extend_from_slice(&version.to_le_bytes());
     bytes.extend_from_slice(&[0; 4]);
     bytes.extend_from_slice(&generation.to_le_bytes());
     bytes.extend_from_slice(&(payload.len() as u64).to_le_bytes());

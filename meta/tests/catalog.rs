@@ -67,6 +67,13 @@ fn each_field_that_does_not_fit_is_named() {
         (format!("{docs}/shards"), json!(many), "collections.\"Docs\".shards"),
         (format!("{docs}/shards/1/id"), json!(0), "collections.\"Docs\".shards[1].id"),
         (format!("{docs}/shards/1/home"), json!(70_000), "collections.\"Docs\".shards[1].home"),
+        (
+            format!("{docs}/shards/1"),
+            json!({ "id": 2, "node": NodeId::default(), "home": 0, "others": [
+                { "node": NodeId::default(), "home": 1 },
+            ] }),
+            "collections.\"Docs\".shards[1].others[0].node",
+        ),
         (format!("{docs}/routing/owners"), json!([]), "collections.\"Docs\".routing.owners"),
         (format!("{docs}/routing/owners/3"), json!(9), "collections.\"Docs\".routing.owners[3]"),
         // A shard of another collection.

@@ -84,7 +84,7 @@ fn cores_and_missing_shards_that_cannot_be_are_refused() {
 fn a_catalog_of_a_restored_directory_names_its_node_and_opens() {
     let node = NodeId::random();
     let catalog = catalog().on_node(node);
-    assert!(catalog.shards().all(|(_, shard)| shard.node == node));
+    assert!(catalog.shards().all(|(_, shard)| shard.first().node == node));
     let disk = SimDisk::new(1);
     for (name, bytes) in first_files(&catalog).unwrap() {
         disk.plant_file(name, bytes);
@@ -106,7 +106,7 @@ fn new_shards_have_new_numbers_and_share_the_objects() {
     let numbers =
         |catalog: &Catalog| catalog.shards().map(|(_, shard)| shard.id.0).collect::<Vec<u64>>();
     assert_eq!((numbers(&old), numbers(&new)), (vec![1, 2], vec![3, 4, 5, 6, 7]));
-    let homes: Vec<u32> = new.shards().map(|(_, shard)| shard.home).collect();
+    let homes: Vec<u32> = new.shards().map(|(_, shard)| shard.first().home).collect();
     assert_eq!(homes, [0, 1, 2, 0, 1]);
     let entry = new.collection("Docs").unwrap();
     assert_eq!(entry.config.sharding.count, 5);

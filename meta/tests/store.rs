@@ -105,3 +105,20 @@ fn damage_in_one_slot_falls_back_and_says_so_and_in_both_is_refused() {
         }
     });
 }
+
+#[test]
+fn a_catalog_with_further_replicas_is_a_version_of_its_own_and_one_without_stays_as_it_was() {
+    block_on(async {
+        let single = with_collection(&Catalog::default(), 0);
+        let places = [(1, 0), (2, 3)]
+            .map(|(node, home)| Placement { node: NodeId(uuid::Uuid::from_u128(node)), home });
+        let replicated = single.clone().with_replicas(|_| &places);
+        for (catalog, version) in [(single, 1), (replicated, 2)] {
+            let disk = SimDisk::new(4);
+            save_all(&disk, std::slice::from_ref(&catalog)).await;
+            let bytes = disk.file_bytes("catalog.1").unwrap();
+            assert_eq!(bytes[8..12], u32::to_le_bytes(version));
+            assert_eq!(CatalogStore::open(disk).await.unwrap().catalog, Some(catalog));
+        }
+    });
+}

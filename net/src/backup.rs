@@ -144,7 +144,8 @@ impl Backups {
     ) -> Result<Taken, ApiError> {
         let mut homes = BTreeMap::<CoreIndex, Vec<ShardId>>::new();
         for (_, shard) in catalog.shards() {
-            homes.entry(shard.home as usize).or_default().push(shard.id);
+            // A node that takes backups is alone: it has the only replica.
+            homes.entry(shard.first().home as usize).or_default().push(shard.id);
         }
         // Before any image is written.
         let missing = self.find_damaged(&homes).await?;

@@ -159,10 +159,13 @@ async fn enter_cluster(
 
 /// The moves that give every shard of a node a home among `data_cores` cores.
 fn rehome(catalog: &Catalog, own: NodeId, data_cores: usize) -> Vec<Command> {
-    let foreign = catalog
-        .shards()
-        .filter(|(_, shard)| shard.node == own && shard.home as usize >= data_cores);
-    foreign.map(|(_, shard)| move_home(shard.id, heir_of(shard.home, data_cores))).collect()
+    let homes = catalog.shards().filter_map(|(_, shard)| Some((shard.id, shard.home_on(own)?)));
+    let foreign = homes.filter(|(_, home)| *home as usize >= data_cores);
+    let moves = foreign.map(|(shard, home)| {
+        let home = heir_of(home, data_cores) as u32;
+        Command::MoveHome { shard, node: own, home }
+    });
+    moves.collect()
 }
 
 /// The core that takes over what a core of another number had: its shards and its log. Both go to
@@ -170,10 +173,6 @@ fn rehome(catalog: &Catalog, own: NodeId, data_cores: usize) -> Vec<Command> {
 /// once the shards of the core that read it have images of their own.
 fn heir_of(core: u32, data_cores: usize) -> CoreIndex {
     core as usize % data_cores
-}
-
-fn move_home(shard: ShardId, home: CoreIndex) -> Command {
-    Command::MoveHome { shard, home: home as u32 }
 }
 
 /// Writes images of everything, then the new homes.
@@ -433,11 +432,11 @@ mod tests {
             for cores in 1..=6 {
                 let mut homes: Vec<CoreIndex> = (0..before as usize).collect();
                 for command in rehome(&catalog, NodeId::default(), cores) {
-                    let Command::MoveHome { shard, home } = command else {
+                    let Command::MoveHome { shard, home, .. } = command else {
                         panic!("{command:?} moves nothing");
                     };
                     let old = catalog.shards().find(|(_, entry)| entry.id == shard).unwrap();
-                    homes[old.1.home as usize] = home as usize;
+                    homes[old.1.first().home as usize] = home as usize;
                 }
                 for (log, home) in (0..).zip(homes) {
                     assert!(home < cores);
@@ -463,7 +462,7 @@ mod tests {
         let placements = place_shards(cores as usize, &loads);
         let id = CollectionId::default();
         catalog.apply(&Command::CreateCollection { config, id, seed: 1, placements }).unwrap();
-        let mut homes: Vec<u32> = catalog.shards().map(|(_, shard)| shard.home).collect();
+        let mut homes: Vec<u32> = catalog.shards().map(|(_, shard)| shard.first().home).collect();
         homes.sort_unstable();
         assert_eq!(homes, (0..cores).collect::<Vec<u32>>());
         catalog

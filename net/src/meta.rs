@@ -15,7 +15,7 @@ use futures::lock::{Mutex, MutexGuard};
 use heddle_core::shard::ShardSpec;
 use heddle_core::validate::{NodeFacts, check_supported, profile_of, settle_profiles};
 use heddle_meta::{
-    Catalog, CatalogStore, CollectionEntry, Command, CoreLoad, StoreError, place_shards,
+    Catalog, CatalogStore, CollectionEntry, Command, CoreLoad, ShardEntry, StoreError, place_shards,
 };
 use heddle_runtime::{GlommioDevice, fatal};
 use heddle_types::{
@@ -225,7 +225,8 @@ impl Meta {
         self.data_cores()
             .map(|core| {
                 let core = core as u32;
-                let shards = catalog.shards().filter(|(_, shard)| shard.home == core).count();
+                let is_home = |shard: &ShardEntry| shard.home_on(node) == Some(core);
+                let shards = catalog.shards().filter(|(_, shard)| is_home(shard)).count();
                 CoreLoad { node, core, shards: shards as u32, objects: 0 }
             })
             .collect()
@@ -341,12 +342,14 @@ impl Meta {
         join_all(calls).await
     }
 
-    /// The shards of a collection on this node.
+    /// The shards of which this node has a replica, of one collection.
     fn shards_by_home(&self, entry: &CollectionEntry) -> BTreeMap<CoreIndex, Vec<ShardId>> {
         let own = self.core.node.identity.node;
         let mut homes = BTreeMap::<CoreIndex, Vec<ShardId>>::new();
-        for shard in entry.shards.iter().filter(|shard| shard.node == own) {
-            homes.entry(shard.home as usize).or_default().push(shard.id);
+        for shard in &entry.shards {
+            if let Some(home) = shard.home_on(own) {
+                homes.entry(home as usize).or_default().push(shard.id);
+            }
         }
         homes
     }
@@ -369,8 +372,9 @@ pub(crate) fn specs_by_home<'a>(
 ) -> BTreeMap<CoreIndex, Vec<ShardSpec>> {
     let mut homes = BTreeMap::<CoreIndex, Vec<ShardSpec>>::new();
     for entry in entries {
-        for shard in entry.shards.iter().filter(|shard| shard.node == node) {
-            homes.entry(shard.home as usize).or_default().push(ShardSpec {
+        for shard in &entry.shards {
+            let Some(home) = shard.home_on(node) else { continue };
+            homes.entry(home as usize).or_default().push(ShardSpec {
                 id: shard.id,
                 collection: entry.id,
                 config: Arc::clone(&entry.config),

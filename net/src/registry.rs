@@ -10,21 +10,53 @@ use std::task::{Poll, Waker};
 
 use heddle_core::engine::quarantine_refusal;
 use heddle_core::shard::ShardView;
-use heddle_meta::CollectionEntry;
+use heddle_meta::{CollectionEntry, Placement, ShardEntry};
 use heddle_types::{
     ApiError, CollectionConfig, CollectionId, CoreIndex, Epoch, ErrorCode, NodeId, ObjectId,
-    RoutingTable, ShardId,
+    RoutingTable, ShardId, token_of,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::message::{Publication, ViewSet};
 use crate::nodes::Nodes;
 
-/// Where a shard is served.
+/// Where a replica of a shard is served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ReplicaPlace {
+    /// The node that holds it.
+    pub(crate) node: NodeId,
+    /// The data core of that node which works on it.
+    pub(crate) home: CoreIndex,
+    /// Is that node this one?
+    pub(crate) is_here: bool,
+}
+
+/// A shard and everywhere it is served.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct ShardPlace {
     pub(crate) id: ShardId,
-    /// The node that holds it.
+    /// Its replicas, in catalog order; never empty.
+    pub(crate) replicas: Vec<ReplicaPlace>,
+}
+
+impl ShardPlace {
+    /// The shard at one of its replicas.
+    pub(crate) fn at(&self, replica: usize) -> ShardAt {
+        let ReplicaPlace { node, home, is_here } = self.replicas[replica];
+        ShardAt { id: self.id, node, home, is_here }
+    }
+
+    /// The position of this node's replica, if it has one.
+    pub(crate) fn here(&self) -> Option<usize> {
+        self.replicas.iter().position(|replica| replica.is_here)
+    }
+}
+
+/// A shard at one of the replicas that it has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ShardAt {
+    pub(crate) id: ShardId,
+    /// The node of that replica.
     pub(crate) node: NodeId,
     /// The data core of that node which works on it.
     pub(crate) home: CoreIndex,
@@ -40,50 +72,77 @@ pub(crate) struct CollectionRoute {
     pub(crate) routing: RoutingTable,
     /// The shards, in catalog order.
     pub(crate) shards: Vec<ShardPlace>,
-    /// Are all shards on this node?
+    /// Each shard at its first replica.
+    pub(crate) firsts: Vec<ShardAt>,
+    /// Are the first replicas of all shards on this node?
     pub(crate) is_all_here: bool,
+    // Position in `shards` of the owner of each virtual shard.
+    owners: Vec<u16>,
+    // Position in `shards` of each shard, by its number.
+    positions: Vec<(ShardId, u16)>,
 }
 
 impl CollectionRoute {
     /// The route of a collection, as the node `own` sees it.
     pub(crate) fn of(entry: &CollectionEntry, own: NodeId) -> Self {
-        let place = |shard: &heddle_meta::ShardEntry| ShardPlace {
+        let replica = |place: &Placement| ReplicaPlace {
+            node: place.node,
+            home: place.home as usize,
+            is_here: place.node == own,
+        };
+        let place = |shard: &ShardEntry| ShardPlace {
             id: shard.id,
-            node: shard.node,
-            home: shard.home as usize,
-            is_here: shard.node == own,
+            replicas: shard.replicas.iter().map(replica).collect(),
         };
         let shards: Vec<ShardPlace> = entry.shards.iter().map(place).collect();
+        let firsts: Vec<ShardAt> = shards.iter().map(|shard| shard.at(0)).collect();
+        let mut positions: Vec<(ShardId, u16)> =
+            shards.iter().map(|shard| shard.id).zip(0..).collect();
+        positions.sort_unstable();
+        let owner = |id: &ShardId| {
+            let found = positions.binary_search_by_key(id, |(shard, _)| *shard);
+            positions[found.expect("the routing table names shards of its collection")].1
+        };
+        let owners = entry.routing.owners().iter().map(owner).collect();
         Self {
             id: entry.id,
             config: Arc::clone(&entry.config),
             routing: entry.routing.clone(),
-            is_all_here: shards.iter().all(|shard| shard.is_here),
+            is_all_here: firsts.iter().all(|shard| shard.is_here),
             shards,
+            firsts,
+            owners,
+            positions,
         }
     }
 
     /// Position in [`CollectionRoute::shards`] of a shard.
     pub(crate) fn position(&self, shard: ShardId) -> Option<usize> {
-        self.shards.iter().position(|other| other.id == shard)
+        let found = self.positions.binary_search_by_key(&shard, |(id, _)| *id).ok()?;
+        Some(usize::from(self.positions[found].1))
     }
 
-    /// The positions of the shards that other nodes hold, node by node.
+    /// Position in [`CollectionRoute::shards`] of the owner of each virtual shard.
+    pub(crate) fn owners(&self) -> &[u16] {
+        &self.owners
+    }
+
+    /// The positions of the shards whose first replica another node holds, node by node.
     pub(crate) fn elsewhere(&self) -> BTreeMap<NodeId, Vec<usize>> {
         let mut nodes = BTreeMap::<NodeId, Vec<usize>>::new();
-        for (position, shard) in self.shards.iter().enumerate().filter(|(_, it)| !it.is_here) {
+        for (position, shard) in self.firsts.iter().enumerate().filter(|(_, it)| !it.is_here) {
             nodes.entry(shard.node).or_default().push(position);
         }
         nodes
     }
 
-    /// Position in [`CollectionRoute::shards`] of the shard that owns an object.
+    /// Position in [`CollectionRoute::shards`] of the shard that owns an object. Cost: a hash of
+    /// the id, however many shards there are.
     pub(crate) fn place_of(&self, id: &ObjectId) -> usize {
         if self.shards.len() == 1 {
             return 0;
         }
-        let owner = self.routing.shard_of(id);
-        self.position(owner).expect("the routing table names shards of its collection")
+        usize::from(self.owners[self.routing.virtual_of(token_of(id))])
     }
 }
 
@@ -311,12 +370,10 @@ mod tests {
     fn route(name: &str, id: u128, nodes: &[u128]) -> Arc<CollectionRoute> {
         let node = |id: &u128| NodeId(uuid::Uuid::from_u128(*id));
         let config = CollectionConfig { name: name.to_owned(), ..Default::default() };
-        let shards = nodes.iter().zip(1..).map(|(id, number)| heddle_meta::ShardEntry {
-            id: ShardId(number),
-            node: node(id),
-            home: 1,
+        let shards = nodes.iter().zip(1..).map(|(id, number)| {
+            ShardEntry::single(ShardId(number), Placement { node: node(id), home: 1 })
         });
-        let shards: Vec<heddle_meta::ShardEntry> = shards.collect();
+        let shards: Vec<ShardEntry> = shards.collect();
         let ids: Vec<ShardId> = shards.iter().map(|shard| shard.id).collect();
         let entry = CollectionEntry {
             id: CollectionId(uuid::Uuid::from_u128(id)),
@@ -335,6 +392,37 @@ mod tests {
         let elsewhere: Vec<Vec<usize>> = mixed.elsewhere().into_values().collect();
         assert_eq!(elsewhere, [vec![1, 3], vec![2]]);
         assert!(route("Docs", 9, &[1, 1]).is_all_here);
+    }
+
+    #[test]
+    fn a_route_has_every_replica_and_finds_the_shard_of_an_object_as_the_table_does() {
+        let node = |id: u128| NodeId(uuid::Uuid::from_u128(id));
+        let place = |id, home| Placement { node: node(id), home };
+        let shard = |number, replicas| ShardEntry { id: ShardId(number), replicas };
+        // The numbers of shards do not follow their order.
+        let shards = vec![
+            shard(9, vec![place(2, 0), place(1, 1)]),
+            shard(4, vec![place(3, 0), place(2, 0)]),
+        ];
+        let ids: Vec<ShardId> = shards.iter().map(|shard| shard.id).collect();
+        let entry = CollectionEntry {
+            id: CollectionId::default(),
+            config: Arc::default(),
+            routing: RoutingTable::deal(&ids, 8),
+            shards,
+            seed: 1,
+        };
+        let route = CollectionRoute::of(&entry, node(1));
+        assert_eq!((route.shards[0].here(), route.shards[1].here()), (Some(1), None));
+        assert!(route.shards[0].at(1).is_here && !route.shards[0].at(0).is_here);
+        assert!(!route.is_all_here, "a first replica is elsewhere");
+        for row in 0..200 {
+            let id = ObjectId::from_row(row);
+            let place = route.place_of(&id);
+            assert_eq!(route.shards[place].id, entry.routing.shard_of(&id));
+            assert_eq!(route.position(route.shards[place].id), Some(place));
+        }
+        assert_eq!(route.position(ShardId(5)), None);
     }
 
     #[test]

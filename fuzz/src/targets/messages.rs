@@ -15,18 +15,20 @@ use heddle_wire::message::{
     SearchReply, SearchRequest, ShardCountReply, ShardCountRequest, ShardDeleteReply,
     ShardDeleteRequest, ShardGetReply, ShardGetRequest, ShardPutReply, ShardPutRequest,
     ShardScanReply, ShardScanRequest, ShardSearchReply, ShardSearchRequest, TopologyNotice,
-    TopologyReply, TopologyRequest, own,
+    TopologyReplicasReply, TopologyReplicasRequest, TopologyReply, TopologyRequest, own,
 };
 use heddle_wire::{AlignedVec, Body, access, decode, decode_any, encode_reply};
 
 pub use samples::seeds;
 
 /// One check for each message; the position is the first byte of the input.
-const CHECKS: [fn(&[u8]); 52] = [
+const CHECKS: [fn(&[u8]); 54] = [
     round_trip::<HelloRequest>,
     round_trip::<HelloReply>,
     round_trip::<TopologyRequest>,
     topology_reply,
+    round_trip::<TopologyReplicasRequest>,
+    round_trip::<TopologyReplicasReply>,
     round_trip::<CollectionCreateRequest>,
     round_trip::<CollectionCreateReply>,
     round_trip::<CollectionListRequest>,

@@ -8,12 +8,14 @@ use std::collections::BTreeSet;
 
 use heddle_types::limits::{COLLECTIONS_MAX, CORES_MAX, SHARDS_PER_COLLECTION_MAX};
 
-use super::{Catalog, CollectionEntry};
+use super::{Catalog, CollectionEntry, ShardEntry};
 
 /// Largest version and largest number of a shard that are believed: one more can always be counted.
 const NUMBER_MAX: u64 = 1 << 48;
 /// Most virtual shards of a collection.
 const OWNERS_MAX: usize = 4_096 * SHARDS_PER_COLLECTION_MAX as usize;
+/// Most replicas of a shard: the largest factor that a definition may have.
+const REPLICAS_MAX: usize = 64;
 /// Characters of a name that are shown.
 const SHOWN_CHARS: usize = 64;
 
@@ -90,12 +92,10 @@ impl CollectionEntry {
         let some = format!("1 to {SHARDS_PER_COLLECTION_MAX} shards");
         expect(is_counted, || field(".shards"), format_args!("{count} shards"), &some)?;
         for (index, shard) in self.shards.iter().enumerate() {
-            let place = |part| field(&format!(".shards[{index}].{part}"));
+            let place = |part: &str| field(&format!(".shards[{index}].{part}"));
             let known = format!("1 to {made}, the number of shards made");
             expect((1..=made).contains(&shard.id.0), || place("id"), shard.id, &known)?;
-            let cores = format!("below {CORES_MAX}");
-            let is_core = (shard.home as usize) < CORES_MAX;
-            expect(is_core, || place("home"), shard.home, &cores)?;
+            shard.validate_replicas(&place)?;
         }
         let owners = self.routing.owners();
         let count = owners.len();
@@ -107,6 +107,27 @@ impl CollectionEntry {
         for (index, owner) in owners.iter().enumerate() {
             let place = || field(&format!(".routing.owners[{index}]"));
             expect(own.contains(owner), place, owner, "a shard of the collection")?;
+        }
+        Ok(())
+    }
+}
+
+impl ShardEntry {
+    fn validate_replicas(&self, field: &impl Fn(&str) -> String) -> Result<(), InvalidCatalog> {
+        let count = self.replicas.len();
+        let some = format!("1 to {REPLICAS_MAX} replicas");
+        expect((1..=REPLICAS_MAX).contains(&count), || field("others"), count, &some)?;
+        let cores = format!("below {CORES_MAX}");
+        let mut nodes = BTreeSet::new();
+        for (position, place) in self.replicas.iter().enumerate() {
+            // The first one is stored beside the shard's number, the rest behind it.
+            let part = |name: &str| match position {
+                0 => field(name),
+                _ => field(&format!("others[{}].{name}", position - 1)),
+            };
+            let is_core = (place.home as usize) < CORES_MAX;
+            expect(is_core, || part("home"), place.home, &cores)?;
+            expect(nodes.insert(place.node), || part("node"), place.node, "a node of its own")?;
         }
         Ok(())
     }

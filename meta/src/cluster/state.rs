@@ -15,7 +15,7 @@ use super::error::{ClusterError, Counted};
 use super::node::{NodeRecord, NodeState};
 use super::rules::PlacementRules;
 use super::validate::Inconsistency;
-use crate::catalog::{Catalog, CollectionEntry, Command};
+use crate::catalog::{Catalog, CollectionEntry, Command, ShardEntry};
 use crate::placement::Placement;
 
 /// Everything the cluster agrees on.
@@ -48,6 +48,12 @@ impl ClusterState {
         &self.catalog
     }
 
+    /// The collections with all replicas of their shards, as a node stores them.
+    #[must_use]
+    pub fn whole_catalog(&self) -> Catalog {
+        self.catalog.clone().with_replicas(|shard| self.replicas(shard))
+    }
+
     /// The nodes, by identity.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeRecord> {
         self.nodes.values()
@@ -74,6 +80,15 @@ impl ClusterState {
     /// The replicas that a node holds. Cost: one pass over all.
     pub fn places_of(&self, node: NodeId) -> impl Iterator<Item = &Placement> {
         self.replicas.values().flatten().filter(move |place| place.node == node)
+    }
+
+    /// The shards of which a node holds a replica, each with its home core there. Cost: one pass
+    /// over all replicas.
+    pub fn homes_on(&self, node: NodeId) -> impl Iterator<Item = (ShardId, u32)> {
+        self.replicas.iter().filter_map(move |(shard, replicas)| {
+            let place = replicas.iter().find(|place| place.node == node)?;
+            Some((*shard, place.home))
+        })
     }
 
     /// What a collection asks of the nodes that hold it.
@@ -198,16 +213,15 @@ impl ClusterState {
         if self.catalog.shards_made() > 0 {
             return Err(ClusterError::HasCollections);
         }
-        if let Some((_, shard)) = catalog.shards().find(|(_, shard)| shard.node != node) {
+        let is_elsewhere = |shard: &ShardEntry| shard.replicas.iter().any(|it| it.node != node);
+        if let Some((_, shard)) = catalog.shards().find(|(_, shard)| is_elsewhere(shard)) {
             return Err(ClusterError::NoReplica { shard: shard.id, node });
         }
         let mut next = self.clone();
         next.catalog = catalog.clone();
         next.catalog.raise_epoch(self.epoch());
-        next.replicas = catalog
-            .shards()
-            .map(|(_, shard)| (shard.id, vec![Placement { node, home: shard.home }]))
-            .collect();
+        next.replicas =
+            catalog.shards().map(|(_, shard)| (shard.id, shard.replicas.clone())).collect();
         if let Some(alias) = self.aliases.keys().find(|alias| catalog.collection(alias).is_some()) {
             return Err(ClusterError::NameTaken { name: alias.clone() });
         }
@@ -365,7 +379,7 @@ impl ClusterState {
         };
         replicas[position] = target;
         if position == 0 {
-            self.catalog.apply(&Command::MoveHome { shard, home: target.home })?;
+            self.catalog.apply(&Command::MoveHome { shard, node, home: target.home })?;
         } else {
             self.catalog.advance_epoch();
         }

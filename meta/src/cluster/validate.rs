@@ -96,8 +96,9 @@ impl ClusterState {
                 format!("shard {} of {name} owns nothing", shard.id)
             })?;
             let replicas = self.replicas(shard.id);
-            let first = Placement { node: shard.node, home: shard.home };
-            ensure(replicas.first() == Some(&first), || {
+            // The catalog names the first one alone.
+            let first = &shard.replicas;
+            ensure(replicas.get(..1) == Some(&first[..]), || {
                 format!("shard {} of {name} is on {:?} first, not {first:?}", shard.id, replicas)
             })?;
             self.validate_replicas(name, shard.id, config.replication.factor, replicas)?;

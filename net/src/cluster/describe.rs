@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use heddle_meta::ShardEntry;
 use heddle_meta::cluster::{ClusterCommand, ClusterState, NodeState};
 use heddle_runtime::{fatal, sleep};
 use heddle_types::{FatalReason, Retry};
@@ -96,12 +97,12 @@ impl Cluster {
         if own.data_cores > known.data_cores {
             return Some(describe);
         }
+        let home_here = |(_, shard): (_, &ShardEntry)| Some((shard.id, shard.home_on(node)?));
         let homes: std::collections::BTreeMap<_, _> =
-            own_catalog.shards().map(|(_, shard)| (shard.id, shard.home)).collect();
-        let mut shards = state.catalog().shards().filter(|(_, shard)| shard.node == node);
-        let moved = shards.find_map(|(_, shard)| {
-            let home = *homes.get(&shard.id)?;
-            (home != shard.home).then_some((shard.id, home))
+            own_catalog.shards().filter_map(home_here).collect();
+        let moved = state.homes_on(node).find_map(|(shard, known)| {
+            let home = *homes.get(&shard)?;
+            (home != known).then_some((shard, home))
         });
         if let Some((shard, home)) = moved {
             return Some(ClusterCommand::MoveHome { shard, node, home });

@@ -16,7 +16,7 @@ use super::objects::Wanted;
 use super::remote::{self, Party};
 use crate::core::Core;
 use crate::message::{CoreRequest, expect_reply};
-use crate::registry::{CollectionRoute, ShardPlace};
+use crate::registry::{CollectionRoute, ShardAt};
 use crate::server::request::RequestFrame;
 
 pub(super) async fn answer(
@@ -51,7 +51,7 @@ async fn delete(
     let route = super::route(core, request, names, message.epoch, deadline).await?;
     let count = message.ids().len();
     let groups = by_shard(&route, message.ids());
-    let calls = groups.iter().zip(&route.shards).filter(|(group, _)| !group.is_empty());
+    let calls = groups.iter().zip(&route.firsts).filter(|(group, _)| !group.is_empty());
     let route = &*route;
     let calls = calls.map(|(group, shard)| async move {
         let outcomes = if shard.is_here {
@@ -92,7 +92,7 @@ async fn delete(
 async fn delete_there(
     core: &Core,
     route: &CollectionRoute,
-    shard: &ShardPlace,
+    shard: &ShardAt,
     durability: Durability,
     group: &[Wanted],
     deadline: Deadline<'_>,

@@ -124,6 +124,7 @@ async fn work(
     match request.kind {
         MessageType::Hello => hello::answer(core, request),
         MessageType::Topology => topology::answer(core, request),
+        MessageType::TopologyReplicas => topology::answer_replicas(core, request),
         MessageType::CollectionCreate => collection::create(core, request).await,
         MessageType::CollectionList => collection::list(core, request),
         MessageType::CollectionShow => collection::show(core, request),

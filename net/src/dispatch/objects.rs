@@ -17,7 +17,7 @@ use super::remote::{self, Party};
 use super::{Deadline, engine_want};
 use crate::core::Core;
 use crate::message::{CoreRequest, expect_reply};
-use crate::registry::{CollectionRoute, ShardPlace};
+use crate::registry::{CollectionRoute, ShardAt};
 use crate::server::request::ReplyBudget;
 
 /// How the objects of a request are looked up.
@@ -87,7 +87,7 @@ impl Gathering<'_> {
         groups: &[Vec<Wanted>],
         found: &mut [Option<Object>],
     ) -> Result<(), ApiError> {
-        for (shard, wanted) in route.shards.iter().zip(groups).filter(|(it, _)| it.is_here) {
+        for (shard, wanted) in route.firsts.iter().zip(groups).filter(|(it, _)| it.is_here) {
             self.of_shard(shard, wanted, usize::MAX, |position, object| found[position] = object)
                 .await?;
         }
@@ -98,7 +98,7 @@ impl Gathering<'_> {
     /// many of the wanted ones were looked up.
     pub(super) async fn of_shard(
         &self,
-        shard: &ShardPlace,
+        shard: &ShardAt,
         wanted: &[Wanted],
         bytes_max: usize,
         mut take: impl FnMut(usize, Option<Object>),
@@ -142,8 +142,8 @@ impl Gathering<'_> {
         route: &CollectionRoute,
         groups: &[Vec<Wanted>],
     ) -> Result<Vec<(usize, Option<Object>)>, ApiError> {
-        let mut nodes = BTreeMap::<_, Vec<(ShardPlace, &[Wanted])>>::new();
-        for (shard, wanted) in route.shards.iter().zip(groups) {
+        let mut nodes = BTreeMap::<_, Vec<(ShardAt, &[Wanted])>>::new();
+        for (shard, wanted) in route.firsts.iter().zip(groups) {
             if !shard.is_here && !wanted.is_empty() {
                 nodes.entry(shard.node).or_default().push((*shard, wanted));
             }
@@ -156,12 +156,12 @@ impl Gathering<'_> {
     async fn of_node(
         &self,
         route: &CollectionRoute,
-        mut parts: Vec<(ShardPlace, &[Wanted])>,
+        mut parts: Vec<(ShardAt, &[Wanted])>,
     ) -> Result<Vec<(usize, Option<Object>)>, ApiError> {
         let mut found = Vec::new();
         while !parts.is_empty() {
             let request = self.request(route, &parts);
-            let shards: Vec<ShardPlace> = parts.iter().map(|(shard, _)| *shard).collect();
+            let shards: Vec<ShardAt> = parts.iter().map(|(shard, _)| *shard).collect();
             let party = Party { shards: &shards, ..Party::home_of(&shards[0]) };
             let reply = remote::read(self.core, party, &request, self.deadline).await?;
             let get = &reply.access::<ShardGetReply>()?.get;
@@ -181,11 +181,7 @@ impl Gathering<'_> {
         Ok(found)
     }
 
-    fn request(
-        &self,
-        route: &CollectionRoute,
-        parts: &[(ShardPlace, &[Wanted])],
-    ) -> ShardGetRequest {
+    fn request(&self, route: &CollectionRoute, parts: &[(ShardAt, &[Wanted])]) -> ShardGetRequest {
         let mut request = ShardGetRequest {
             head: remote::head(self.core, route),
             shards: Vec::new(),
@@ -210,7 +206,7 @@ impl Gathering<'_> {
 }
 
 /// Takes the first `count` wanted objects away, and the parts of which nothing is left.
-fn leave_out(parts: &mut Vec<(ShardPlace, &[Wanted])>, mut count: usize) {
+fn leave_out(parts: &mut Vec<(ShardAt, &[Wanted])>, mut count: usize) {
     for (_, wanted) in parts.iter_mut() {
         let gone = wanted.len().min(count);
         *wanted = &wanted[gone..];
@@ -258,7 +254,7 @@ mod tests {
     #[test]
     fn what_was_answered_is_not_asked_for_again() {
         let shard =
-            |id| ShardPlace { id: ShardId(id), node: NodeId::default(), home: 0, is_here: false };
+            |id| ShardAt { id: ShardId(id), node: NodeId::default(), home: 0, is_here: false };
         let wanted: Vec<Wanted> = (0..5)
             .map(|position| Wanted { position, id: ObjectId::from_row(position as u64), slot: 0 })
             .collect();

@@ -20,7 +20,7 @@ use super::remote::{self, Party};
 use crate::admission;
 use crate::core::Core;
 use crate::message::{CoreReply, CoreRequest, expect_reply, unexpected};
-use crate::registry::{CollectionRoute, ShardPlace};
+use crate::registry::{CollectionRoute, ShardAt};
 use crate::server::request::RequestFrame;
 
 /// Bytes copied out of a request between two offers to yield (256 KiB, about 30 us).
@@ -83,7 +83,7 @@ async fn put(
     let groups = deal(&route, message, &columns).await;
     let mode = put_mode(message);
     let calls =
-        groups.into_iter().zip(&route.shards).filter(|(group, _)| !group.positions.is_empty());
+        groups.into_iter().zip(&route.firsts).filter(|(group, _)| !group.positions.is_empty());
     let route = &*route;
     let calls = calls.map(|(group, shard)| async move {
         let Group { positions, parcel } = group;
@@ -127,7 +127,7 @@ pub(super) fn put_mode(message: &ArchivedPutRequest) -> PutMode {
 async fn put_there(
     core: &Core,
     route: &CollectionRoute,
-    shard: &ShardPlace,
+    shard: &ShardAt,
     durability: Durability,
     put: PutRequest,
     deadline: Deadline<'_>,
@@ -187,12 +187,12 @@ async fn deal(
     message: &ArchivedPutRequest,
     columns: &[usize],
 ) -> Vec<Group> {
-    let parcel = |shard: &ShardPlace| match shard.is_here {
+    let parcel = |shard: &ShardAt| match shard.is_here {
         true => Parcel::Here(Vec::new()),
         false => Parcel::There(PutRequest::new("", "", 0, message.mode())),
     };
     let group = |shard| Group { positions: Vec::new(), parcel: parcel(shard) };
-    let mut groups: Vec<Group> = route.shards.iter().map(group).collect();
+    let mut groups: Vec<Group> = route.firsts.iter().map(group).collect();
     let mut copied = 0;
     for (position, id) in message.ids().enumerate() {
         let group = &mut groups[route.place_of(&id)];

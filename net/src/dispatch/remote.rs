@@ -10,7 +10,7 @@ use super::Deadline;
 use crate::core::Core;
 use crate::limits::PEER_PATIENCE;
 use crate::peer::{Lane, Target};
-use crate::registry::{CollectionRoute, ShardPlace};
+use crate::registry::{CollectionRoute, ShardAt};
 
 /// A reply whose type is right; its body is not looked at yet.
 #[derive(Debug)]
@@ -41,17 +41,17 @@ impl RemoteReply {
 pub(super) struct Party<'a> {
     pub(super) node: NodeId,
     pub(super) core: CoreIndex,
-    pub(super) shards: &'a [ShardPlace],
+    pub(super) shards: &'a [ShardAt],
 }
 
 impl<'a> Party<'a> {
     /// The home core of a shard.
-    pub(super) fn home_of(shard: &'a ShardPlace) -> Self {
+    pub(super) fn home_of(shard: &'a ShardAt) -> Self {
         Self { node: shard.node, core: shard.home, shards: std::slice::from_ref(shard) }
     }
 
     /// Some core of a node that holds these shards, in turns.
-    pub(super) fn any_of(core: &Core, shards: &'a [ShardPlace]) -> Self {
+    pub(super) fn any_of(core: &Core, shards: &'a [ShardAt]) -> Self {
         let node = shards[0].node;
         let cores = core.registry.nodes().get(node).map_or(1, |node| node.data_cores.max(1));
         Self { node, core: core.next_turn() % cores as usize, shards }

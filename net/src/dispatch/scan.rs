@@ -19,7 +19,7 @@ use super::remote::{self, Party};
 use super::{Deadline, engine_want};
 use crate::core::Core;
 use crate::message::{CoreRequest, ScanPage, expect_reply};
-use crate::registry::{CollectionRoute, ShardPlace};
+use crate::registry::{CollectionRoute, ShardAt};
 use crate::server::request::{ReplyBudget, RequestFrame};
 
 /// Bytes at which a page ends before its limit (8 MiB).
@@ -30,7 +30,7 @@ const PEER_PAGE_BYTES: usize = 1 << 20;
 
 /// One shard's part of the merge.
 struct Cursor {
-    shard: ShardPlace,
+    shard: ShardAt,
     after: Option<ObjectId>,
     ready: VecDeque<Object>,
     // Bytes of `ready` when it was filled.
@@ -40,7 +40,7 @@ struct Cursor {
 }
 
 impl Cursor {
-    fn new(shard: ShardPlace, after: Option<ObjectId>, want: Want) -> Self {
+    fn new(shard: ShardAt, after: Option<ObjectId>, want: Want) -> Self {
         Self {
             shard,
             after,
@@ -91,7 +91,7 @@ impl Listing<'_> {
     /// Objects of a shard of this node; fewer than `limit` are the last ones.
     async fn page(
         &self,
-        shard: &ShardPlace,
+        shard: &ShardAt,
         after: Option<ObjectId>,
         limit: usize,
     ) -> Result<Vec<Object>, ApiError> {
@@ -103,7 +103,7 @@ impl Listing<'_> {
     /// Objects of a shard of another node, and whether they are the last ones.
     async fn page_there(
         &self,
-        shard: &ShardPlace,
+        shard: &ShardAt,
         after: Option<ObjectId>,
         limit: usize,
     ) -> Result<(Vec<Object>, bool), ApiError> {
@@ -132,7 +132,7 @@ impl Listing<'_> {
 pub(super) async fn page_for_peer(
     core: &Core,
     route: &CollectionRoute,
-    shard: ShardPlace,
+    shard: ShardAt,
     message: &ArchivedShardScanRequest,
     budget: &ReplyBudget,
     deadline: Deadline<'_>,
@@ -174,8 +174,8 @@ pub(super) async fn answer(
     let expected = core.object_size.expected(&route.config, want, limit).min(PAGE_BYTES);
     request.reply.reserve(expected)?;
     let after = message.after();
-    let cursor = |shard: &ShardPlace| Cursor::new(*shard, after, want);
-    let mut cursors: Vec<Cursor> = route.shards.iter().map(cursor).collect();
+    let cursor = |shard: &ShardAt| Cursor::new(*shard, after, want);
+    let mut cursors: Vec<Cursor> = route.firsts.iter().map(cursor).collect();
     let (filter_bytes, route) = (&message.filter[..], &*route);
     let listing = Listing { core, route, filter, filter_bytes, want, deadline };
     let mut objects = ObjectColumns::default();
@@ -238,7 +238,7 @@ pub(super) async fn count(
     let names = (message.collection.as_str(), message.tenant.as_str());
     let route = super::route(core, request, names, message.epoch, deadline).await?;
     let filter = super::decode_filter(&route.config, &message.filter)?;
-    let here = route.shards.iter().filter(|shard| shard.is_here).map(|shard| {
+    let here = route.firsts.iter().filter(|shard| shard.is_here).map(|shard| {
         let order = CoreRequest::Count { shard: shard.id, filter: filter.clone() };
         async move {
             deadline.check()?;
@@ -262,7 +262,7 @@ async fn count_there(
     deadline: Deadline<'_>,
 ) -> Result<u64, ApiError> {
     let calls = route.elsewhere().into_values().map(|places| async move {
-        let shards: Vec<ShardPlace> = places.iter().map(|place| route.shards[*place]).collect();
+        let shards: Vec<ShardAt> = places.iter().map(|place| route.firsts[*place]).collect();
         let request = ShardCountRequest {
             head: remote::head(core, route),
             shards: shards.iter().map(|shard| shard.id.0).collect(),

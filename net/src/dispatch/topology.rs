@@ -1,28 +1,42 @@
 //! Who serves what.
 
-use heddle_types::{ApiError, ErrorCode, NodeId, ShardId};
-use heddle_wire::message::{TopologyCollection, TopologyNode, TopologyReply, TopologyRequest};
+use heddle_types::{ApiError, ErrorCode, NodeId};
+use heddle_wire::message::{
+    ShardReplicas, TopologyCollection, TopologyNode, TopologyReplicasReply,
+    TopologyReplicasRequest, TopologyReply, TopologyRequest,
+};
 use heddle_wire::{Frame, access};
 
 use crate::core::Core;
 use crate::nodes::{Nodes, PeerNode};
-use crate::registry::CollectionRoute;
+use crate::registry::{CollectionRoute, ReplicaPlace};
 use crate::server::request::RequestFrame;
 
 pub(super) fn answer(core: &Core, request: &RequestFrame) -> Result<Frame, ApiError> {
     let message = access::<TopologyRequest>(&request.body)?;
+    super::reply(request, &describe(core, message.known_epoch.to_native())?.topology)
+}
+
+pub(super) fn answer_replicas(core: &Core, request: &RequestFrame) -> Result<Frame, ApiError> {
+    let message = access::<TopologyReplicasRequest>(&request.body)?;
+    super::reply(request, &describe(core, message.known_epoch.to_native())?)
+}
+
+fn describe(core: &Core, known_epoch: u64) -> Result<TopologyReplicasReply, ApiError> {
     let epoch = core.registry.epoch().0;
     let mut topology =
         TopologyReply { epoch, answering_node: 0, nodes: Vec::new(), collections: Vec::new() };
+    let mut replicas = Vec::new();
     // A fresh catalog has epoch 0, which for a client means that it knows nothing.
-    if epoch == 0 || message.known_epoch.to_native() != epoch {
+    if epoch == 0 || known_epoch != epoch {
         let nodes = Listed::of(this_node(core)?, core.node.identity.node, &core.registry.nodes());
         topology.answering_node = nodes.own;
         let routes = core.registry.routes();
         topology.collections = routes.iter().map(|route| nodes.describe(route)).collect();
+        replicas = routes.iter().map(|route| nodes.replicas(route)).collect();
         topology.nodes = nodes.nodes;
     }
-    super::reply(request, &topology)
+    Ok(TopologyReplicasReply { topology, replicas })
 }
 
 fn this_node(core: &Core) -> Result<TopologyNode, ApiError> {
@@ -73,29 +87,49 @@ impl Listed {
     }
 
     fn describe(&self, route: &CollectionRoute) -> TopologyCollection {
-        let place = |shard: &ShardId| {
-            let position = route.shards.iter().position(|other| other.id == *shard);
-            position.expect("owners are shards") as u16
-        };
-        let (shard_nodes, shard_cores) = route
-            .shards
-            .iter()
-            .map(|shard| match self.ids.binary_search(&shard.node) {
-                Ok(node) if shard.home < self.nodes[node].core_ports.len() => {
-                    (node as u16, shard.home as u16)
-                }
-                // It cannot be reached directly: the node that answers routes.
-                _ => (self.own, 0),
-            })
-            .unzip();
+        let firsts = route.shards.iter().map(|shard| self.place(&shard.replicas[0]));
+        let (shard_nodes, shard_cores) =
+            firsts.map(|place| place.unwrap_or(self.forwarding())).unzip();
         TopologyCollection {
             id: route.id.0.into_bytes(),
             definition: super::collection::definition(&route.config),
-            shard_ids: route.shards.iter().map(|shard| shard.id.0).collect(),
+            shard_ids: route.firsts.iter().map(|shard| shard.id.0).collect(),
             shard_nodes,
             shard_cores,
-            owners: route.routing.owners().iter().map(place).collect(),
+            owners: route.owners().to_vec(),
         }
+    }
+
+    /// Where the replicas are that can be reached directly; a shard without any stands at the node
+    /// that answers.
+    fn replicas(&self, route: &CollectionRoute) -> ShardReplicas {
+        let mut listed = ShardReplicas::default();
+        for shard in &route.shards {
+            let before = listed.nodes.len();
+            let places = shard.replicas.iter().filter_map(|replica| self.place(replica));
+            for (node, core) in places {
+                listed.nodes.push(node);
+                listed.cores.push(core);
+            }
+            if listed.nodes.len() == before {
+                let (node, core) = self.forwarding();
+                listed.nodes.push(node);
+                listed.cores.push(core);
+            }
+            listed.ends.push(listed.nodes.len() as u32);
+        }
+        listed
+    }
+
+    fn place(&self, replica: &ReplicaPlace) -> Option<(u16, u16)> {
+        let node = self.ids.binary_search(&replica.node).ok()?;
+        let is_core = replica.home < self.nodes[node].core_ports.len();
+        is_core.then_some((node as u16, replica.home as u16))
+    }
+
+    /// The node that answers routes what cannot be reached directly.
+    fn forwarding(&self) -> (u16, u16) {
+        (self.own, 0)
     }
 }
 
@@ -110,8 +144,8 @@ fn other_node(node: &PeerNode) -> Option<TopologyNode> {
 mod tests {
     use std::sync::Arc;
 
-    use heddle_meta::{CollectionEntry, ShardEntry};
-    use heddle_types::{CollectionConfig, CollectionId, RoutingTable};
+    use heddle_meta::{CollectionEntry, Placement, ShardEntry};
+    use heddle_types::{CollectionConfig, CollectionId, RoutingTable, ShardId};
     use uuid::Uuid;
 
     use super::*;
@@ -145,12 +179,17 @@ mod tests {
     }
 
     fn route(places: &[(u128, u32)]) -> CollectionRoute {
+        let places: Vec<_> = places.iter().map(|place| vec![*place]).collect();
+        replicated(&places)
+    }
+
+    fn replicated(places: &[Vec<(u128, u32)>]) -> CollectionRoute {
+        let place = |(node, home): &(u128, u32)| Placement { node: node_id(*node), home: *home };
         let shards: Vec<ShardEntry> = (1..)
             .zip(places)
-            .map(|(id, (node, home))| ShardEntry {
+            .map(|(id, replicas)| ShardEntry {
                 id: ShardId(id),
-                node: node_id(*node),
-                home: *home,
+                replicas: replicas.iter().map(place).collect(),
             })
             .collect();
         let ids: Vec<ShardId> = shards.iter().map(|shard| shard.id).collect();
@@ -185,6 +224,16 @@ mod tests {
         assert_eq!(listed.own, 1);
         let described = listed.describe(&route(&[(9, 0), (1, 7)]));
         assert_eq!((described.shard_nodes, described.shard_cores), (vec![1, 1], vec![0, 0]));
+    }
+
+    #[test]
+    fn every_replica_that_can_be_reached_is_listed() {
+        let listed = Listed::of(own(), node_id(2), &Nodes::new(vec![peer(1), peer(2)]));
+        let route = replicated(&[vec![(9, 0), (1, 1), (2, 0)], vec![(9, 0)], vec![(2, 1)]]);
+        let replicas = listed.replicas(&route);
+        let expected =
+            ShardReplicas { ends: vec![2, 3, 4], nodes: vec![0, 1, 1, 1], cores: vec![1, 0, 0, 1] };
+        assert_eq!(replicas, expected);
     }
 
     #[test]

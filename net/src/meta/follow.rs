@@ -48,7 +48,7 @@ impl Meta {
         if state.epoch() > stored.epoch() {
             // The homes of this node's shards are its own affair: the state learns of them.
             let cores = self.core.data_cores as u32;
-            let next = state.catalog().clone().with_homes_of(&stored, own, cores);
+            let next = state.whole_catalog().with_homes_of(&stored, own, cores);
             self.save(&mut store, next).await?;
         }
         let (made, next) = (self.made.borrow().clone(), self.stored.borrow().clone());
@@ -132,7 +132,7 @@ impl Meta {
     fn check_unused(&self, entry: &CollectionEntry) {
         let own = self.core.node.identity.node;
         let found = self.unknown_folders.borrow();
-        let mut shards = entry.shards.iter().filter(|shard| shard.node == own);
+        let mut shards = entry.shards.iter().filter(|shard| shard.home_on(own).is_some());
         if let Some(shard) = shards.find(|shard| found.contains(&shard.id)) {
             let name = &entry.config.name;
             let what = format!("shard {} of {name} has files, the catalog does not know", shard.id);
@@ -312,8 +312,8 @@ fn new_collection(
     }
     config.validate()?;
     settle_profiles(&mut config);
-    // There is no replication yet.
-    check_supported(&config, &NodeFacts { nodes: 1 })?;
+    let nodes = state.nodes().filter(takes).count() as u32;
+    check_supported(&config, &NodeFacts { nodes })?;
     let id = CollectionId::random();
     let (seed, _) = id.0.as_u64_pair();
     let rules = PlacementRules::default();

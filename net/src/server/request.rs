@@ -131,6 +131,7 @@ pub(super) fn queue_of(kind: MessageType) -> Queue {
     match kind {
         MessageType::Hello
         | MessageType::Topology
+        | MessageType::TopologyReplicas
         | MessageType::Get
         | MessageType::Search
         | MessageType::Scan

@@ -15,6 +15,8 @@ pub enum MessageType {
     Hello = 0x0001,
     /// Nodes, cores, ports, collections and their routing tables.
     Topology = 0x0002,
+    /// The topology with every replica of every shard.
+    TopologyReplicas = 0x0004,
     /// Create a collection.
     CollectionCreate = 0x0010,
     /// List every collection.
@@ -53,9 +55,10 @@ pub enum MessageType {
 
 impl MessageType {
     /// Every type, by number.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Hello,
         Self::Topology,
+        Self::TopologyReplicas,
         Self::CollectionCreate,
         Self::CollectionList,
         Self::CollectionShow,
@@ -99,6 +102,7 @@ impl MessageType {
         match self {
             Self::Hello => "hello",
             Self::Topology => "topology",
+            Self::TopologyReplicas => "topology_replicas",
             Self::CollectionCreate => "collection_create",
             Self::CollectionList => "collection_list",
             Self::CollectionShow => "collection_show",

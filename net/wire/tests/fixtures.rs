@@ -85,6 +85,7 @@ fn again(frame: &[u8]) -> Vec<u8> {
     by_kind! {
         Hello: HelloRequest => HelloReply,
         Topology: TopologyRequest => TopologyReply,
+        TopologyReplicas: TopologyReplicasRequest => TopologyReplicasReply,
         CollectionCreate: CollectionCreateRequest => CollectionCreateReply,
         CollectionList: CollectionListRequest => CollectionListReply,
         CollectionShow: CollectionShowRequest => CollectionShowReply,

@@ -342,6 +342,25 @@ fn routes_to_places_that_do_not_exist_are_refused() {
 }
 
 #[test]
+fn a_shard_without_a_replica_or_with_one_on_no_node_is_refused() {
+    let check = |change: fn(&mut ShardReplicas)| {
+        let mut reply = samples::topology_replicas();
+        change(&mut reply.replicas[0]);
+        let frame = encode_reply(1, &reply).unwrap();
+        access::<TopologyReplicasReply>(frame.body()).err()
+    };
+    assert_eq!(check(|_| ()), None);
+    let order = |index| Some(MessageError::Order { field: "ends of replicas", index });
+    assert_eq!(check(|replicas| replicas.ends = vec![0, 4]), order(0));
+    assert_eq!(check(|replicas| replicas.ends = vec![4, 4]), order(1));
+    assert!(is_mismatch(check(|replicas| replicas.ends = vec![4]), "ends of replicas"));
+    assert!(is_mismatch(check(|replicas| replicas.cores.truncate(3)), "replica cores"));
+    let unknown = |found| Some(MessageError::UnknownValue { field: "node of a replica", found });
+    assert_eq!(check(|replicas| replicas.nodes[3] = 7), unknown(7));
+    assert_eq!(check(|replicas| replicas.cores[3] = 9), unknown(1));
+}
+
+#[test]
 fn outcomes_keep_their_order_and_share_equal_errors() {
     let error = |text: &str| ApiError::new(ErrorCode::InvalidVector, text, "3");
     let mut reply = PutReply::default();

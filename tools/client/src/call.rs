@@ -9,7 +9,7 @@ use heddle_wire::message::{
     BackupBeginRequest, BackupEndRequest, BackupReadRequest, CollectionCreateRequest,
     CollectionDropRequest, CollectionListRequest, CollectionShowRequest, CountRequest,
     DeleteRequest, DeleteWithRequest, ErrorReply, GetRequest, NodeChangeRequest, NodeStatusRequest,
-    PutRequest, PutWithRequest, ScanRequest, SearchRequest, TopologyRequest, decode,
+    PutRequest, PutWithRequest, ScanRequest, SearchRequest, TopologyReplicasRequest, decode,
 };
 use heddle_wire::{AlignedVec, Frame, FrameKind, Request, encode_request};
 use tokio::sync::{Mutex, watch};
@@ -64,7 +64,7 @@ macro_rules! sendable {
     };
 }
 
-sendable!(Read: TopologyRequest, CollectionListRequest, CollectionShowRequest);
+sendable!(Read: TopologyReplicasRequest, CollectionListRequest, CollectionShowRequest);
 sendable!(Read: NodeStatusRequest, BackupReadRequest, BackupEndRequest);
 sendable!(Schema: CollectionCreateRequest, CollectionDropRequest, BackupBeginRequest);
 sendable!(Schema: NodeChangeRequest);
@@ -390,14 +390,14 @@ impl Shared {
         if !Arc::ptr_eq(seen, &self.topology()) {
             return Ok(());
         }
-        let message = TopologyRequest { known_epoch: 0 };
+        let message = TopologyReplicasRequest { known_epoch: 0 };
         let frame = Arc::new(encode_request(0, 0, &message).map_err(ApiError::from)?);
         let expected = self.announced.load(Ordering::Relaxed).max(seen.epoch.0);
         let (mut last, mut best) = (None, None::<Topology>);
         for address in self.addresses(seen) {
             // One that hangs must not cost the others their turn.
             let until = deadline.min(Instant::now() + REFRESH_SHARE);
-            match self.attempt::<TopologyRequest>(&address, &frame, until).await {
+            match self.attempt::<TopologyReplicasRequest>(&address, &frame, until).await {
                 Ok(reply) => {
                     let topology = Topology::from_reply(reply.decode()?, &reply.address)
                         .map_err(|source| reply.invalid(source))?;

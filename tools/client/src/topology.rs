@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use heddle_types::{CollectionId, Epoch, NodeId, ObjectId, RoutingTable, ShardId};
 use heddle_wire::MessageError;
-use heddle_wire::message::{TopologyCollection, TopologyNode, TopologyReply};
+use heddle_wire::message::{
+    ShardReplicas, TopologyCollection, TopologyNode, TopologyReplicasReply,
+};
 use uuid::Uuid;
 
 /// A data core of a node.
@@ -38,19 +40,25 @@ pub struct CollectionRoute {
     pub id: CollectionId,
     /// Definition as JSON text.
     pub definition: String,
-    /// Home core of each physical shard.
-    pub shards: BTreeMap<ShardId, CoreAddress>,
-    /// Positions of the nodes that hold shards, ascending.
+    /// Home core of each replica of each physical shard; none is without.
+    pub shards: BTreeMap<ShardId, Vec<CoreAddress>>,
+    /// Positions of the nodes that hold replicas, ascending.
     pub nodes: Vec<usize>,
     /// From object to shard.
     pub table: RoutingTable,
 }
 
 impl CollectionRoute {
-    /// The core where writes of an object are made.
+    /// The home core of the first replica of an object's shard.
     #[must_use]
     pub fn home_of(&self, id: &ObjectId) -> Option<CoreAddress> {
-        self.shards.get(&self.table.shard_of(id)).copied()
+        self.replicas_of(id).first().copied()
+    }
+
+    /// The home cores of the replicas of an object's shard.
+    #[must_use]
+    pub fn replicas_of(&self, id: &ObjectId) -> &[CoreAddress] {
+        self.shards.get(&self.table.shard_of(id)).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -93,20 +101,28 @@ fn node_info(node: TopologyNode, fallback_host: &str) -> NodeInfo {
 
 fn collection_route(
     collection: TopologyCollection,
+    replicas: &ShardReplicas,
 ) -> Result<(String, CollectionRoute), MessageError> {
     let invalid = MessageError::Layout { message: "collection of a topology" };
     // Only the name is needed to route, so a definition with keys of a newer server does no harm.
     let definition: Option<serde_json::Value> = serde_json::from_str(&collection.definition).ok();
     let name = definition.as_ref().and_then(|value| value.get("name")?.as_str()).ok_or(invalid)?;
     let ids: Vec<ShardId> = collection.shard_ids.iter().copied().map(ShardId).collect();
-    let places = collection.shard_nodes.iter().zip(&collection.shard_cores);
-    let places = places
-        .map(|(node, core)| CoreAddress { node: usize::from(*node), core: usize::from(*core) });
+    let cores: Vec<CoreAddress> = replicas
+        .nodes
+        .iter()
+        .zip(&replicas.cores)
+        .map(|(node, core)| CoreAddress { node: usize::from(*node), core: usize::from(*core) })
+        .collect();
+    let starts = std::iter::once(0).chain(replicas.ends.iter().map(|end| *end as usize));
+    let ranges = starts.zip(&replicas.ends).map(|(start, end)| start..*end as usize);
+    let places = ranges.map(|range| cores.get(range).map(<[CoreAddress]>::to_vec));
+    let places: Vec<Vec<CoreAddress>> = places.collect::<Option<_>>().ok_or(invalid)?;
     let owners: Option<Vec<ShardId>> =
         collection.owners.iter().map(|owner| ids.get(usize::from(*owner)).copied()).collect();
     let table = owners.and_then(RoutingTable::from_owners).ok_or(invalid)?;
-    let shards: BTreeMap<ShardId, CoreAddress> = ids.iter().copied().zip(places).collect();
-    let mut nodes: Vec<usize> = shards.values().map(|core| core.node).collect();
+    let shards: BTreeMap<ShardId, Vec<CoreAddress>> = ids.iter().copied().zip(places).collect();
+    let mut nodes: Vec<usize> = cores.iter().map(|core| core.node).collect();
     nodes.sort_unstable();
     nodes.dedup();
     let id = CollectionId(Uuid::from_bytes(collection.id));
@@ -119,17 +135,19 @@ impl Topology {
     ///
     /// Errors: a definition is not JSON with a name, or a collection has no shard.
     pub(crate) fn from_reply(
-        reply: TopologyReply,
+        reply: TopologyReplicasReply,
         answering_address: &str,
     ) -> Result<Self, MessageError> {
         let host = host_of(answering_address);
+        let TopologyReplicasReply { topology: reply, replicas } = reply;
         Ok(Self {
             epoch: Epoch(reply.epoch),
             nodes: reply.nodes.into_iter().map(|node| node_info(node, host)).collect(),
             collections: reply
                 .collections
                 .into_iter()
-                .map(collection_route)
+                .zip(&replicas)
+                .map(|(collection, replicas)| collection_route(collection, replicas))
                 .collect::<Result<_, _>>()?,
         })
     }
@@ -152,6 +170,8 @@ impl Topology {
 
 #[cfg(test)]
 mod tests {
+    use heddle_wire::message::TopologyReply;
+
     use super::*;
 
     fn node(address: &str) -> TopologyNode {
@@ -165,6 +185,15 @@ mod tests {
         }
     }
 
+    fn reply(
+        nodes: Vec<TopologyNode>,
+        collection: Option<(TopologyCollection, ShardReplicas)>,
+    ) -> TopologyReplicasReply {
+        let (collections, replicas) = collection.into_iter().unzip();
+        let topology = TopologyReply { epoch: 1, answering_node: 0, nodes, collections };
+        TopologyReplicasReply { topology, replicas }
+    }
+
     #[test]
     fn a_node_without_address_is_where_the_answer_came_from() {
         for (address, answering, expected) in [
@@ -175,8 +204,7 @@ mod tests {
             ("fd00::2", "[::1]:7700", "[fd00::2]:7702"),
         ] {
             let nodes = vec![node(address)];
-            let reply =
-                TopologyReply { epoch: 1, answering_node: 0, nodes, collections: Vec::new() };
+            let reply = reply(nodes, None);
             let topology = Topology::from_reply(reply, answering).unwrap();
             let core = CoreAddress { node: 0, core: 1 };
             assert_eq!(topology.address_of(core), Some(expected));
@@ -195,8 +223,9 @@ mod tests {
             shard_cores: vec![1, 0],
             owners: vec![0, 1, 0, 1],
         };
-        let (nodes, collections) = (vec![node("")], vec![collection]);
-        let reply = TopologyReply { epoch: 1, answering_node: 0, nodes, collections };
+        let replicas =
+            ShardReplicas { ends: vec![1, 3], nodes: vec![0, 0, 1], cores: vec![1, 0, 1] };
+        let reply = reply(vec![node(""), node("h2")], Some((collection, replicas)));
         let topology = Topology::from_reply(reply, "h:1").unwrap();
         let route = &topology.collections["Docs"];
         let owners = [7, 8, 7, 8].map(ShardId).to_vec();
@@ -205,6 +234,9 @@ mod tests {
             let id = ObjectId::from_row(row);
             let core = if table.shard_of(&id) == ShardId(7) { 1 } else { 0 };
             assert_eq!(route.home_of(&id), Some(CoreAddress { node: 0, core }));
+            let others = &route.replicas_of(&id)[1..];
+            let second = [CoreAddress { node: 1, core: 1 }];
+            assert_eq!(others, if core == 1 { &second[..0] } else { &second });
         }
     }
 
@@ -220,8 +252,8 @@ mod tests {
                 shard_cores: vec![0],
                 owners,
             };
-            let (nodes, collections) = (vec![node("")], vec![collection]);
-            let reply = TopologyReply { epoch: 1, answering_node: 0, nodes, collections };
+            let replicas = ShardReplicas { ends: vec![1], nodes: vec![0], cores: vec![0] };
+            let reply = reply(vec![node("")], Some((collection, replicas)));
             assert!(Topology::from_reply(reply, "h:1").is_err());
         }
     }

@@ -46,7 +46,7 @@ pub(super) fn deal_anew(data_dir: &Path, old: &Catalog, new: &Catalog) -> Result
     let target = Directory::new(data_dir.to_path_buf());
     block_on(async {
         let mut logs = BTreeMap::new();
-        let homes: BTreeSet<u32> = new.shards().map(|(_, shard)| shard.home).collect();
+        let homes: BTreeSet<u32> = new.shards().map(|(_, shard)| shard.first().home).collect();
         for home in homes {
             logs.insert(home, open_log(&target, home).await?);
         }
@@ -69,7 +69,7 @@ async fn deal_all(
     new: &Catalog,
     logs: &BTreeMap<u32, Wal<Directory>>,
 ) -> Result<u64, Failure> {
-    let homes: BTreeSet<u32> = old.shards().map(|(_, shard)| shard.home).collect();
+    let homes: BTreeSet<u32> = old.shards().map(|(_, shard)| shard.first().home).collect();
     let mut copied = 0;
     for home in homes {
         copied += deal_core(source, home, old, new, logs).await?;
@@ -100,7 +100,7 @@ async fn deal_core(
     logs: &BTreeMap<u32, Wal<Directory>>,
 ) -> Result<u64, Failure> {
     let mut specs = Vec::new();
-    for (entry, shard) in old.shards().filter(|(_, shard)| shard.home == home) {
+    for (entry, shard) in old.shards().filter(|(_, shard)| shard.first().home == home) {
         specs.push(spec_of(entry, shard.id));
     }
     let config =
@@ -126,7 +126,7 @@ async fn deal_shard(
     logs: &BTreeMap<u32, Wal<Directory>>,
 ) -> Result<u64, Failure> {
     let home_of: BTreeMap<ShardId, u32> =
-        entry.shards.iter().map(|shard| (shard.id, shard.home)).collect();
+        entry.shards.iter().map(|shard| (shard.id, shard.first().home)).collect();
     let routing = &entry.routing;
     let mut copied = 0;
     for (home, log) in logs {

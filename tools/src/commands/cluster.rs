@@ -62,11 +62,13 @@ struct Member {
     disk_free_bytes: u64,
 }
 
-/// A shard and where it lives.
+/// A replica of a shard and where it lives.
 #[derive(Debug, Serialize)]
-struct ShardPlace {
+struct ReplicaPlace {
     collection: String,
     shard: u64,
+    /// Its place among the shard's replicas, from 0.
+    replica: usize,
     node: String,
     core: usize,
 }
@@ -171,22 +173,28 @@ async fn shards(view: &ClusterView) -> Result<(), Failure> {
     if view.json {
         return print_json(&places);
     }
-    let mut table = Table::new(&["collection", "shard", "node", "core"]);
+    let mut table = Table::new(&["collection", "shard", "replica", "node", "core"]);
     for place in places {
-        let ShardPlace { collection, shard, node, core } = place;
-        table.row(vec![collection, shard.to_string(), node, core.to_string()]);
+        let ReplicaPlace { collection, shard, replica, node, core } = place;
+        let (shard, replica, core) = (shard.to_string(), replica.to_string(), core.to_string());
+        table.row(vec![collection, shard, replica, node, core]);
     }
     print!("{}", table.render(Style::of_stdout()));
     Ok(())
 }
 
-fn places(topology: &Topology) -> Vec<ShardPlace> {
+fn places(topology: &Topology) -> Vec<ReplicaPlace> {
     let name = |node: usize| topology.nodes.get(node).map_or_else(String::new, |n| n.name.clone());
     let routes = topology.collections.iter();
     let places = routes.flat_map(|(collection, route)| {
-        route.shards.iter().map(move |(shard, home)| ShardPlace {
+        let replicas = route.shards.iter().flat_map(|(shard, replicas)| {
+            let replicas = replicas.iter().enumerate();
+            replicas.map(move |(replica, home)| (shard, replica, home))
+        });
+        replicas.map(move |(shard, replica, home)| ReplicaPlace {
             collection: collection.clone(),
             shard: shard.0,
+            replica,
             node: name(home.node),
             core: home.core,
         })

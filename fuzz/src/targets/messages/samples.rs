@@ -11,9 +11,9 @@ use heddle_wire::message::{
     NodeStatusReply, NodeStatusRequest, ObjectColumns, PutMode, PutReply, PutRequest, PutWithReply,
     PutWithRequest, ScanReply, ScanRequest, SearchReply, SearchRequest, ShardCountReply,
     ShardCountRequest, ShardDeleteReply, ShardDeleteRequest, ShardGetReply, ShardGetRequest,
-    ShardHead, ShardPutReply, ShardPutRequest, ShardScanReply, ShardScanRequest, ShardSearchReply,
-    ShardSearchRequest, TopologyCollection, TopologyNode, TopologyNotice, TopologyReply,
-    TopologyRequest, Want,
+    ShardHead, ShardPutReply, ShardPutRequest, ShardReplicas, ShardScanReply, ShardScanRequest,
+    ShardSearchReply, ShardSearchRequest, TopologyCollection, TopologyNode, TopologyNotice,
+    TopologyReplicasReply, TopologyReplicasRequest, TopologyReply, TopologyRequest, Want,
 };
 use heddle_wire::{Body, encode_reply};
 
@@ -70,27 +70,40 @@ fn control() -> Vec<Vec<u8>> {
             bytes_in_flight_max: 32 << 20,
         }),
         body(&TopologyRequest { known_epoch: 4 }),
-        body(&TopologyReply {
-            epoch: 5,
-            answering_node: 0,
-            nodes: vec![TopologyNode {
-                id: [9; 16],
-                name: "node-1".to_owned(),
-                address: String::new(),
-                native_port: 7700,
-                http_port: 8080,
-                core_ports: vec![7701, 7702],
-            }],
-            collections: vec![TopologyCollection {
-                id: [7; 16],
-                definition: DEFINITION.to_owned(),
-                shard_ids: vec![1, 2],
-                shard_nodes: vec![0, 0],
-                shard_cores: vec![0, 1],
-                owners: vec![0, 1, 0, 1],
+        body(&topology()),
+        body(&TopologyReplicasRequest { known_epoch: 4 }),
+        body(&TopologyReplicasReply {
+            topology: topology(),
+            replicas: vec![ShardReplicas {
+                ends: vec![1, 3],
+                nodes: vec![0, 0, 0],
+                cores: vec![0, 1, 0],
             }],
         }),
     ]
+}
+
+fn topology() -> TopologyReply {
+    TopologyReply {
+        epoch: 5,
+        answering_node: 0,
+        nodes: vec![TopologyNode {
+            id: [9; 16],
+            name: "node-1".to_owned(),
+            address: String::new(),
+            native_port: 7700,
+            http_port: 8080,
+            core_ports: vec![7701, 7702],
+        }],
+        collections: vec![TopologyCollection {
+            id: [7; 16],
+            definition: DEFINITION.to_owned(),
+            shard_ids: vec![1, 2],
+            shard_nodes: vec![0, 0],
+            shard_cores: vec![0, 1],
+            owners: vec![0, 1, 0, 1],
+        }],
+    }
 }
 
 fn collections() -> Vec<Vec<u8>> {

@@ -14,7 +14,7 @@ use super::merge::{Found, Spec};
 use crate::core::Core;
 use crate::dispatch::Deadline;
 use crate::message::{CoreRequest, expect_reply};
-use crate::registry::ShardPlace;
+use crate::registry::ShardAt;
 
 /// Time between two offers to yield, nanoseconds.
 const STEP_NS: u64 = heddle_types::limits::STEP_US_MAX * 1_000;
@@ -71,7 +71,7 @@ pub(super) fn step_evaluations(dims: usize) -> u64 {
 /// Puts those of some shards that are on this node into `targets`. The caller holds a pin.
 pub(super) async fn open_targets(
     core: &Rc<Core>,
-    shards: &[ShardPlace],
+    shards: &[ShardAt],
     filter: Option<&Arc<Filter>>,
     targets: &mut Vec<Target>,
 ) -> Result<(), ApiError> {

@@ -117,7 +117,7 @@ async fn answer_in(
     request.reply.reserve(spec.k as usize * count * FOUND_BYTES)?;
     // Taken before the filters and the views: what they name is not reused while it is held.
     let pin = core.reader.pin();
-    open_targets(core, &route.shards, filter.as_ref(), &mut room.targets).await?;
+    open_targets(core, &route.firsts, filter.as_ref(), &mut room.targets).await?;
     if route.is_all_here {
         for (number, values) in queries.chunks_exact(queries.len() / count).enumerate() {
             if number > 0 {

@@ -13,14 +13,14 @@ use super::{FOUND_BYTES, SearchRoom};
 use crate::core::Core;
 use crate::dispatch::{Deadline, decode_filter};
 use crate::limits::PEER_HITS_MAX;
-use crate::registry::{CollectionRoute, ShardPlace};
+use crate::registry::{CollectionRoute, ShardAt};
 use crate::server::request::ReplyBudget;
 
 /// Searches every pair of a request; `shards` are those that it names, in its order.
 pub(in crate::dispatch) async fn answer(
     core: &Rc<Core>,
     route: &CollectionRoute,
-    shards: &[ShardPlace],
+    shards: &[ShardAt],
     message: &ArchivedShardSearchRequest,
     budget: &ReplyBudget,
     deadline: Deadline<'_>,
@@ -35,7 +35,7 @@ pub(in crate::dispatch) async fn answer(
 async fn answer_in(
     core: &Rc<Core>,
     route: &CollectionRoute,
-    shards: &[ShardPlace],
+    shards: &[ShardAt],
     message: &ArchivedShardSearchRequest,
     (budget, deadline): (&ReplyBudget, Deadline<'_>),
     room: &mut SearchRoom,

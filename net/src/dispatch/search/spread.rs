@@ -19,7 +19,7 @@ use crate::core::Core;
 use crate::dispatch::Deadline;
 use crate::dispatch::remote::{self, Party};
 use crate::limits::PEER_HITS_MAX;
-use crate::registry::{CollectionRoute, ShardPlace};
+use crate::registry::{CollectionRoute, ShardAt};
 
 /// Hits that are gathered before they are merged: 10 MB.
 const BLOCK_HITS: usize = 256 << 10;
@@ -151,7 +151,7 @@ impl Round<'_> {
         targets: &[Target],
         workspace: &mut Workspace,
     ) -> Result<Vec<PairFound>, ApiError> {
-        let shards = &self.spread.route.shards;
+        let shards = &self.spread.route.firsts;
         let mut nodes = BTreeMap::<NodeId, Vec<Pair>>::new();
         for pair in pairs.iter().filter(|pair| !shards[pair.place].is_here) {
             nodes.entry(shards[pair.place].node).or_default().push(*pair);
@@ -175,7 +175,7 @@ impl Round<'_> {
     ) -> Result<Vec<PairFound>, ApiError> {
         let Spread { core, route, dims, deadline, .. } = *self.spread;
         let mut found = Vec::new();
-        for pair in pairs.iter().filter(|pair| route.shards[pair.place].is_here) {
+        for pair in pairs.iter().filter(|pair| route.firsts[pair.place].is_here) {
             let target = targets.iter().find(|target| target.place == pair.place);
             let target = target.expect("the shards of this node were opened");
             let values = &self.queries[pair.query * dims..(pair.query + 1) * dims];
@@ -195,7 +195,7 @@ impl Round<'_> {
         let mut places: Vec<usize> = pairs.iter().map(|pair| pair.place).collect();
         places.sort_unstable();
         places.dedup();
-        let shards: Vec<ShardPlace> = places.iter().map(|place| route.shards[*place]).collect();
+        let shards: Vec<ShardAt> = places.iter().map(|place| route.firsts[*place]).collect();
         let request = self.request(pairs, &places);
         let party = Party::any_of(core, &shards);
         let reply = remote::read(core, party, &request, deadline).await?;
@@ -213,7 +213,7 @@ impl Round<'_> {
             vector: vector.to_owned(),
             queries: Vec::new(),
             dims: dims as u32,
-            shards: places.iter().map(|place| route.shards[*place].id.0).collect(),
+            shards: places.iter().map(|place| route.firsts[*place].id.0).collect(),
             ends: Vec::new(),
             places: Vec::with_capacity(pairs.len()),
             k: self.spec.k,

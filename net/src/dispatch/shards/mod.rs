@@ -23,7 +23,7 @@ use crate::admission;
 use crate::core::Core;
 use crate::limits::EPOCH_PATIENCE;
 use crate::peer::PeerCall;
-use crate::registry::{CollectionRoute, ShardPlace};
+use crate::registry::{CollectionRoute, ShardAt};
 use crate::server::request::ReplyBudget;
 
 /// A reply: its type and body.
@@ -136,7 +136,7 @@ impl Job<'_> {
         &self,
         head: &ArchivedShardHead,
         shard: u64,
-    ) -> Result<(Arc<CollectionRoute>, ShardPlace), ApiError> {
+    ) -> Result<(Arc<CollectionRoute>, ShardAt), ApiError> {
         let (route, shards) = self.some(head, std::iter::once(shard)).await?;
         Ok((route, shards[0]))
     }
@@ -149,14 +149,14 @@ impl Job<'_> {
         &self,
         head: &ArchivedShardHead,
         shards: Vec<u64>,
-    ) -> Result<(Arc<CollectionRoute>, Vec<ShardPlace>), ApiError> {
+    ) -> Result<(Arc<CollectionRoute>, Vec<ShardAt>), ApiError> {
         let id = CollectionId(Uuid::from_bytes(head.collection));
         if let Some(route) = self.core.registry.route_of(id) {
             let places = shards.iter().map(|shard| {
-                let place = route.shards[route.position(ShardId(*shard))?];
-                place.is_here.then_some(place)
+                let shard = &route.shards[route.position(ShardId(*shard))?];
+                Some(shard.at(shard.here()?))
             });
-            if let Some(places) = places.collect::<Option<Vec<ShardPlace>>>() {
+            if let Some(places) = places.collect::<Option<Vec<ShardAt>>>() {
                 return Ok((route, places));
             }
         }
@@ -171,7 +171,7 @@ impl Job<'_> {
         &self,
         head: &ArchivedShardHead,
         shards: impl Iterator<Item = u64>,
-    ) -> Result<(Arc<CollectionRoute>, Vec<ShardPlace>), ApiError> {
+    ) -> Result<(Arc<CollectionRoute>, Vec<ShardAt>), ApiError> {
         let asked = Epoch(head.epoch.to_native());
         let reached = reach(self.core, asked, self.deadline, EPOCH_PATIENCE).await;
         let epoch = reached.map_err(|what| ApiError::transient(ErrorCode::StaleEpoch, what))?;
@@ -184,12 +184,15 @@ impl Job<'_> {
         let route =
             registry.route_of(id).ok_or_else(|| stale(format!("there is no collection {id}")))?;
         let place = |shard| {
-            let known = route.position(ShardId(shard)).map(|position| route.shards[position]);
-            known.filter(|place| place.is_here).ok_or_else(|| {
+            let known = route.position(ShardId(shard)).and_then(|position| {
+                let shard = &route.shards[position];
+                Some(shard.at(shard.here()?))
+            });
+            known.ok_or_else(|| {
                 stale(format!("shard {shard} of collection {} is not here", route.config.name))
             })
         };
-        let shards = shards.map(place).collect::<Result<Vec<ShardPlace>, ApiError>>()?;
+        let shards = shards.map(place).collect::<Result<Vec<ShardAt>, ApiError>>()?;
         Ok((route, shards))
     }
 }

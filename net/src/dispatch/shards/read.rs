@@ -15,13 +15,13 @@ use crate::dispatch::scan::page_for_peer;
 use crate::dispatch::{decode_filter, engine_want};
 use crate::limits::PEER_REPLY_BYTES;
 use crate::message::{CoreRequest, expect_reply};
-use crate::registry::{CollectionRoute, ShardPlace};
+use crate::registry::{CollectionRoute, ShardAt};
 
 /// Reads objects until the reply is large; says what it knows of those.
 pub(super) async fn get(
     job: &Job<'_>,
     route: &CollectionRoute,
-    shards: &[ShardPlace],
+    shards: &[ShardAt],
     message: &ArchivedShardGetRequest,
 ) -> Result<ShardGetReply, ApiError> {
     let (ids, slots) = (message.ids(), message.slots());
@@ -63,7 +63,7 @@ pub(super) async fn get(
 pub(super) async fn scan(
     job: &Job<'_>,
     route: &CollectionRoute,
-    shard: ShardPlace,
+    shard: ShardAt,
     message: &ArchivedShardScanRequest,
 ) -> Result<ShardScanReply, ApiError> {
     let page = page_for_peer(job.core, route, shard, message, &job.budget, job.deadline);
@@ -79,7 +79,7 @@ pub(super) async fn scan(
 pub(super) async fn count(
     job: &Job<'_>,
     route: &CollectionRoute,
-    shards: &[ShardPlace],
+    shards: &[ShardAt],
     message: &ArchivedShardCountRequest,
 ) -> Result<ShardCountReply, ApiError> {
     let filter = decode_filter(&route.config, &message.filter)?;

@@ -14,13 +14,13 @@ use crate::core::Core;
 use crate::dispatch::durability;
 use crate::dispatch::put::{COPY_BYTES, columns_of, item_at, put_mode, size_of_item};
 use crate::message::{CoreRequest, expect_reply};
-use crate::registry::{CollectionRoute, ShardPlace};
+use crate::registry::{CollectionRoute, ShardAt};
 
 /// Writes the objects of a request; each succeeds or fails by itself.
 pub(super) async fn put(
     core: &Rc<Core>,
     route: &CollectionRoute,
-    shard: ShardPlace,
+    shard: ShardAt,
     message: &ArchivedShardPutRequest,
 ) -> Result<ShardPutReply, ApiError> {
     let put = &message.put;
@@ -49,7 +49,7 @@ pub(super) async fn put(
 /// Deletes the objects of a request.
 pub(super) async fn delete(
     core: &Rc<Core>,
-    shard: ShardPlace,
+    shard: ShardAt,
     message: &ArchivedShardDeleteRequest,
 ) -> Result<ShardDeleteReply, ApiError> {
     let ids = message.ids().collect();

@@ -87,8 +87,10 @@ pub use shard::{
     ShardScanRequest, ShardSearchReply, ShardSearchRequest,
 };
 pub use topology::{
-    ArchivedTopologyCollection, ArchivedTopologyNode, ArchivedTopologyReply,
-    ArchivedTopologyRequest, TopologyCollection, TopologyNode, TopologyReply, TopologyRequest,
+    ArchivedShardReplicas, ArchivedTopologyCollection, ArchivedTopologyNode,
+    ArchivedTopologyReplicasReply, ArchivedTopologyReplicasRequest, ArchivedTopologyReply,
+    ArchivedTopologyRequest, ShardReplicas, TopologyCollection, TopologyNode,
+    TopologyReplicasReply, TopologyReplicasRequest, TopologyReply, TopologyRequest,
 };
 
 #[cfg(target_endian = "big")]
@@ -236,6 +238,7 @@ macro_rules! messages {
 messages! {
     Hello: HelloRequest => HelloReply,
     Topology: TopologyRequest => TopologyReply,
+    TopologyReplicas: TopologyReplicasRequest => TopologyReplicasReply,
     CollectionCreate: CollectionCreateRequest => CollectionCreateReply,
     CollectionList: CollectionListRequest => CollectionListReply,
     CollectionShow: CollectionShowRequest => CollectionShowReply,

@@ -3,8 +3,8 @@
 use heddle_types::limits::{COLLECTIONS_MAX, CORES_MAX, SHARDS_PER_COLLECTION_MAX};
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::check::{Checked, at_most, equal, name};
-use super::{Layout, MessageError, u16s, u64s};
+use super::check::{Checked, at_most, ends, equal, name};
+use super::{Layout, MessageError, u16s, u32s, u64s};
 use crate::limits::{DEFINITION_BYTES_MAX, HELLO_TEXT_BYTES_MAX, NODES_MAX, VIRTUAL_SHARDS_MAX};
 
 /// Asks for the topology.
@@ -144,5 +144,81 @@ impl Layout for TopologyReply {
                 + 2 * collection.owners.len()
         };
         512 + 256 * self.nodes.len() + self.collections.iter().map(collection).sum::<usize>()
+    }
+}
+
+/// Asks for the topology with every replica of every shard.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[rkyv(derive(Debug))]
+pub struct TopologyReplicasRequest {
+    /// As in [`TopologyRequest`].
+    pub known_epoch: u64,
+}
+
+impl Layout for TopologyReplicasRequest {
+    fn check(_: &ArchivedTopologyReplicasRequest) -> Checked {
+        Ok(())
+    }
+}
+
+/// Where the replicas of the shards of one collection are; replica `i` of all is at `nodes[i]` and
+/// `cores[i]`, and those of shard `s` are `ends[s - 1]..ends[s]`.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[rkyv(derive(Debug))]
+pub struct ShardReplicas {
+    /// Where the replicas of each shard end; a shard has at least one.
+    pub ends: Vec<u32>,
+    /// Position in `TopologyReply::nodes` of the node of each replica.
+    pub nodes: Vec<u16>,
+    /// Home core of each replica on its node.
+    pub cores: Vec<u16>,
+}
+
+/// The topology with every replica.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct TopologyReplicasReply {
+    /// The topology.
+    pub topology: TopologyReply,
+    /// Of each of its collections, in their order.
+    pub replicas: Vec<ShardReplicas>,
+}
+
+impl ArchivedShardReplicas {
+    fn check(&self, shards: usize, nodes: &[ArchivedTopologyNode]) -> Checked {
+        let count = self.nodes.len();
+        let field = "ends of replicas";
+        ends(field, u32s(&self.ends), shards, count)?;
+        equal("replica cores", self.cores.len(), count)?;
+        let starts = std::iter::once(&0).chain(u32s(&self.ends));
+        // An empty part would leave a shard without a place.
+        if let Some(index) = starts.zip(u32s(&self.ends)).position(|(start, end)| start == end) {
+            return Err(MessageError::Order { field, index });
+        }
+        for (node, core) in u16s(&self.nodes).iter().zip(u16s(&self.cores)) {
+            let cores = nodes.get(usize::from(*node)).map_or(0, |node| node.core_ports.len());
+            if usize::from(*core) >= cores {
+                let found = u64::from(*node);
+                return Err(MessageError::UnknownValue { field: "node of a replica", found });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Layout for TopologyReplicasReply {
+    fn check(archived: &ArchivedTopologyReplicasReply) -> Checked {
+        TopologyReply::check(&archived.topology)?;
+        let collections = &archived.topology.collections;
+        equal("replicas of collections", archived.replicas.len(), collections.len())?;
+        for (replicas, collection) in archived.replicas.iter().zip(collections.iter()) {
+            replicas.check(collection.shard_ids.len(), &archived.topology.nodes)?;
+        }
+        Ok(())
+    }
+
+    fn size_hint_bytes(&self) -> usize {
+        let replicas = self.replicas.iter().map(|of| 32 + 4 * of.ends.len() + 4 * of.nodes.len());
+        self.topology.size_hint_bytes() + replicas.sum::<usize>()
     }
 }

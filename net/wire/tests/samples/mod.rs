@@ -16,8 +16,9 @@ use heddle_wire::message::{
     DeleteRequest, DeleteWithReply, DeleteWithRequest, Durability, GetReply, GetRequest,
     HelloReply, HelloRequest, NodeChangeReply, NodeChangeRequest, NodeFate, NodeStatusReply,
     NodeStatusRequest, ObjectColumns, PutMode, PutReply, PutRequest, PutWithReply, PutWithRequest,
-    ScanReply, ScanRequest, SearchReply, SearchRequest, TopologyCollection, TopologyNode,
-    TopologyNotice, TopologyReply, TopologyRequest, Want,
+    ScanReply, ScanRequest, SearchReply, SearchRequest, ShardReplicas, TopologyCollection,
+    TopologyNode, TopologyNotice, TopologyReplicasReply, TopologyReplicasRequest, TopologyReply,
+    TopologyRequest, Want,
 };
 use heddle_wire::{Body, Frame, Request, encode_error, encode_reply, encode_request};
 
@@ -65,6 +66,20 @@ fn topology() -> TopologyReply {
     TopologyReply { epoch: 5, answering_node: 0, nodes: vec![node], collections: vec![collection] }
 }
 
+pub(crate) fn topology_replicas() -> TopologyReplicasReply {
+    let mut topology = topology();
+    let second = TopologyNode {
+        id: [2; 16],
+        name: "node-two".to_owned(),
+        address: "192.0.2.8".to_owned(),
+        ..topology.nodes[0].clone()
+    };
+    topology.nodes.push(second);
+    let replicas =
+        ShardReplicas { ends: vec![2, 4], nodes: vec![0, 1, 0, 1], cores: vec![0, 1, 1, 0] };
+    TopologyReplicasReply { topology, replicas: vec![replicas] }
+}
+
 fn hello() -> HelloReply {
     HelloReply {
         version: 1,
@@ -102,6 +117,8 @@ fn plain() -> Vec<(&'static str, Frame)> {
         ("hello.reply", reply(1, &hello())),
         ("topology.request", request(2, 20, &TopologyRequest { known_epoch: 4 })),
         ("topology.reply", reply(2, &topology())),
+        ("topology_replicas.request", request(21, 20, &TopologyReplicasRequest { known_epoch: 4 })),
+        ("topology_replicas.reply", reply(21, &topology_replicas())),
         ("collection_create.request", request(3, 30, &CollectionCreateRequest { definition })),
         (
             "collection_create.reply",

@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use heddle_client::{Client, ClientError};
 use heddle_types::{ApiError, ObjectId, RoutingTable, ShardId};
 use heddle_wire::header::{HEADER_BYTES, Header, parse};
-use heddle_wire::message::{HelloReply, TopologyCollection, TopologyNode, TopologyReply, decode};
+use heddle_wire::message::{
+    HelloReply, ShardReplicas, TopologyCollection, TopologyNode, TopologyReplicasReply,
+    TopologyReply, decode,
+};
 use heddle_wire::{AlignedVec, Body, FrameKind, MessageType, encode_error, encode_reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -115,7 +118,7 @@ impl Site {
         }
     }
 
-    fn topology(&self) -> TopologyReply {
+    fn topology(&self) -> TopologyReplicasReply {
         let node = TopologyNode {
             id: [1; 16],
             name: "fake".to_owned(),
@@ -133,8 +136,14 @@ impl Site {
             shard_cores,
             owners,
         };
+        let replicas = ShardReplicas {
+            ends: vec![1, 2],
+            nodes: vec![0, 0],
+            cores: collection.shard_cores.clone(),
+        };
         let (nodes, collections) = (vec![node], vec![collection]);
-        TopologyReply { epoch: 7, answering_node: 0, nodes, collections }
+        let topology = TopologyReply { epoch: 7, answering_node: 0, nodes, collections };
+        TopologyReplicasReply { topology, replicas: vec![replicas] }
     }
 
     async fn accept(self, listener: TcpListener, core: Option<usize>) {
@@ -179,7 +188,7 @@ impl Site {
     fn handle(&self, incoming: Incoming) {
         match incoming.kind() {
             MessageType::Hello => incoming.reply(&self.hello()),
-            MessageType::Topology => {
+            MessageType::TopologyReplicas => {
                 self.counters.topologies.fetch_add(1, Ordering::SeqCst);
                 incoming.reply(&self.topology());
             }
