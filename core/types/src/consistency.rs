@@ -27,7 +27,8 @@ impl Consistency {
     ///
     /// ```
     /// use heddle_types::Consistency;
-    /// assert_eq!([1, 2, 3, 4, 5].map(|factor| Consistency::Quorum.needed(factor)), [1, 2, 2, 3, 3]);
+    /// let quorums = [1, 2, 3, 4, 5].map(|factor| Consistency::Quorum.needed(factor));
+    /// assert_eq!(quorums, [1, 2, 2, 3, 3]);
     /// ```
     #[must_use]
     pub fn needed(self, factor: usize) -> usize {
