@@ -7,7 +7,10 @@
 
 pub mod backup;
 pub mod buffer;
+pub mod consistency;
+pub mod deletion;
 pub mod device;
+pub mod digest;
 pub mod error;
 pub mod fatal;
 pub mod filter;
@@ -22,7 +25,10 @@ pub mod stamp;
 pub mod value;
 
 pub use buffer::AlignedBuf;
+pub use consistency::Consistency;
+pub use deletion::DeletionStrategy;
 pub use device::{Clock, Device, DeviceError, DeviceFile, OpenMode};
+pub use digest::ObjectDigest;
 pub use error::{ApiError, ErrorCode, Retry};
 pub use fatal::FatalReason;
 pub use filter::{Filter, Operator};

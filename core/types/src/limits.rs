@@ -61,6 +61,8 @@ pub const CONNECTIONS_MAX: usize = 10_000;
 
 /// Physical shards of one collection on one cluster.
 pub const SHARDS_PER_COLLECTION_MAX: u32 = 512;
+/// Most replicas of a shard; a set of them fits 16 bits.
+pub const REPLICAS_PER_SHARD_MAX: usize = 16;
 /// Virtual shards per physical shard when the collection does not say otherwise.
 pub const VIRTUAL_PER_PHYSICAL_DEFAULT: u32 = 128;
 

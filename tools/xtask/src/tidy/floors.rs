@@ -36,6 +36,7 @@ enum Io {
 const TYPES: &str = "heddle-types";
 const INDEX: &str = "heddle-index";
 const WIRE: &str = "heddle-wire";
+const REPLICATION: &str = "heddle-replication";
 const RUNTIME: &str = "heddle-runtime";
 const CORE: &str = "heddle-core";
 const CLIENT: &str = "heddle-client";
@@ -62,24 +63,30 @@ const fn with_ring(package: Package, ring: Ring) -> Package {
 }
 
 /// The code map of docs/architecture.md.
-pub(super) const PACKAGES: [Package; 13] = [
+pub(super) const PACKAGES: [Package; 14] = [
     sealed(package(TYPES, "core/types", 0, &[])),
     sealed(package(INDEX, "index", 0, &[])),
     sealed(package(WIRE, "net/wire", 1, &[TYPES])),
+    sealed(package(REPLICATION, "core/replication", 1, &[TYPES])),
     with_ring(package(RUNTIME, "core/runtime", 1, &[TYPES]), Ring::Direct),
-    sealed(package(CORE, "core", 2, &[TYPES, INDEX, WIRE])),
+    sealed(package(CORE, "core", 2, &[TYPES, INDEX, WIRE, REPLICATION])),
     package(CLIENT, "tools/client", 2, &[TYPES, WIRE]),
     sealed(package(META, "meta", 3, &[TYPES, WIRE, CORE])),
     with_ring(
-        package(NET, "net", 4, &[TYPES, INDEX, WIRE, RUNTIME, CORE, CLIENT, META]),
+        package(NET, "net", 4, &[TYPES, INDEX, WIRE, REPLICATION, RUNTIME, CORE, CLIENT, META]),
         Ring::Direct,
     ),
-    sealed(package(SIM, "tools/sim", 4, &[TYPES, WIRE, CORE, META])),
+    sealed(package(SIM, "tools/sim", 4, &[TYPES, WIRE, REPLICATION, CORE, META])),
     with_ring(
-        package(BENCH, "bench", 5, &[TYPES, INDEX, WIRE, RUNTIME, CORE, CLIENT, META, NET, SIM]),
+        package(
+            BENCH,
+            "bench",
+            5,
+            &[TYPES, INDEX, WIRE, REPLICATION, RUNTIME, CORE, CLIENT, META, NET, SIM],
+        ),
         Ring::Baseline,
     ),
-    package("heddle-fuzz", "fuzz", 5, &[TYPES, INDEX, WIRE, CORE, META, CLIENT, SIM]),
+    package("heddle-fuzz", "fuzz", 5, &[TYPES, INDEX, WIRE, REPLICATION, CORE, META, CLIENT, SIM]),
     package("xtask", "tools/xtask", 5, &[]),
     // The command imports the same files of vectors that the benchmark suite reads.
     package("heddle", "tools", 6, &[TYPES, INDEX, WIRE, RUNTIME, CORE, CLIENT, META, NET, BENCH]),
