@@ -8,6 +8,7 @@
 pub mod backup;
 pub mod buffer;
 pub mod device;
+pub mod digest;
 pub mod error;
 pub mod fatal;
 pub mod filter;
@@ -23,6 +24,7 @@ pub mod value;
 
 pub use buffer::AlignedBuf;
 pub use device::{Clock, Device, DeviceError, DeviceFile, OpenMode};
+pub use digest::ObjectDigest;
 pub use error::{ApiError, ErrorCode, Retry};
 pub use fatal::FatalReason;
 pub use filter::{Filter, Operator};
