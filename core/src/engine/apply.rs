@@ -6,7 +6,7 @@ use std::rc::Rc;
 use futures::future::{Either, select};
 use heddle_types::{ApiError, Clock, Device, ErrorCode, Lsn};
 
-use super::pending::{Change, Outcome, Pending};
+use super::pending::{Change, Effect, Outcome, Pending, Source};
 use super::yielding::yield_now;
 use super::{Book, Engine, EngineError, ShardCell};
 use crate::shard::{Applied, ApplyError};
@@ -64,7 +64,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
     }
 
     fn apply(&self, pending: Pending) {
-        let Pending { lsn, shard, id, stamp, change, log_bytes, batch, position } = pending;
+        let Pending { lsn, shard, id, stamp, change, log_bytes, batch, position, source } = pending;
         let created_us = match &change {
             Change::Put { created_us, .. } => *created_us,
             Change::Delete => 0,
@@ -84,8 +84,14 @@ impl<D: Device, C: Clock> Engine<D, C> {
             })
         });
         let result = match applied {
-            Some(Ok(Applied::Done { existed })) => Ok(Outcome { stamp, created_us, existed }),
-            Some(Ok(Applied::Superseded)) => {
+            Some(Ok(Applied::Done { existed })) => {
+                Ok(Outcome { stamp, created_us, existed, effect: Effect::Applied })
+            }
+            Some(Ok(Applied::Superseded { newest })) if source == Source::Coordinator => {
+                let effect = Effect::Superseded;
+                Ok(Outcome { stamp: newest, created_us, existed: true, effect })
+            }
+            Some(Ok(Applied::Superseded { .. })) => {
                 Err(ApiError::internal(format!("stamp {stamp:?} is not the newest of {id}")))
             }
             Some(Err(error)) => {

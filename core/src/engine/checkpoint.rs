@@ -272,6 +272,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             // A backup copies it; the next image or step of upkeep gives it up.
             return Ok(());
         }
+        self.renew_high_water(self.records_needed_from());
         self.inner.wal.release(self.log_needed_from()).await?;
         while self.may_remove_old_logs() {
             let Some(log_index) = self.inner.state.borrow_mut().old_logs.pop() else { break };
@@ -285,7 +286,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
 
     fn may_remove_old_logs(&self) -> bool {
         let needs_old = self.cells().iter().any(|cell| cell.book.borrow().needs_image)
-            || self.quarantine_needs_from().is_some();
+            || self.quarantine_needs_from().is_some()
+            || !self.is_high_water_own();
         let state = self.inner.state.borrow();
         !needs_old && state.absent.is_empty() && !state.old_logs.is_empty()
     }
@@ -314,8 +316,14 @@ impl<D: Device, C: Clock> Engine<D, C> {
         self.may_remove_old_logs() || self.inner.wal.has_releasable(self.log_needed_from())
     }
 
-    /// The first record that is not in the image of its shard.
+    /// The first record that the log has to keep.
     fn log_needed_from(&self) -> Lsn {
+        let needed = self.records_needed_from();
+        self.high_water_needs_from().map_or(needed, |kept| kept.min(needed))
+    }
+
+    /// The first record that is not in the image of its shard.
+    fn records_needed_from(&self) -> Lsn {
         let unimaged = self.cells().into_iter().filter_map(|cell| {
             let book = cell.book.borrow();
             book.first_unimaged
@@ -323,7 +331,9 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let unimaged = unimaged.chain(self.unserved_need_from()).min();
         let state = self.inner.state.borrow();
         let unapplied = state.pending.front().map(|first| first.lsn);
-        let all = Lsn(state.applied_lsn.0 + 1);
+        // Behind the last applied record there may be some that belong to no shard.
+        let behind = if unapplied.is_none() { self.inner.wal.durable_lsn() } else { Lsn(0) };
+        let all = Lsn(state.applied_lsn.max(behind).0 + 1);
         unimaged.into_iter().chain(unapplied).fold(all, Lsn::min)
     }
 }

@@ -19,6 +19,7 @@ mod backup;
 mod checkpoint;
 mod config;
 mod error;
+mod high_water;
 mod load;
 mod pacing;
 mod pending;
@@ -26,6 +27,7 @@ mod quarantine;
 mod read;
 mod rebuild;
 mod recover;
+mod replica;
 mod scrub;
 mod shards;
 mod space;
@@ -47,6 +49,7 @@ pub use config::{
 };
 pub use error::EngineError;
 pub use quarantine::refusal as quarantine_refusal;
+pub use replica::{Replicated, StampedChange, StampedWrite};
 pub use scrub::{FINDINGS_MAX, Finding, ScrubStats, ScrubStep};
 pub use space::{SpaceLevel, refused_for_space};
 pub use status::{EngineStatus, ShardState, ShardStatus};
@@ -65,6 +68,7 @@ use rustc_hash::FxHashMap;
 use crate::checkpoint::Previous;
 use crate::shard::{Shard, ShardView};
 use crate::wal::{Signal, Wal};
+use high_water::HighWater;
 use pending::{Busy, Pending};
 use quarantine::Quarantined;
 use rebuild::Absent;
@@ -112,6 +116,7 @@ struct State<D: Device> {
     /// Shards that are not served because records of theirs are damaged.
     quarantined: BTreeMap<ShardId, Quarantined>,
     stamps: StampSource,
+    high_water: HighWater,
     pending: VecDeque<Pending>,
     /// Log bytes of those: what writers may leave behind them is bounded.
     pending_bytes: u64,

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use heddle_types::{ApiError, Lsn, ObjectId, ShardId, Stamp};
+use heddle_types::{ApiError, Lsn, ObjectDigest, ObjectId, ShardId, Stamp};
 
 use super::types::ItemVector;
 use crate::wal::Signal;
@@ -19,6 +19,17 @@ pub(super) struct Pending {
     /// Who waits, and which of the batch's results this is.
     pub(super) batch: Rc<Batch>,
     pub(super) position: usize,
+    /// What a version that wins over the record's means.
+    pub(super) source: Source,
+}
+
+/// Where a write got its stamp.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Source {
+    /// Here, so it is the newest.
+    Own,
+    /// From the core that coordinates the write; anything may have come before it.
+    Coordinator,
 }
 
 /// What a record does.
@@ -33,6 +44,18 @@ pub(super) struct Outcome {
     pub(super) stamp: Stamp,
     pub(super) created_us: i64,
     pub(super) existed: bool,
+    pub(super) effect: Effect,
+}
+
+/// Did a write change its object?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Effect {
+    /// It did.
+    Applied,
+    /// It was there already.
+    Known,
+    /// The object has a version that wins; the outcome's stamp is its stamp.
+    Superseded,
 }
 
 /// Results of one put or delete call.
@@ -79,8 +102,8 @@ impl Batch {
 pub(super) struct Busy {
     /// Records appended and not applied.
     pub(super) in_flight: u32,
-    /// Creation time after the last of them; `None` after a deletion.
-    pub(super) created_us: Option<i64>,
+    /// The object as the last of them makes it.
+    pub(super) last: Option<ObjectDigest>,
     /// A merge reads the object; other writes wait for it.
     pub(super) merging: bool,
 }

@@ -9,7 +9,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use heddle_index::IndexError;
-use heddle_types::{ApiError, Clock, Device, DeviceError, ErrorCode, Lsn, RawVectors, ShardId};
+use heddle_types::{
+    ApiError, Clock, Device, DeviceError, ErrorCode, Lsn, ObjectDigest, RawVectors, ShardId,
+};
 
 use super::config::OpenReport;
 use super::load::{Loader, unfit};
@@ -360,7 +362,8 @@ fn merge<D: Device>(
     mut entry: Scanned,
 ) -> Result<(), String> {
     let mut shard = cell.shard.borrow_mut();
-    if !shard.wants(&entry.row.id, &entry.row.stamp) {
+    let version = ObjectDigest::live(entry.row.stamp, entry.row.created_us);
+    if !shard.wants(&entry.row.id, version) {
         return Ok(());
     }
     let vectors = rebuild.vectors_of(&mut entry)?;

@@ -15,6 +15,7 @@ use heddle_types::{Clock, Device, DeviceError, Hlc, Lsn, ShardId, StampSource};
 use rustc_hash::FxHashMap;
 
 use super::config::{EngineConfig, OpenReport, Progress};
+use super::high_water::HighWater;
 use super::load::Loader;
 use super::pacing::HeldWriters;
 use super::quarantine::{concerned, remove_written, set_apart};
@@ -131,6 +132,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             quiescence: &quiescence,
             progress: &progress,
             values_bytes_max,
+            high_water: Cell::new(None),
         };
         let (own, old) = config.log_indexes.split_first().unwrap_or((&0, &[]));
         for log_index in old {
@@ -144,6 +146,11 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let directory = log_directory(*own);
         let recovery = Recovery::open(device.clone(), &directory, config.wal).await?;
         let recovery = replay.read(recovery, *own, IsOwn::Yes, &mut newest, &mut report).await?;
+        let high_water = match replay.high_water.get() {
+            None => HighWater::default(),
+            Some(HighWaterFound { lsn, is_own: IsOwn::Yes }) => HighWater::found(lsn),
+            Some(HighWaterFound { is_own: IsOwn::No, .. }) => HighWater::found_in_old_log(),
+        };
         let (wal, found) = recovery.finish().await?;
         check_covers(&opened, *own, found.first_lsn, found.next_lsn)?;
         lost.extend(concerned(&opened, *own, IsOwn::Yes, &found.damage));
@@ -168,6 +175,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let old_logs = old.to_vec();
         let engine = Self::assemble(device, clock, config, quiescence, wal, opened, newest);
         engine.inner.state.borrow_mut().old_logs = old_logs;
+        engine.inner.state.borrow_mut().high_water = high_water;
         engine.inner.state.borrow_mut().quarantined = quarantined;
         engine.note_old_logs();
         engine.set_absent(rebuilds, absent);
@@ -191,6 +199,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             absent: BTreeMap::new(),
             quarantined: BTreeMap::new(),
             stamps,
+            high_water: HighWater::default(),
             pending: VecDeque::new(),
             pending_bytes: 0,
             busy: FxHashMap::default(),
@@ -325,6 +334,15 @@ struct Replay<'a, D: Device> {
     progress: &'a dyn Fn(Progress),
     /// Property values of all shards that wait to be sorted in.
     values_bytes_max: u64,
+    /// The last record about issued stamps.
+    high_water: Cell<Option<HighWaterFound>>,
+}
+
+/// A record about issued stamps that a log holds.
+#[derive(Clone, Copy)]
+struct HighWaterFound {
+    lsn: Lsn,
+    is_own: IsOwn,
 }
 
 impl<D: Device> Replay<'_, D> {
@@ -396,6 +414,10 @@ impl<D: Device> Replay<'_, D> {
         is_own: IsOwn,
         report: &mut OpenReport,
     ) -> Result<(), EngineError> {
+        if record.kind == RecordKind::HighWater {
+            self.high_water.set(Some(HighWaterFound { lsn: record.lsn, is_own }));
+            return Ok(());
+        }
         let Some(opened) = self.shards.get(&record.shard) else {
             report.records_of_dropped_shards += 1;
             return Ok(());
@@ -421,11 +443,12 @@ impl<D: Device> Replay<'_, D> {
                 let id = decode_delete(record.payload).map_err(unreadable)?;
                 target.apply_delete(&record.stamp, id)
             }
+            RecordKind::HighWater => return Ok(()),
         };
         target.republish();
         match applied {
             Applied::Done { .. } => report.records_applied += 1,
-            Applied::Superseded => report.records_superseded += 1,
+            Applied::Superseded { .. } => report.records_superseded += 1,
         }
         let mut book = opened.cell.book.borrow_mut();
         book.records_replayed += 1;

@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use heddle_types::row::{decode_row, encode_row};
 use heddle_types::{
-    ApiError, Clock, Device, DeviceError, ErrorCode, Lsn, ObjectId, ShardId, Stamp,
+    ApiError, Clock, Device, DeviceError, ErrorCode, Lsn, ObjectDigest, ObjectId, ShardId, Stamp,
 };
 
 use super::error::append_refused;
-use super::pending::{Batch, Change, Outcome, Pending};
+use super::pending::{Batch, Change, Effect, Outcome, Pending, Source};
 use super::types::{Durability, ItemVector, PutItem, PutMode, Want, Written};
 use super::yielding::yield_now;
 use super::{Engine, EngineError, ShardCell};
@@ -19,31 +19,32 @@ use crate::validate::{check_batch, check_item};
 use crate::wal::{RecordKind, WalError};
 
 /// Objects that are appended before other tasks may run: about 100 us.
-const APPENDS_PER_TURN: usize = 16;
+pub(super) const APPENDS_PER_TURN: usize = 16;
 /// Bytes of writes after which memory is measured again.
 const MEASURE_EVERY_BYTES: u64 = 1 << 20;
 
 /// A write that is resolved and not in the log yet.
-enum NewWrite {
+pub(super) enum NewWrite {
     Put { vectors: Vec<ItemVector>, row: Vec<u8> },
     Delete,
 }
 
 /// What the log said about a write.
-struct Appended {
-    lsn: Lsn,
-    stamp: Stamp,
-    created_us: i64,
+pub(super) struct Appended {
+    pub(super) lsn: Lsn,
+    pub(super) stamp: Stamp,
+    pub(super) created_us: i64,
     /// Does the object exist before this record?
-    existed: bool,
-    log_bytes: u64,
+    pub(super) existed: bool,
+    pub(super) log_bytes: u64,
 }
 
 /// Which result of which call a write answers.
-struct Answer<'a> {
-    batch: &'a Rc<Batch>,
-    position: usize,
-    durability: Durability,
+pub(super) struct Answer<'a> {
+    pub(super) batch: &'a Rc<Batch>,
+    pub(super) position: usize,
+    pub(super) durability: Durability,
+    pub(super) source: Source,
 }
 
 impl<D: Device, C: Clock> Engine<D, C> {
@@ -79,14 +80,14 @@ impl<D: Device, C: Clock> Engine<D, C> {
             if position % APPENDS_PER_TURN == APPENDS_PER_TURN - 1 {
                 yield_now().await;
             }
-            let answer = Answer { batch: &batch, position, durability };
+            let answer = Answer { batch: &batch, position, durability, source: Source::Own };
             if let Err(error) = self.put_one(&cell, mode, item, &answer).await {
                 batch.resolve(position, Err(error));
             }
         }
         let results = batch.wait().await.into_iter();
         let written = results.map(|result| {
-            result.map(|Outcome { stamp, created_us, existed }| Written {
+            result.map(|Outcome { stamp, created_us, existed, .. }| Written {
                 stamp,
                 created_us,
                 created: !existed,
@@ -122,7 +123,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             if position % APPENDS_PER_TURN == APPENDS_PER_TURN - 1 {
                 yield_now().await;
             }
-            let answer = Answer { batch: &batch, position, durability };
+            let answer = Answer { batch: &batch, position, durability, source: Source::Own };
             if let Err(error) = self.delete_one(&cell, id, &answer).await {
                 batch.resolve(position, Err(error));
             }
@@ -159,7 +160,9 @@ impl<D: Device, C: Clock> Engine<D, C> {
         self.inner.settled.wait_until(|| !self.is_merging(cell.id, id)).await;
         let exists = cell.shard.borrow().slot_of(&id).is_some();
         if !exists && self.in_flight(cell.id, id) == 0 {
-            let outcome = Outcome { stamp: Stamp::default(), created_us: 0, existed: false };
+            let effect = Effect::Known;
+            let outcome =
+                Outcome { stamp: Stamp::default(), created_us: 0, existed: false, effect };
             answer.batch.resolve(answer.position, Ok(outcome));
             return Ok(());
         }
@@ -198,13 +201,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
         answer: &Answer<'_>,
         may_append: impl Fn() -> bool,
     ) -> Result<(), ApiError> {
-        let limit = self.inner.config.wal.backlog_bytes_max as u64;
-        let has_room = || {
-            let state = self.inner.state.borrow();
-            state.pending_bytes < limit || state.failed
-        };
         loop {
-            self.inner.settled.wait_until(|| has_room() && may_append()).await;
+            self.inner.settled.wait_until(|| self.has_room() && may_append()).await;
             self.check_writable(cell)?;
             match self.try_append(cell, id, &write) {
                 Ok(appended) => {
@@ -221,6 +219,13 @@ impl<D: Device, C: Clock> Engine<D, C> {
         }
     }
 
+    /// May more writes wait for taking effect?
+    pub(super) fn has_room(&self) -> bool {
+        let limit = self.inner.config.wal.backlog_bytes_max as u64;
+        let state = self.inner.state.borrow();
+        state.pending_bytes < limit || state.failed
+    }
+
     fn try_append(
         &self,
         cell: &ShardCell<D>,
@@ -234,33 +239,45 @@ impl<D: Device, C: Clock> Engine<D, C> {
             NewWrite::Put { .. } => before_us.unwrap_or(updated_us(&stamp)),
             NewWrite::Delete => 0,
         };
+        let (lsn, log_bytes) = self.append_record(cell.id, id, write, stamp, created_us)?;
+        Ok(Appended { lsn, stamp, created_us, existed: before_us.is_some(), log_bytes })
+    }
+
+    /// Appends the record of a write: its position, and the bytes of its payload.
+    pub(super) fn append_record(
+        &self,
+        shard: ShardId,
+        id: ObjectId,
+        write: &NewWrite,
+        stamp: Stamp,
+        created_us: i64,
+    ) -> Result<(Lsn, u64), WalError> {
         let wal = &self.inner.wal;
         let (lsn, bytes) = match write {
             NewWrite::Put { vectors, row } => {
                 let mut head = Vec::new();
                 encode_put_head(&id, created_us, vectors, row.len(), &mut head);
-                let lsn = wal.append(cell.id, RecordKind::Put, &stamp, &[&head, row])?;
+                let lsn = wal.append(shard, RecordKind::Put, &stamp, &[&head, row])?;
                 (lsn, head.len() + row.len())
             }
             NewWrite::Delete => {
-                (wal.append(cell.id, RecordKind::Delete, &stamp, &[&id.0])?, id.0.len())
+                (wal.append(shard, RecordKind::Delete, &stamp, &[&id.0])?, id.0.len())
             }
         };
-        let (existed, log_bytes) = (before_us.is_some(), bytes as u64);
-        Ok(Appended { lsn, stamp, created_us, existed, log_bytes })
+        Ok((lsn, bytes as u64))
     }
 
     /// When the object was created, as the next record will find it.
     fn created_us(&self, cell: &ShardCell<D>, id: ObjectId) -> Option<i64> {
         let busy = self.inner.state.borrow().busy.get(&(cell.id, id)).copied();
         if let Some(busy) = busy.filter(|busy| busy.in_flight > 0) {
-            return busy.created_us;
+            return busy.last.filter(|last| !last.is_tombstone).map(|last| last.created_us);
         }
         let shard = cell.shard.borrow();
         shard.slot_of(&id).map(|slot| shard.facts(slot).created_us)
     }
 
-    fn enqueue(
+    pub(super) fn enqueue(
         &self,
         shard: ShardId,
         id: ObjectId,
@@ -270,7 +287,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
     ) {
         let Appended { lsn, stamp, created_us, existed, log_bytes } = appended;
         if answer.durability == Durability::Batched {
-            answer.batch.resolve(answer.position, Ok(Outcome { stamp, created_us, existed }));
+            let outcome = Outcome { stamp, created_us, existed, effect: Effect::Applied };
+            answer.batch.resolve(answer.position, Ok(outcome));
         }
         let change = match write {
             NewWrite::Put { vectors, row } => Change::Put { created_us, vectors, row },
@@ -279,10 +297,14 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let mut state = self.inner.state.borrow_mut();
         let busy = state.busy.entry((shard, id)).or_default();
         busy.in_flight += 1;
-        busy.created_us = matches!(change, Change::Put { .. }).then_some(created_us);
+        busy.last = Some(match change {
+            Change::Put { .. } => ObjectDigest::live(stamp, created_us),
+            Change::Delete => ObjectDigest::tombstone(stamp),
+        });
         state.memory.written_since_bytes += log_bytes;
-        let (batch, position) = (Rc::clone(answer.batch), answer.position);
-        let pending = Pending { lsn, shard, id, stamp, change, log_bytes, batch, position };
+        let Answer { batch, position, source, .. } = *answer;
+        let batch = Rc::clone(batch);
+        let pending = Pending { lsn, shard, id, stamp, change, log_bytes, batch, position, source };
         assert!(
             state.pending.back().is_none_or(|last| last.lsn < lsn),
             "records are queued in the order of the log"
@@ -293,7 +315,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         self.inner.queued.notify();
     }
 
-    fn check_item(
+    pub(super) fn check_item(
         &self,
         cell: &ShardCell<D>,
         item: &PutItem,
@@ -312,7 +334,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         }
     }
 
-    fn check_writable(&self, cell: &ShardCell<D>) -> Result<(), ApiError> {
+    pub(super) fn check_writable(&self, cell: &ShardCell<D>) -> Result<(), ApiError> {
         if cell.dropped.get() {
             return Err(super::error::no_shard(cell.id));
         }
@@ -330,7 +352,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
     }
 
     /// Refuses puts while the budget is used up; deletes and reads go on.
-    fn check_memory(&self) -> Result<(), ApiError> {
+    pub(super) fn check_memory(&self) -> Result<(), ApiError> {
         let gauge = self.inner.state.borrow().memory;
         if !gauge.measured || gauge.written_since_bytes >= MEASURE_EVERY_BYTES {
             self.measure_memory();
@@ -354,7 +376,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
     }
 
     /// Makes room when too many rows wait for a flush: the writer that meets the limit writes them.
-    async fn rows_fit(&self, cell: &ShardCell<D>) -> Result<(), ApiError> {
+    pub(super) async fn rows_fit(&self, cell: &ShardCell<D>) -> Result<(), ApiError> {
         while cell.shard.borrow().objects.is_over_limit() {
             self.check_writable(cell)?;
             if cell.book.borrow().flushing {
@@ -375,11 +397,11 @@ impl<D: Device, C: Clock> Engine<D, C> {
         Ok(())
     }
 
-    fn is_merging(&self, shard: ShardId, id: ObjectId) -> bool {
+    pub(super) fn is_merging(&self, shard: ShardId, id: ObjectId) -> bool {
         self.inner.state.borrow().busy.get(&(shard, id)).is_some_and(|busy| busy.merging)
     }
 
-    fn in_flight(&self, shard: ShardId, id: ObjectId) -> u32 {
+    pub(super) fn in_flight(&self, shard: ShardId, id: ObjectId) -> u32 {
         self.inner.state.borrow().busy.get(&(shard, id)).map_or(0, |busy| busy.in_flight)
     }
 }

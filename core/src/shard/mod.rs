@@ -25,7 +25,8 @@ use heddle_index::{
 use heddle_types::limits::VECTORS_PER_COLLECTION_MAX;
 use heddle_types::row::RowError;
 use heddle_types::{
-    CollectionConfig, Device, Filter, Hlc, ObjectId, RawVectors, Slot, Stamp, VectorConfig,
+    CollectionConfig, Device, Filter, Hlc, ObjectDigest, ObjectId, RawVectors, Slot, Stamp,
+    VectorConfig,
 };
 
 use crate::engine::{ItemVector, Lease};
@@ -60,8 +61,8 @@ pub enum ApplyError {
 pub(crate) enum Applied {
     /// The record took effect; did the object exist before?
     Done { existed: bool },
-    /// A newer or the same write is there already.
-    Superseded,
+    /// The same write or one that wins is there already.
+    Superseded { newest: Stamp },
 }
 
 /// A deletion that is remembered.
@@ -192,8 +193,9 @@ impl<D: Device> Shard<D> {
         vectors: &[ItemVector],
         row: &[u8],
     ) -> Result<Applied, ApplyError> {
-        if self.newest(&id).is_some_and(|newest| newest >= *stamp) {
-            return Ok(Applied::Superseded);
+        let version = ObjectDigest::live(*stamp, created_us);
+        if let Some(known) = self.digest(&id).filter(|known| *known >= version) {
+            return Ok(Applied::Superseded { newest: known.stamp });
         }
         let is_trivial = self.properties.is_trivial();
         let values =
@@ -247,8 +249,9 @@ impl<D: Device> Shard<D> {
 
     /// Applies a deletion and remembers it.
     pub(crate) fn apply_delete(&mut self, stamp: &Stamp, id: ObjectId) -> Applied {
-        if self.newest(&id).is_some_and(|newest| newest >= *stamp) {
-            return Applied::Superseded;
+        let version = ObjectDigest::tombstone(*stamp);
+        if let Some(known) = self.digest(&id).filter(|known| *known >= version) {
+            return Applied::Superseded { newest: known.stamp };
         }
         let short = self.writers.shorten(stamp);
         self.newest = self.newest.max(stamp.hlc);
@@ -260,11 +263,22 @@ impl<D: Device> Shard<D> {
         Applied::Done { existed: old.is_some() }
     }
 
-    /// The newest stamp known of an id, live or deleted.
-    fn newest(&self, id: &ObjectId) -> Option<Stamp> {
-        let live = self.ids.get(id).map(|slot| self.slots.get(*slot).stamp());
-        let short = live.or_else(|| self.tombstones.get(id).copied())?;
-        Some(self.writers.lengthen(short))
+    /// What is known of an id: the live object, or its deletion.
+    pub(crate) fn digest(&self, id: &ObjectId) -> Option<ObjectDigest> {
+        if let Some(slot) = self.ids.get(id) {
+            let facts = self.slots.get(*slot);
+            return Some(ObjectDigest::live(
+                self.writers.lengthen(facts.stamp()),
+                facts.created_us,
+            ));
+        }
+        let deleted = self.tombstones.get(id)?;
+        Some(ObjectDigest::tombstone(self.writers.lengthen(*deleted)))
+    }
+
+    /// Does a version win over what is known of its object?
+    pub(crate) fn wants(&self, id: &ObjectId, version: ObjectDigest) -> bool {
+        self.digest(id).is_none_or(|known| known < version)
     }
 
     fn take_slot(&mut self, id: ObjectId) -> Result<Slot, IndexError> {

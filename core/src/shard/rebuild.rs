@@ -85,9 +85,4 @@ impl<D: Device> Shard<D> {
     pub(crate) fn note_newest(&mut self, newest: Hlc) {
         self.newest = self.newest.max(newest);
     }
-
-    /// Is a version of this stamp newer than what is known of the object?
-    pub(crate) fn wants(&self, id: &ObjectId, stamp: &Stamp) -> bool {
-        self.newest(id).is_none_or(|newest| newest < *stamp)
-    }
 }

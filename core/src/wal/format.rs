@@ -56,6 +56,8 @@ pub enum RecordKind {
     Put = 1,
     /// A deletion by id.
     Delete = 2,
+    /// No stamp that this core issued is newer than that of the record. Belongs to no shard.
+    HighWater = 3,
 }
 
 impl RecordKind {
@@ -63,6 +65,7 @@ impl RecordKind {
         match number {
             1 => Some(Self::Put),
             2 => Some(Self::Delete),
+            3 => Some(Self::HighWater),
             _ => None,
         }
     }
@@ -354,7 +357,7 @@ fn verify_record(bytes: &[u8], key: SegmentKey, lsn: Lsn) -> Result<usize, Fault
         return Err(fault("record LSN", lsn.0, u64_at(head, 8)));
     }
     if RecordKind::from_number(head[28]).is_none() {
-        return Err(fault("record kind", RecordKind::Delete as u8, head[28]));
+        return Err(fault("record kind", RecordKind::HighWater as u8, head[28]));
     }
     let length = u32_at(head, 4) as usize;
     let taken = record_bytes(length);

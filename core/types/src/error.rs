@@ -54,11 +54,16 @@ pub enum ErrorCode {
     Unknown = 20,
     /// A bug in Heddle.
     Internal = 21,
+    /// The clocks of two nodes, or of one node before and after, are too far apart for the write.
+    ClockSkew = 22,
+    /// The write is older than what all replicas have compared, and nothing is known of its object:
+    /// it may have been deleted since.
+    BelowFloor = 23,
 }
 
 impl ErrorCode {
     /// Every code, in wire order.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::Protocol,
         Self::UnknownMessage,
         Self::InvalidArgument,
@@ -80,6 +85,8 @@ impl ErrorCode {
         Self::Corrupt,
         Self::Unknown,
         Self::Internal,
+        Self::ClockSkew,
+        Self::BelowFloor,
     ];
 
     /// The wire number.

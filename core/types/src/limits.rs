@@ -93,6 +93,13 @@ pub const REPLAY_VALUES_SHARE: u64 = 16;
 /// Bytes of one checkpoint chunk: unit of its checksums and of one device write.
 pub const CHECKPOINT_CHUNK_BYTES: usize = 256 << 10;
 
+/// A replica refuses stamps that lie further ahead of its clock (500 ms): nothing could be written
+/// over an object with a stamp of the far future.
+pub const STAMP_AHEAD_US_MAX: u64 = 500_000;
+/// The log says so far ahead which stamps may have been issued (1 s), so that one record of it
+/// stands for all stamps of that time.
+pub const STAMP_HIGH_WATER_STEP_US: u64 = 1_000_000;
+
 /// Most nodes of a cluster.
 pub const NODES_MAX: usize = 128;
 /// Most voters of the cluster's Raft group: a write waits for four of seven, more only cost.

@@ -103,6 +103,12 @@ impl StampSource {
         Stamp { hlc: self.last, boot: self.boot, core: self.core, node: self.node }
     }
 
+    /// The newest time that was issued or seen.
+    #[must_use]
+    pub fn last(&self) -> Hlc {
+        self.last
+    }
+
     /// Moves the source past a stamp that came from elsewhere (replay, a peer).
     pub fn observe(&mut self, seen: Hlc) {
         self.last = self.last.max(seen);
