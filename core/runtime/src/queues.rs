@@ -272,5 +272,6 @@ pub(crate) async fn ended() {
     while BLOCKING_JOBS.get() > 0 {
         sleep(Duration::from_millis(1)).await;
     }
+    crate::heartbeat::end();
     crate::poller::reset();
 }

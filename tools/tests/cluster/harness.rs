@@ -17,18 +17,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 const SECRET: &str = "a secret of these tests";
 
-/// How long nodes may take to serve before those that do not are started once more: whoever runs a
-/// cluster has something that does so.
-const START_LIMIT: Duration = Duration::from_secs(45);
-/// Times that a test starts nodes once more.
-const STARTS_MAX: u32 = 3;
-
 /// A node that runs.
 struct Running {
     child: Child,
     /// What it prints: a line once it serves.
     lines: Receiver<String>,
-    is_ready: bool,
 }
 
 /// A node of the cluster, running or not.
@@ -36,8 +29,6 @@ pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) host: Ipv4Addr,
     data_dir: String,
-    /// How it was started last.
-    flags: Vec<String>,
     running: Option<Running>,
 }
 
@@ -82,8 +73,8 @@ impl Cluster {
     pub(crate) fn add(&mut self, number: usize) -> usize {
         let name = format!("node-{number}");
         let data_dir = self.folder.join(&name);
-        let (host, flags) = (free_host(), Vec::new());
-        self.members.push(Member { name, host, data_dir, flags, running: None });
+        let host = free_host();
+        self.members.push(Member { name, host, data_dir, running: None });
         self.members.len() - 1
     }
 
@@ -115,15 +106,10 @@ impl Cluster {
     }
 
     fn spawn_with(&mut self, position: usize, flags: &[&str]) {
-        self.members[position].flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        self.run_member(position);
-    }
-
-    fn run_member(&mut self, position: usize) {
         let member = &mut self.members[position];
         let mut child = heddle(&["serve", "--config", "/dev/null", "--data-dir", &member.data_dir])
             .args(["--listen", &member.host.to_string(), "--name", &member.name, "--cores", "1"])
-            .args(&member.flags)
+            .args(flags)
             .env("HEDDLE_CLUSTER_SECRET", &self.secret)
             .args(["--wal-segment-bytes", "32MiB", "--disk-reserve-bytes", "0"])
             .args(["--ready-line", "always", "--log-level", "warn"])
@@ -140,7 +126,7 @@ impl Cluster {
                 let _ = sender.send(line);
             }
         });
-        member.running = Some(Running { child, lines, is_ready: false });
+        member.running = Some(Running { child, lines });
     }
 
     /// Starts a node that must refuse to run, with these flags alone: its exit code and its words.
@@ -156,29 +142,14 @@ impl Cluster {
 
     /// Waits until a started node serves.
     pub(crate) fn wait_ready(&mut self, position: usize) {
-        for _ in 0..STARTS_MAX {
-            let running = self.members[position].running.as_mut().unwrap();
-            match running.lines.recv_timeout(START_LIMIT) {
-                Ok(_) => {
-                    running.is_ready = true;
-                    return;
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    panic!("a node ended at its start: {}", running.child.wait().unwrap());
-                }
-                Err(RecvTimeoutError::Timeout) => self.start_late_ones_again(),
+        let member = &mut self.members[position];
+        let running = member.running.as_mut().unwrap();
+        match running.lines.recv_timeout(PATIENCE) {
+            Ok(_) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                panic!("a node ended at its start: {}", running.child.wait().unwrap());
             }
-        }
-        panic!("{} does not start", self.members[position].name);
-    }
-
-    fn start_late_ones_again(&mut self) {
-        let is_late = |member: &Member| member.running.as_ref().is_some_and(|node| !node.is_ready);
-        let late: Vec<usize> =
-            (0..self.members.len()).filter(|at| is_late(&self.members[*at])).collect();
-        for position in late {
-            self.kill(position);
-            self.run_member(position);
+            Err(RecvTimeoutError::Timeout) => panic!("{} does not start", member.name),
         }
     }
 
