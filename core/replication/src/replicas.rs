@@ -85,7 +85,7 @@ fn bit(replica: u8) -> u16 {
 }
 
 /// Items of a request, by position.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Items {
     /// Every one.
     All,

@@ -6,7 +6,7 @@ use heddle_types::{ApiError, Consistency, ErrorCode};
 use crate::replicas::{ItemAnswer, Items, ReplicaSet};
 
 /// What is to be written, for the machine.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct WriteRequest {
     /// Configured replicas of the shard, at most
     /// [`REPLICAS_PER_SHARD_MAX`](heddle_types::limits::REPLICAS_PER_SHARD_MAX).
@@ -71,7 +71,7 @@ pub enum WriteEffect {
 }
 
 /// How a write ended for the client.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum WriteOutcome {
     /// As many replicas have it as the level asks for.
     Applied {
@@ -85,7 +85,7 @@ pub enum WriteOutcome {
     Unknown,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 struct Item {
     acks: ReplicaSet,
     superseded: ReplicaSet,
@@ -99,6 +99,7 @@ struct Item {
 /// Coordinates one [`WriteRequest`]; see the module.
 ///
 /// Cost: a pass over the items per answer, and none of it allocates but hints and refusals.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct WriteMachine {
     request: WriteRequest,
     items: Vec<Item>,

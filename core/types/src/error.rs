@@ -109,7 +109,7 @@ impl fmt::Display for ErrorCode {
 }
 
 /// May the caller send the same request again?
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Retry {
     /// The same request fails again.
@@ -121,7 +121,7 @@ pub enum Retry {
 }
 
 /// A failure as clients see it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("{code}: {message}{}", expected_suffix(.expected))]
 pub struct ApiError {
     /// Kind of failure.

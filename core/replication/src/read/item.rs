@@ -3,7 +3,7 @@
 use heddle_types::{ObjectDigest, Stamp};
 
 /// How the read of one id ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ReadOutcome {
     /// It lives, in this version; [`super::ReadMachine::take`] has its record.
     Found(ObjectDigest),

@@ -11,6 +11,7 @@ use crate::winner::{Verdict, resolve};
 /// Coordinates one [`ReadRequest`]; see the module.
 ///
 /// Cost: a pass over the undecided ids and the replicas asked per event.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ReadMachine<R> {
     replicas: usize,
     level: Consistency,
@@ -28,6 +29,7 @@ pub struct ReadMachine<R> {
     is_answered: bool,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Item<R> {
     outcome: Option<ReadOutcome>,
     /// The newest record at hand.
@@ -37,6 +39,7 @@ struct Item<R> {
 }
 
 /// A replica that was asked.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Asked {
     replica: u8,
     /// It is asked for records, not digests.
@@ -302,8 +305,12 @@ impl<R> ReadMachine<R> {
         self.undecided = 0;
     }
 
-    /// The version that wins by what is known of an item now.
-    fn winner(&self, item: usize) -> Option<ObjectDigest> {
+    /// The version that wins by what is known of an item now; none where nobody has any, or
+    /// nobody may say.
+    ///
+    /// Panics: there is no such item (a caller bug).
+    #[must_use]
+    pub fn winner(&self, item: usize) -> Option<ObjectDigest> {
         match self.verdict(item) {
             Verdict::Wins(winner) => winner,
             Verdict::Conflict => None,
