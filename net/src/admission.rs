@@ -23,7 +23,7 @@ pub(crate) fn of_node(core: &Core, kind: MessageType) -> Result<(), ApiError> {
 }
 
 fn check(core: &Core, kind: MessageType, more_bytes: u64) -> Result<(), ApiError> {
-    let puts = matches!(kind, MessageType::Put | MessageType::PutWith);
+    let puts = matches!(kind, MessageType::Put | MessageType::PutWith | MessageType::PutAt);
     if !puts && kind != MessageType::CollectionCreate {
         return Ok(());
     }

@@ -21,7 +21,7 @@ use crate::meta::{Meta, shard_directory, specs_by_home};
 use crate::nodes::Nodes;
 use crate::registry::CollectionRoute;
 use crate::shared::{Phase, ReadyReport};
-use crate::{disk, gossip, http, memory};
+use crate::{disk, gossip, health, http, memory};
 
 const LOGS: &str = "logs";
 const SHARDS: &str = "shards";
@@ -145,6 +145,7 @@ async fn enter_cluster(
         return Ok(());
     }
     gossip::start(core);
+    spawn(Queue::Control, health::watch(Rc::clone(core)));
     let cluster = Cluster::start(core, meta, device).await;
     for index in 0..core.data_cores {
         let port = cluster::peer_port(core, index);

@@ -11,7 +11,7 @@ use heddle_runtime::{CoreContext, CoreLink, GlommioDevice, RealClock};
 use heddle_types::{ApiError, CoreIndex, ErrorCode, ShardId};
 
 use crate::cluster::Cluster;
-use crate::dispatch::{ObjectSize, SearchRoom};
+use crate::dispatch::{Held, Latencies, ObjectSize, SearchRoom, Tails};
 use crate::gossip::GossipHandle;
 use crate::message::{CoreAnswer, CoreReply, CoreRequest};
 use crate::metrics::{Metrics, StartReport};
@@ -38,6 +38,12 @@ pub(crate) struct Core {
     /// Connections with cores of other nodes.
     pub(crate) links: Rc<Links>,
     pub(crate) metrics: Metrics,
+    /// How long other nodes take to answer.
+    pub(crate) latencies: Latencies,
+    /// Writes that are not settled at all of their replicas.
+    pub(crate) tails: Tails,
+    /// Objects on which a conditional write is under way.
+    pub(crate) held: Held,
     /// What objects weigh in replies.
     pub(crate) object_size: ObjectSize,
     /// Pins of the searches that run here.
@@ -77,6 +83,9 @@ impl Core {
             server: Server::new(),
             links: Links::new(party_of(node, context.core)),
             metrics: Metrics::new(),
+            latencies: Latencies::default(),
+            tails: Tails::default(),
+            held: Held::default(),
             object_size: ObjectSize::default(),
             reader: node.quiescence.reader(context.core),
             link_scratches: RefCell::default(),

@@ -115,7 +115,6 @@ impl GossipHandle {
     }
 
     /// Grows with each change of the members.
-    #[cfg(test)]
     pub(crate) fn version(&self) -> u64 {
         self.driver.changes.version()
     }
@@ -123,7 +122,6 @@ impl GossipHandle {
     /// Waits until the version is another than `seen`; says which it is.
     ///
     /// Dropping the future loses nothing.
-    #[cfg(test)]
     pub(crate) async fn changed(&self, seen: u64) -> u64 {
         self.driver.changes.after(seen).await
     }

@@ -29,7 +29,11 @@ pub(crate) fn handle(
         | CoreRequest::FetchSlots { .. }
         | CoreRequest::Scan { .. }
         | CoreRequest::Count { .. }
-        | CoreRequest::FilterBitmap { .. } => Box::pin(handle_data(core, request)),
+        | CoreRequest::FilterBitmap { .. }
+        | CoreRequest::ReplicaWrite { .. }
+        | CoreRequest::Digests { .. }
+        | CoreRequest::ReadStamped { .. } => Box::pin(handle_data(core, request)),
+        CoreRequest::Conditional(order) => Box::pin(dispatch::answer_conditional(core, *order)),
         CoreRequest::SearchBatch(batch) => Box::pin(search_batch(core, *batch)),
         other => Box::pin(handle_node(core, other)),
     }
@@ -68,6 +72,18 @@ async fn handle_data(core: Rc<Core>, request: CoreRequest) -> CoreAnswer {
         }
         CoreRequest::FilterBitmap { shard, filter } => {
             Ok(CoreReply::Bitmap(engine.filter_bitmap(shard, &filter).await?))
+        }
+        CoreRequest::ReplicaWrite { shard, durability, writes } => {
+            core.registry.check_writable(shard)?;
+            engine.set_space(core.node.space());
+            engine.set_searched(core.node.is_searched(core.clock.monotonic_ns()));
+            let written = engine.apply_stamped(shard, durability, writes).await?;
+            publish_views(&core).await?;
+            Ok(CoreReply::Replicated(written))
+        }
+        CoreRequest::Digests { shard, ids } => Ok(CoreReply::Digests(engine.digests(shard, &ids)?)),
+        CoreRequest::ReadStamped { shard, ids } => {
+            Ok(CoreReply::Copies(engine.read_stamped(shard, ids).await?))
         }
         _ => Err(ApiError::internal("no request to a home core")),
     }

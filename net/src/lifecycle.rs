@@ -174,10 +174,14 @@ pub(crate) async fn drain(core: &Rc<Core>) {
     core.links.drain();
     let limit = Duration::from_secs(core.node.config.drain_timeout_s);
     let begun_ns = core.clock.monotonic_ns();
-    while core.server.open_connections() + core.links.served_count() > 0 {
+    let open = || {
+        let connections = core.server.open_connections() + core.links.served_count();
+        // Replicas are still to confirm writes that were answered already.
+        connections + core.tails.open()
+    };
+    while open() > 0 {
         if core.clock.monotonic_ns() - begun_ns > limit.as_nanos() as u64 {
-            let open = core.server.open_connections() + core.links.served_count();
-            tracing::warn!(core = core.index, open, "connections did not end in time: cut");
+            tracing::warn!(core = core.index, open = open(), "not all ended in time: cut");
             core.server.cut_all();
             core.links.cut_all();
             return;

@@ -49,6 +49,12 @@ pub(crate) const CLIENT_EPOCH_PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) const PEER_REPLY_BYTES: usize = 8 << 20;
 /// Hits of one reply to another node, at most (1,000,000 times 24 bytes).
 pub(crate) const PEER_HITS_MAX: usize = 1_000_000;
+/// How long a replica is waited for when the client waits longer: then it is taken for lost.
+pub(crate) const REPLICA_PATIENCE: Duration = Duration::from_secs(10);
+/// Objects that are read from several replicas at once: of the largest rows 256 MiB a replica.
+pub(crate) const READ_CHUNK_OBJECTS: usize = 64;
+/// Seconds for which a ticket is good.
+pub(crate) const TICKET_GOOD_S: u32 = 60;
 /// Shortest time between two notices of a new topology on a connection.
 pub(crate) const NOTICE_INTERVAL: Duration = Duration::from_millis(100);
 

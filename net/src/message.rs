@@ -3,20 +3,23 @@
 use std::sync::Arc;
 
 use heddle_core::engine::{
-    BackupPart, Durability, IndexBatch, IndexedBatch, Object, OpenReport, PutItem, PutMode, Want,
-    Written,
+    BackupPart, Durability, IndexBatch, IndexedBatch, Object, OpenReport, PutItem, PutMode,
+    Replicated, StampedWrite, Want, Written,
 };
 use heddle_core::shard::{ShardSpec, ShardView};
 use heddle_index::SlotBitmap;
 use heddle_runtime::{Queue, Routed};
 use heddle_types::{
-    ApiError, CollectionConfig, CollectionId, Epoch, Filter, ObjectId, ShardId, Slot,
+    ApiError, CollectionConfig, CollectionId, Epoch, Filter, ObjectDigest, ObjectId, ShardId, Slot,
+    Stamp,
 };
 
 use heddle_wire::message::NodeFate;
 use uuid::Uuid;
 
 use crate::backup::{Begun, Damaged, Part};
+use crate::dispatch::Conditional;
+use crate::health::Health;
 use crate::metrics::CoreReport;
 use crate::nodes::Nodes;
 use crate::registry::CollectionRoute;
@@ -113,6 +116,24 @@ pub(crate) enum CoreRequest {
         shard: ShardId,
         filter: Arc<Filter>,
     },
+    /// Take writes that have their stamps.
+    ReplicaWrite {
+        shard: ShardId,
+        durability: Durability,
+        writes: Vec<StampedWrite>,
+    },
+    /// Say which versions there are.
+    Digests {
+        shard: ShardId,
+        ids: Vec<ObjectId>,
+    },
+    /// Give exact copies, deletions too.
+    ReadStamped {
+        shard: ShardId,
+        ids: Vec<ObjectId>,
+    },
+    /// Coordinate writes that depend on what is there.
+    Conditional(Box<Conditional>),
 
     // To any data core.
     /// Find the neighbours of vectors that are to be linked.
@@ -157,6 +178,8 @@ pub(crate) enum Publication {
     Version(Epoch),
     /// The nodes of the cluster and where they are reached.
     Nodes(Arc<Nodes>),
+    /// Which of them live, and how busy they are.
+    Health(Arc<Health>),
     /// These shards take no writes until the next start.
     ReadOnly(Vec<ShardId>),
     /// These shards are damaged; whoever asks for them is told so.
@@ -196,6 +219,11 @@ pub(crate) enum CoreReply {
     Page(Vec<Object>),
     Count(u64),
     Bitmap(Arc<SlotBitmap>),
+    Replicated(Vec<Result<Replicated, ApiError>>),
+    Digests(Vec<Option<ObjectDigest>>),
+    Copies(Vec<Option<StampedWrite>>),
+    /// Of each write its stamp, and whether there was an object.
+    Stamped(Vec<Result<(Stamp, bool), ApiError>>),
     /// The parts of a batch, to be linked in this order.
     Indexed(Vec<IndexedBatch>),
 }
@@ -225,6 +253,8 @@ pub(crate) fn unexpected(reply: &CoreReply) -> ApiError {
         CoreReply::Found(_) | CoreReply::Page(_) => "objects",
         CoreReply::Count(_) => "count",
         CoreReply::Bitmap(_) => "bitmap",
+        CoreReply::Replicated(_) | CoreReply::Stamped(_) => "stamped writes",
+        CoreReply::Digests(_) | CoreReply::Copies(_) => "versions",
         CoreReply::Indexed(_) => "indexed",
     };
     ApiError::internal(format!("a core answered with {kind}, which was not asked for"))
@@ -237,9 +267,14 @@ impl Routed for CoreRequest {
             | Self::FetchSlots { .. }
             | Self::Scan { .. }
             | Self::Count { .. }
-            | Self::FilterBitmap { .. } => Queue::Search,
+            | Self::FilterBitmap { .. }
+            | Self::Digests { .. }
+            | Self::ReadStamped { .. } => Queue::Search,
             // Acknowledgement comes before linking: a queue of their own, with a larger share.
-            Self::Put { .. } | Self::Delete { .. } => Queue::Wal,
+            Self::Put { .. }
+            | Self::Delete { .. }
+            | Self::ReplicaWrite { .. }
+            | Self::Conditional(_) => Queue::Wal,
             Self::SearchBatch(_) => Queue::Insert,
             Self::CheckpointAll | Self::Seal | Self::BackUp { .. } | Self::ReadBackup(_) => {
                 Queue::Background

@@ -17,6 +17,7 @@ use heddle_types::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::health::Health;
 use crate::message::{Publication, ViewSet};
 use crate::nodes::Nodes;
 
@@ -43,7 +44,7 @@ impl ShardPlace {
     /// The shard at one of its replicas.
     pub(crate) fn at(&self, replica: usize) -> ShardAt {
         let ReplicaPlace { node, home, is_here } = self.replicas[replica];
-        ShardAt { id: self.id, node, home, is_here }
+        ShardAt { id: self.id, node, home, is_here, replica: replica as u8 }
     }
 
     /// The position of this node's replica, if it has one.
@@ -62,6 +63,8 @@ pub(crate) struct ShardAt {
     pub(crate) home: CoreIndex,
     /// Is that node this one?
     pub(crate) is_here: bool,
+    /// Which of the replicas it is.
+    pub(crate) replica: u8,
 }
 
 /// How the requests of one collection are routed.
@@ -76,6 +79,8 @@ pub(crate) struct CollectionRoute {
     pub(crate) firsts: Vec<ShardAt>,
     /// Are the first replicas of all shards on this node?
     pub(crate) is_all_here: bool,
+    /// Has a shard more than one replica?
+    pub(crate) is_replicated: bool,
     // Position in `shards` of the owner of each virtual shard.
     owners: Vec<u16>,
     // Position in `shards` of each shard, by its number.
@@ -109,6 +114,7 @@ impl CollectionRoute {
             config: Arc::clone(&entry.config),
             routing: entry.routing.clone(),
             is_all_here: firsts.iter().all(|shard| shard.is_here),
+            is_replicated: shards.iter().any(|shard| shard.replicas.len() > 1),
             shards,
             firsts,
             owners,
@@ -125,15 +131,6 @@ impl CollectionRoute {
     /// Position in [`CollectionRoute::shards`] of the owner of each virtual shard.
     pub(crate) fn owners(&self) -> &[u16] {
         &self.owners
-    }
-
-    /// The positions of the shards whose first replica another node holds, node by node.
-    pub(crate) fn elsewhere(&self) -> BTreeMap<NodeId, Vec<usize>> {
-        let mut nodes = BTreeMap::<NodeId, Vec<usize>>::new();
-        for (position, shard) in self.firsts.iter().enumerate().filter(|(_, it)| !it.is_here) {
-            nodes.entry(shard.node).or_default().push(position);
-        }
-        nodes
     }
 
     /// Position in [`CollectionRoute::shards`] of the shard that owns an object. Cost: a hash of
@@ -154,6 +151,7 @@ pub(crate) struct Registry {
     waiting: RefCell<BTreeMap<u64, Waker>>,
     waits: Cell<u64>,
     nodes: RefCell<Arc<Nodes>>,
+    health: RefCell<Arc<Health>>,
     collections: RefCell<BTreeMap<String, Arc<CollectionRoute>>>,
     names: RefCell<FxHashMap<CollectionId, String>>,
     views: RefCell<FxHashMap<ShardId, (u64, Arc<ShardView>)>>,
@@ -189,6 +187,11 @@ impl Registry {
     /// The nodes of the cluster.
     pub(crate) fn nodes(&self) -> Arc<Nodes> {
         Arc::clone(&self.nodes.borrow())
+    }
+
+    /// Which of the nodes live, and how busy they are.
+    pub(crate) fn health(&self) -> Arc<Health> {
+        Arc::clone(&self.health.borrow())
     }
 
     /// The route of a collection by its identity; none when it is unknown or gone.
@@ -273,6 +276,7 @@ impl Registry {
                 self.advance(epoch);
             }
             Publication::Nodes(nodes) => drop(self.nodes.replace(nodes)),
+            Publication::Health(health) => drop(self.health.replace(health)),
             Publication::Lost(shards) => self.lost.borrow_mut().extend(shards),
             Publication::ReadOnly(shards) => self.read_only.borrow_mut().extend(shards),
             Publication::Version(epoch) => self.advance(epoch),
@@ -389,8 +393,8 @@ mod tests {
     fn a_route_knows_which_shards_are_elsewhere() {
         let mixed = route("Docs", 9, &[1, 2, 3, 2]);
         assert!(!mixed.is_all_here);
-        let elsewhere: Vec<Vec<usize>> = mixed.elsewhere().into_values().collect();
-        assert_eq!(elsewhere, [vec![1, 3], vec![2]]);
+        let is_here: Vec<bool> = mixed.firsts.iter().map(|shard| shard.is_here).collect();
+        assert_eq!(is_here, [true, false, false, false]);
         assert!(route("Docs", 9, &[1, 1]).is_all_here);
     }
 

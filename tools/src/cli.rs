@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
-use heddle_types::{Distance, Quantization, RawVectors};
+use heddle_types::{Consistency, Distance, Quantization, RawVectors};
 
 use crate::config::keys::{self, KEYS, Key};
 
@@ -328,6 +328,9 @@ pub(crate) struct CollectionCreate {
     /// Physical shards; 0 takes one a node
     #[arg(long, value_name = "N", conflicts_with = "file")]
     pub(crate) shards: Option<u32>,
+    /// Replicas of each shard, every one on a node of its own [default: 1]
+    #[arg(long, value_name = "N", conflicts_with = "file")]
+    pub(crate) replication: Option<u32>,
     /// Links per node of the graph
     #[arg(long, value_name = "N", conflicts_with = "file")]
     pub(crate) m: Option<u16>,
@@ -395,6 +398,9 @@ pub(crate) struct Import {
     /// Where vectors of a collection that is created rest as given, memory or disk
     #[arg(long, value_name = "PLACE", value_parser = raw_vectors)]
     pub(crate) raw: Option<RawVectors>,
+    /// Replicas that must have a row: one, quorum or all [default: quorum]
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) consistency: Option<Consistency>,
     /// Rows of one request
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) batch: usize,
@@ -429,6 +435,9 @@ pub(crate) struct Get {
     /// Show the vectors too
     #[arg(long)]
     pub(crate) vector: bool,
+    /// Replicas that must take part: one, quorum or all [default: quorum]
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) consistency: Option<Consistency>,
     #[command(flatten)]
     pub(crate) connection: Connection,
     /// Print JSON
@@ -465,6 +474,9 @@ pub(crate) struct Search {
     /// Name of the vector to search [default: the collection's unnamed one]
     #[arg(long, value_name = "NAME", default_value = "")]
     pub(crate) vector_name: String,
+    /// Replicas of each shard to search: one, quorum or all [default: one]
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) consistency: Option<Consistency>,
     #[command(flatten)]
     pub(crate) connection: Connection,
     /// Print JSON
@@ -476,6 +488,9 @@ pub(crate) struct Search {
 pub(crate) struct Count {
     /// Name of the collection
     pub(crate) name: String,
+    /// Replicas of each shard to count in: one, quorum or all [default: one]
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) consistency: Option<Consistency>,
     /// Only objects that pass, such as 'year >= 2020'
     #[arg(long, value_name = "EXPRESSION")]
     pub(crate) filter: Option<String>,

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use heddle_client::{Client, ClientOptions};
+use heddle_client::{Client, ClientOptions, Collection, Consistency};
 use heddle_types::json::filter_from_json;
 use heddle_types::{CollectionConfig, Filter};
 
@@ -29,6 +29,12 @@ pub(crate) async fn connect(connection: &Connection) -> Result<Client, Failure> 
         );
         Failure { message, ..failure }
     })
+}
+
+/// A handle on a collection, at a level if the flags name one.
+pub(crate) fn collection(client: &Client, name: &str, level: Option<Consistency>) -> Collection {
+    let collection = client.collection(name);
+    level.map_or(collection.clone(), |level| collection.with_consistency(level))
 }
 
 /// The filter of `--filter` or `--filter-json`, under the schema of the collection.

@@ -54,6 +54,7 @@ pub use scrub::{FINDINGS_MAX, Finding, ScrubStats, ScrubStep};
 pub use space::{SpaceLevel, refused_for_space};
 pub use status::{EngineStatus, ShardState, ShardStatus};
 pub use types::{Durability, ItemVector, Object, PutItem, PutMode, Want, Written};
+pub use write::{merge_rows, merge_vectors};
 pub(crate) use yielding::yield_now;
 
 use std::cell::{Cell, RefCell};

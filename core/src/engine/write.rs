@@ -437,7 +437,10 @@ impl<D: Device, C: Clock> Drop for Merging<D, C> {
     }
 }
 
-fn merge_rows(old: &[u8], new: &[u8]) -> Result<Vec<u8>, ApiError> {
+/// The property row of an object after a merge: what the new one lists, else what was there.
+///
+/// Errors: a row that is no row, or `TooLarge` when the merged one is.
+pub fn merge_rows(old: &[u8], new: &[u8]) -> Result<Vec<u8>, ApiError> {
     let decode = |row: &[u8]| {
         decode_row(row).map_err(|error| ApiError::internal(format!("stored row: {error}")))
     };
@@ -452,7 +455,9 @@ fn merge_rows(old: &[u8], new: &[u8]) -> Result<Vec<u8>, ApiError> {
     Ok(merged)
 }
 
-fn merge_vectors(old: Vec<ItemVector>, new: Vec<ItemVector>) -> Vec<ItemVector> {
+/// The vectors of an object after a merge, by their position in the definition.
+#[must_use]
+pub fn merge_vectors(old: Vec<ItemVector>, new: Vec<ItemVector>) -> Vec<ItemVector> {
     let replaced = |vector: &ItemVector| new.iter().any(|other| other.index == vector.index);
     let mut merged: Vec<ItemVector> = old.into_iter().filter(|vector| !replaced(vector)).collect();
     merged.extend(new);

@@ -59,11 +59,13 @@ pub enum ErrorCode {
     /// The write is older than what all replicas have compared, and nothing is known of its object:
     /// it may have been deleted since.
     BelowFloor = 23,
+    /// The object is not in the state that the write asks for. Nothing was applied.
+    ConditionFailed = 24,
 }
 
 impl ErrorCode {
     /// Every code, in wire order.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Protocol,
         Self::UnknownMessage,
         Self::InvalidArgument,
@@ -87,6 +89,7 @@ impl ErrorCode {
         Self::Internal,
         Self::ClockSkew,
         Self::BelowFloor,
+        Self::ConditionFailed,
     ];
 
     /// The wire number.

@@ -1,6 +1,7 @@
 //! Every body of the native protocol. The first byte of the input picks the message, the rest is
 //! the body.
 
+mod levels;
 mod samples;
 
 use heddle_types::{ApiError, Filter};
@@ -17,12 +18,19 @@ use heddle_wire::message::{
     ShardScanReply, ShardScanRequest, ShardSearchReply, ShardSearchRequest, TopologyNotice,
     TopologyReplicasReply, TopologyReplicasRequest, TopologyReply, TopologyRequest, own,
 };
+use heddle_wire::message::{
+    CountAtReply, CountAtRequest, DeleteAtReply, DeleteAtRequest, GetAtReply, GetAtRequest,
+    PutAtReply, PutAtRequest, ReplicaConditionalReply, ReplicaConditionalRequest,
+    ReplicaDigestReply, ReplicaDigestRequest, ReplicaReadReply, ReplicaReadRequest,
+    ReplicaWriteReply, ReplicaWriteRequest, ScanAtReply, ScanAtRequest, SearchAtReply,
+    SearchAtRequest, TicketsReply, TicketsRequest,
+};
 use heddle_wire::{AlignedVec, Body, access, decode, decode_any, encode_reply};
 
 pub use samples::seeds;
 
 /// One check for each message; the position is the first byte of the input.
-const CHECKS: [fn(&[u8]); 54] = [
+const CHECKS: [fn(&[u8]); 76] = [
     round_trip::<HelloRequest>,
     round_trip::<HelloReply>,
     round_trip::<TopologyRequest>,
@@ -47,12 +55,26 @@ const CHECKS: [fn(&[u8]); 54] = [
     round_trip::<PutWithReply>,
     round_trip::<DeleteWithRequest>,
     round_trip::<DeleteWithReply>,
+    round_trip::<PutAtRequest>,
+    round_trip::<PutAtReply>,
+    round_trip::<DeleteAtRequest>,
+    round_trip::<DeleteAtReply>,
+    round_trip::<GetAtRequest>,
+    round_trip::<GetAtReply>,
+    round_trip::<TicketsRequest>,
+    round_trip::<TicketsReply>,
     search_request,
     search_reply,
     scan_request,
     scan_reply,
     count_request,
     round_trip::<CountReply>,
+    round_trip::<SearchAtRequest>,
+    round_trip::<SearchAtReply>,
+    round_trip::<ScanAtRequest>,
+    round_trip::<ScanAtReply>,
+    round_trip::<CountAtRequest>,
+    round_trip::<CountAtReply>,
     round_trip::<NodeStatusRequest>,
     round_trip::<NodeStatusReply>,
     round_trip::<NodeChangeRequest>,
@@ -77,6 +99,14 @@ const CHECKS: [fn(&[u8]); 54] = [
     round_trip::<ShardCountReply>,
     shard_search_request,
     shard_search_reply,
+    round_trip::<ReplicaWriteRequest>,
+    round_trip::<ReplicaWriteReply>,
+    round_trip::<ReplicaDigestRequest>,
+    round_trip::<ReplicaDigestReply>,
+    round_trip::<ReplicaReadRequest>,
+    round_trip::<ReplicaReadReply>,
+    round_trip::<ReplicaConditionalRequest>,
+    round_trip::<ReplicaConditionalReply>,
 ];
 
 /// Checks a body and reads all of it, in place and copied.

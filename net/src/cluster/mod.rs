@@ -36,6 +36,8 @@ use heddle_types::{ApiError, Clock, CoreIndex, Epoch, FatalReason, NodeId};
 use heddle_wire::AlignedVec;
 use openraft::async_runtime::WatchReceiver;
 
+pub(crate) use changed::Changed;
+
 use crate::core::Core;
 use crate::disk::Space;
 use crate::gossip::GossipHandle;
@@ -43,7 +45,6 @@ use crate::meta::Meta;
 use crate::peer::{self, PeerCall};
 use crate::raft_host::GlommioHost;
 use book::AddressBook;
-use changed::Changed;
 pub(crate) use open::cluster_of;
 pub(crate) use propose::CHANGE_BUDGET;
 pub(crate) use status::ClusterReport;

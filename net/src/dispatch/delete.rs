@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use heddle_core::engine::Durability;
-use heddle_types::{ApiError, Retry};
+use heddle_types::{ApiError, Retry, Stamp};
 use heddle_wire::message::{
-    ArchivedDeleteRequest, DeleteReply, DeleteRequest, DeleteWithReply, DeleteWithRequest,
-    ShardDeleteReply, ShardDeleteRequest,
+    ArchivedDeleteRequest, DeleteAtReply, DeleteAtRequest, DeleteReply, DeleteRequest,
+    DeleteWithReply, DeleteWithRequest, ShardDeleteReply, ShardDeleteRequest,
 };
 use heddle_wire::{Frame, access};
 
@@ -14,6 +14,8 @@ use super::Deadline;
 use super::get::by_shard;
 use super::objects::Wanted;
 use super::remote::{self, Party};
+use super::replicas::{ConditionalChange, ConditionalItem, Coordination, Stamped};
+use super::terms::Terms;
 use crate::core::Core;
 use crate::message::{CoreRequest, expect_reply};
 use crate::registry::{CollectionRoute, ShardAt};
@@ -25,7 +27,9 @@ pub(super) async fn answer(
     deadline: Deadline<'_>,
 ) -> Result<Frame, ApiError> {
     let message = access::<DeleteRequest>(&request.body)?;
-    super::reply(request, &delete(core, request, message, Durability::Sync, deadline).await?)
+    let terms = Terms::plain(Durability::Sync);
+    let outcomes = delete(core, request, message, &terms, deadline).await?;
+    super::reply(request, &plain_reply(&outcomes))
 }
 
 pub(super) async fn answer_with(
@@ -36,21 +40,46 @@ pub(super) async fn answer_with(
     let message = access::<DeleteWithRequest>(&request.body)?;
     let durability = message.durability();
     let asked = super::durability(durability);
-    let delete = delete(core, request, &message.delete, asked, deadline).await?;
-    super::reply(request, &DeleteWithReply::new(durability, delete))
+    let outcomes = delete(core, request, &message.delete, &Terms::plain(asked), deadline).await?;
+    super::reply(request, &DeleteWithReply::new(durability, plain_reply(&outcomes)))
+}
+
+pub(super) async fn answer_at(
+    core: &Rc<Core>,
+    request: &RequestFrame,
+    deadline: Deadline<'_>,
+) -> Result<Frame, ApiError> {
+    let message = access::<DeleteAtRequest>(&request.body)?;
+    let terms = Terms::of(core, &message.terms)?;
+    let outcomes = delete(core, request, &message.delete, &terms, deadline).await?;
+    let mut reply = DeleteAtReply::default();
+    outcomes.iter().for_each(|outcome| reply.push(outcome.as_ref().copied()));
+    super::reply(request, &reply)
+}
+
+fn plain_reply(outcomes: &[Stamped]) -> DeleteReply {
+    let mut reply = DeleteReply::default();
+    let existed = outcomes.iter().map(|outcome| outcome.as_ref().map(|(_, existed)| *existed));
+    existed.for_each(|outcome| reply.push(outcome));
+    reply
 }
 
 async fn delete(
     core: &Rc<Core>,
     request: &RequestFrame,
     message: &ArchivedDeleteRequest,
-    durability: Durability,
+    terms: &Terms,
     deadline: Deadline<'_>,
-) -> Result<DeleteReply, ApiError> {
+) -> Result<Vec<Stamped>, ApiError> {
     let names = (message.collection.as_str(), message.tenant.as_str());
     let route = super::route(core, request, names, message.epoch, deadline).await?;
     let count = message.ids().len();
     let groups = by_shard(&route, message.ids());
+    if terms.are_coordinated(&route) {
+        let coordination = Coordination { core, route: &route, terms, deadline };
+        return coordinate(&coordination, &groups, count).await;
+    }
+    let durability = terms.durability;
     let calls = groups.iter().zip(&route.firsts).filter(|(group, _)| !group.is_empty());
     let route = &*route;
     let calls = calls.map(|(group, shard)| async move {
@@ -68,24 +97,56 @@ async fn delete(
     if let Some(error) = all_refused(replies.iter().map(|(_, reply)| reply)) {
         return Err(error);
     }
-    let mut outcomes: Vec<Result<bool, ApiError>> = vec![Ok(false); count];
+    let replies = replies.into_iter().map(|(group, reply)| {
+        // The home core does not tell its stamp.
+        let stamped = |results: Vec<Result<bool, ApiError>>| {
+            results.into_iter().map(|it| it.map(|existed| (Stamp::default(), existed))).collect()
+        };
+        (group, reply.map(stamped))
+    });
+    Ok(gather(count, replies))
+}
+
+/// Deletes from shards that are coordinated.
+async fn coordinate(
+    coordination: &Coordination<'_>,
+    groups: &[Vec<Wanted>],
+    count: usize,
+) -> Result<Vec<Stamped>, ApiError> {
+    let groups = groups.iter().enumerate();
+    let calls = groups.filter(|(_, group)| !group.is_empty()).map(|(place, group)| {
+        let items = group.iter().map(|wanted| ConditionalItem {
+            condition: coordination.terms.condition(wanted.position),
+            id: wanted.id,
+            change: ConditionalChange::Delete,
+        });
+        let items: Vec<ConditionalItem> = items.collect();
+        async move { (group, coordination.shard(place, items).await) }
+    });
+    let replies = futures::future::join_all(calls).await;
+    if let Some(error) = all_refused(replies.iter().map(|(_, reply)| reply)) {
+        return Err(error);
+    }
+    Ok(gather(count, replies.into_iter()))
+}
+
+/// The outcomes of all shards in the order of the request.
+fn gather<'a>(
+    count: usize,
+    replies: impl Iterator<Item = (&'a Vec<Wanted>, Result<Vec<Stamped>, ApiError>)>,
+) -> Vec<Stamped> {
+    let missing = || Err(ApiError::internal("a shard did not answer for each object"));
+    let mut outcomes: Vec<Stamped> = (0..count).map(|_| missing()).collect();
     for (group, reply) in replies {
-        match reply {
-            Ok(results) => {
-                for (wanted, result) in group.iter().zip(results) {
-                    outcomes[wanted.position] = result;
-                }
-            }
-            Err(error) => {
-                group.iter().for_each(|wanted| outcomes[wanted.position] = Err(error.clone()));
-            }
+        let results = match reply {
+            Ok(results) => results,
+            Err(error) => group.iter().map(|_| Err(error.clone())).collect(),
+        };
+        for (wanted, result) in group.iter().zip(results) {
+            outcomes[wanted.position] = result;
         }
     }
-    let mut reply = DeleteReply::default();
-    for outcome in &outcomes {
-        reply.push(outcome.as_ref().copied());
-    }
-    Ok(reply)
+    outcomes
 }
 
 /// Deletes objects of a shard of another node.

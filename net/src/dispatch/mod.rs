@@ -3,6 +3,7 @@
 mod backup;
 mod chunks;
 mod collection;
+mod count;
 mod delete;
 mod get;
 mod hello;
@@ -10,9 +11,12 @@ mod node;
 mod objects;
 mod put;
 mod remote;
+mod replicas;
 mod scan;
 mod search;
 mod shards;
+mod terms;
+mod tickets;
 mod topology;
 
 use std::rc::Rc;
@@ -34,6 +38,7 @@ use crate::server::request::{Answered, RequestFrame};
 use crate::status;
 
 pub(crate) use chunks::ObjectSize;
+pub(crate) use replicas::{Conditional, Held, Latencies, Tails, answer_conditional};
 pub(crate) use search::SearchRoom;
 pub(crate) use shards::answer as answer_peer;
 
@@ -58,6 +63,12 @@ impl<'a> Deadline<'a> {
         let budget_ns = u64::from(budget_us) * 1_000;
         let at_ns = (budget_ns > 0).then(|| arrived_ns.saturating_add(budget_ns));
         Self { clock: core.clock, at_ns, begun_ns: core.clock.monotonic_ns(), request: None }
+    }
+
+    /// The same time, for work that goes on when nobody waits for the reply.
+    fn detached(&self) -> Deadline<'static> {
+        let Self { clock, at_ns, begun_ns, .. } = *self;
+        Deadline { clock, at_ns, begun_ns, request: None }
     }
 
     /// Did a client ask, whose request a worker answers?
@@ -134,9 +145,16 @@ async fn work(
         MessageType::Get => Box::pin(get::answer(core, request, deadline)).await,
         MessageType::Delete => delete::answer(core, request, deadline).await,
         MessageType::DeleteWith => delete::answer_with(core, request, deadline).await,
+        MessageType::PutAt => Box::pin(put::answer_at(core, request, deadline)).await,
+        MessageType::GetAt => Box::pin(get::answer_at(core, request, deadline)).await,
+        MessageType::DeleteAt => Box::pin(delete::answer_at(core, request, deadline)).await,
+        MessageType::Tickets => tickets::answer(core, request).await,
         MessageType::Search => search::answer(core, request, deadline).await,
+        MessageType::SearchAt => search::answer_at(core, request, deadline).await,
         MessageType::Scan => Box::pin(scan::answer(core, request, deadline)).await,
-        MessageType::Count => scan::count(core, request, deadline).await,
+        MessageType::ScanAt => Box::pin(scan::answer_at(core, request, deadline)).await,
+        MessageType::Count => Box::pin(count::answer(core, request, deadline)).await,
+        MessageType::CountAt => Box::pin(count::answer_at(core, request, deadline)).await,
         MessageType::NodeStatus => status::answer(core, request).await,
         MessageType::NodeChange => node::change(core, request).await,
         MessageType::BackupBegin => backup::begin(core, request).await,

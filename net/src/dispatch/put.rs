@@ -7,16 +7,18 @@ use std::sync::Arc;
 use heddle_core::engine::{Durability, ItemVector, PutItem, PutMode, Written};
 use heddle_core::validate;
 use heddle_runtime::yield_if_needed;
-use heddle_types::{ApiError, Distance, ErrorCode, Hlc, ObjectId};
+use heddle_types::{ApiError, Distance, ErrorCode, Hlc, ObjectId, Stamp};
 use heddle_wire::message::{
-    ArchivedPutRequest, PutMode as WireMode, PutReply, PutRequest, PutWithReply, PutWithRequest,
-    ShardPutReply, ShardPutRequest,
+    ArchivedPutRequest, PutAtReply, PutAtRequest, PutMode as WireMode, PutReply, PutRequest,
+    PutWithReply, PutWithRequest, ShardPutReply, ShardPutRequest,
 };
 use heddle_wire::{Frame, access};
 
 use super::Deadline;
 use super::delete::all_refused;
 use super::remote::{self, Party};
+use super::replicas::{ConditionalChange, ConditionalItem, Coordination};
+use super::terms::Terms;
 use crate::admission;
 use crate::core::Core;
 use crate::message::{CoreReply, CoreRequest, expect_reply, unexpected};
@@ -53,7 +55,9 @@ pub(super) async fn answer(
 ) -> Result<Frame, ApiError> {
     admission::of_node(core, request.kind)?;
     let message = access::<PutRequest>(&request.body)?;
-    super::reply(request, &put(core, request, message, Durability::Sync, deadline).await?)
+    let terms = Terms::plain(Durability::Sync);
+    let outcomes = put(core, request, message, &terms, deadline).await?;
+    super::reply(request, &plain_reply(&outcomes))
 }
 
 pub(super) async fn answer_with(
@@ -65,23 +69,49 @@ pub(super) async fn answer_with(
     let message = access::<PutWithRequest>(&request.body)?;
     let durability = message.durability();
     let asked = super::durability(durability);
-    let put = put(core, request, &message.put, asked, deadline).await?;
-    super::reply(request, &PutWithReply::new(durability, put))
+    let outcomes = put(core, request, &message.put, &Terms::plain(asked), deadline).await?;
+    super::reply(request, &PutWithReply::new(durability, plain_reply(&outcomes)))
+}
+
+pub(super) async fn answer_at(
+    core: &Rc<Core>,
+    request: &RequestFrame,
+    deadline: Deadline<'_>,
+) -> Result<Frame, ApiError> {
+    admission::of_node(core, request.kind)?;
+    let message = access::<PutAtRequest>(&request.body)?;
+    let terms = Terms::of(core, &message.terms)?;
+    let outcomes = put(core, request, &message.put, &terms, deadline).await?;
+    let mut reply = PutAtReply::default();
+    outcomes.iter().for_each(|outcome| reply.push(outcome.as_ref().copied()));
+    super::reply(request, &reply)
+}
+
+fn plain_reply(outcomes: &[Result<Stamp, ApiError>]) -> PutReply {
+    let mut reply = PutReply::default();
+    let hlcs = outcomes.iter().map(|outcome| outcome.as_ref().map(|stamp| stamp.hlc));
+    hlcs.for_each(|outcome| reply.push(outcome));
+    reply
 }
 
 async fn put(
     core: &Rc<Core>,
     request: &RequestFrame,
     message: &ArchivedPutRequest,
-    durability: Durability,
+    terms: &Terms,
     deadline: Deadline<'_>,
-) -> Result<PutReply, ApiError> {
+) -> Result<Vec<Result<Stamp, ApiError>>, ApiError> {
     let names = (message.collection.as_str(), message.tenant.as_str());
     let route = super::route(core, request, names, message.epoch, deadline).await?;
     let columns = columns_of(&route, message)?;
     let route = with_dims(core, route, message, &columns).await?;
-    let groups = deal(&route, message, &columns).await;
-    let mode = put_mode(message);
+    let is_coordinated = terms.are_coordinated(&route);
+    let groups = deal(&route, message, &columns, is_coordinated).await;
+    let (mode, durability) = (put_mode(message), terms.durability);
+    if is_coordinated {
+        let coordination = Coordination { core, route: &route, terms, deadline };
+        return coordinate(&coordination, groups, (message.len(), mode)).await;
+    }
     let calls =
         groups.into_iter().zip(&route.firsts).filter(|(group, _)| !group.positions.is_empty());
     let route = &*route;
@@ -104,6 +134,47 @@ async fn put(
         return Err(error);
     }
     Ok(merge(message.len(), replies))
+}
+
+/// Writes to shards that are coordinated.
+async fn coordinate(
+    coordination: &Coordination<'_>,
+    groups: Vec<Group>,
+    (count, mode): (usize, PutMode),
+) -> Result<Vec<Result<Stamp, ApiError>>, ApiError> {
+    let groups = groups.into_iter().enumerate();
+    let calls = groups.filter(|(_, group)| !group.positions.is_empty()).map(|(place, group)| {
+        let Group { positions, parcel } = group;
+        let Parcel::Here(items) = parcel else {
+            unreachable!("objects of a coordinated request are dealt to this node")
+        };
+        let items = items.into_iter().zip(&positions).map(|(item, position)| ConditionalItem {
+            condition: coordination.terms.condition(*position),
+            id: item.id,
+            change: match mode {
+                PutMode::Replace => ConditionalChange::Replace(item),
+                PutMode::Merge => ConditionalChange::Merge(item),
+            },
+        });
+        let items: Vec<ConditionalItem> = items.collect();
+        async move { (positions, coordination.shard(place, items).await) }
+    });
+    let replies = futures::future::join_all(calls).await;
+    if let Some(error) = all_refused(replies.iter().map(|(_, reply)| reply)) {
+        return Err(error);
+    }
+    let missing = || Err(ApiError::internal("a coordinated write was not decided"));
+    let mut outcomes: Vec<Result<Stamp, ApiError>> = (0..count).map(|_| missing()).collect();
+    for (positions, reply) in replies {
+        let results = match reply {
+            Ok(results) => results,
+            Err(error) => positions.iter().map(|_| Err(error.clone())).collect(),
+        };
+        for (position, result) in positions.iter().zip(results) {
+            outcomes[*position] = result.map(|(stamp, _)| stamp);
+        }
+    }
+    Ok(outcomes)
 }
 
 /// Position in the definition of the vector of each column.
@@ -150,18 +221,20 @@ async fn put_there(
 
 type ShardReply = (Vec<usize>, Result<Outcomes, ApiError>);
 
-fn merge(count: usize, replies: Vec<ShardReply>) -> PutReply {
-    let mut outcomes: Vec<Option<Result<Hlc, ApiError>>> = vec![None; count];
+fn merge(count: usize, replies: Vec<ShardReply>) -> Vec<Result<Stamp, ApiError>> {
+    let mut outcomes: Vec<Option<Result<Stamp, ApiError>>> = vec![None; count];
     for (positions, reply) in replies {
         match reply {
             Ok(Outcomes::Here(results)) => {
                 for (position, result) in positions.iter().zip(results) {
-                    outcomes[*position] = Some(result.map(|written| written.stamp.hlc));
+                    outcomes[*position] = Some(result.map(|written| written.stamp));
                 }
             }
             Ok(Outcomes::There(results)) => {
                 for (position, result) in positions.iter().zip(results) {
-                    outcomes[*position] = Some(result);
+                    // The other node tells of the time alone.
+                    let stamp = result.map(|hlc| Stamp { hlc, ..Stamp::default() });
+                    outcomes[*position] = Some(stamp);
                 }
             }
             Err(error) => {
@@ -169,16 +242,8 @@ fn merge(count: usize, replies: Vec<ShardReply>) -> PutReply {
             }
         }
     }
-    let mut reply = PutReply::default();
-    let missing = ApiError::internal("a home core did not answer for each object");
-    for outcome in &outcomes {
-        reply.push(match outcome {
-            Some(Ok(stamp)) => Ok(*stamp),
-            Some(Err(error)) => Err(error),
-            None => Err(&missing),
-        });
-    }
-    reply
+    let missing = || ApiError::internal("a home core did not answer for each object");
+    outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Err(missing()))).collect()
 }
 
 /// Copies the objects out of the request, each to the group of its shard.
@@ -186,8 +251,9 @@ async fn deal(
     route: &CollectionRoute,
     message: &ArchivedPutRequest,
     columns: &[usize],
+    is_coordinated: bool,
 ) -> Vec<Group> {
-    let parcel = |shard: &ShardAt| match shard.is_here {
+    let parcel = |shard: &ShardAt| match shard.is_here || is_coordinated {
         true => Parcel::Here(Vec::new()),
         false => Parcel::There(PutRequest::new("", "", 0, message.mode())),
     };

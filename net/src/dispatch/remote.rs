@@ -92,7 +92,8 @@ pub(super) async fn read<M: ShardRequest>(
     message: &M,
     deadline: Deadline<'_>,
 ) -> Result<RemoteReply, ApiError> {
-    ask(core, party, message, deadline).await.map_err(|mut error| {
+    let body = encode_body(message)?;
+    ask::<M>(core, party, body, deadline).await.map_err(|mut error| {
         if error.retry == Retry::MayHaveApplied {
             error.retry = Retry::Safe;
         }
@@ -109,7 +110,17 @@ pub(super) async fn write<M: ShardRequest>(
     message: &M,
     deadline: Deadline<'_>,
 ) -> Result<RemoteReply, ApiError> {
-    ask(core, party, message, deadline).await.map_err(|mut error| {
+    write_body::<M>(core, party, encode_body(message)?, deadline).await
+}
+
+/// As [`write`], with a request that is encoded already.
+pub(super) async fn write_body<M: ShardRequest>(
+    core: &Core,
+    party: Party<'_>,
+    body: AlignedVec<16>,
+    deadline: Deadline<'_>,
+) -> Result<RemoteReply, ApiError> {
+    ask::<M>(core, party, body, deadline).await.map_err(|mut error| {
         if error.retry == Retry::MayHaveApplied {
             error.code = ErrorCode::Unknown;
         }
@@ -120,7 +131,7 @@ pub(super) async fn write<M: ShardRequest>(
 async fn ask<M: ShardRequest>(
     core: &Core,
     party: Party<'_>,
-    message: &M,
+    body: AlignedVec<16>,
     deadline: Deadline<'_>,
 ) -> Result<RemoteReply, ApiError> {
     deadline.check()?;
@@ -132,7 +143,6 @@ async fn ask<M: ShardRequest>(
     };
     let budget = deadline.left().unwrap_or(PEER_PATIENCE).max(Duration::from_micros(1));
     let target = Target { node: Some(party.node), address };
-    let body = encode_body(message)?;
     core.metrics.forwarded_to_nodes.add(1);
     let answer = core.links.call(&target, Lane::Data, M::NUMBER, body, budget).await?;
     let reply = RemoteReply { node: party.node_named(core), body: answer.body };

@@ -1,4 +1,4 @@
-//! Listing objects in the order of their ids, over all shards; counting.
+//! Listing objects in the order of their ids, over all shards.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -6,16 +6,17 @@ use std::sync::Arc;
 
 use heddle_core::engine::{Object, Want};
 use heddle_types::limits::NODE_BODY_BYTES_MAX;
-use heddle_types::{ApiError, ErrorCode, Filter, ObjectId};
+use heddle_types::{ApiError, Consistency, ErrorCode, Filter, ObjectId};
 use heddle_wire::message::{
-    ArchivedShardScanRequest, CountReply, CountRequest, ObjectColumns, ScanReply, ScanRequest,
-    ShardCountReply, ShardCountRequest, ShardScanReply, ShardScanRequest,
+    ArchivedScanRequest, ArchivedShardScanRequest, ObjectColumns, ScanAtReply, ScanAtRequest,
+    ScanReply, ScanRequest, ShardScanReply, ShardScanRequest,
 };
 use heddle_wire::{Frame, access};
 
 use super::chunks::{ChunkSize, push_object, size_of_object};
 use super::objects::{owned_objects, wire_want};
 use super::remote::{self, Party};
+use super::replicas::Selection;
 use super::{Deadline, engine_want};
 use crate::core::Core;
 use crate::message::{CoreRequest, ScanPage, expect_reply};
@@ -30,7 +31,8 @@ const PEER_PAGE_BYTES: usize = 1 << 20;
 
 /// One shard's part of the merge.
 struct Cursor {
-    shard: ShardAt,
+    /// Position of its shard in the route.
+    place: usize,
     after: Option<ObjectId>,
     ready: VecDeque<Object>,
     // Bytes of `ready` when it was filled.
@@ -40,9 +42,9 @@ struct Cursor {
 }
 
 impl Cursor {
-    fn new(shard: ShardAt, after: Option<ObjectId>, want: Want) -> Self {
+    fn new(place: usize, after: Option<ObjectId>, want: Want) -> Self {
         Self {
-            shard,
+            place,
             after,
             ready: VecDeque::new(),
             ready_bytes: 0,
@@ -56,16 +58,21 @@ impl Cursor {
         if self.done || !self.ready.is_empty() {
             return Ok(());
         }
-        let objects = if self.shard.is_here {
-            let limit = self.size.objects().min(left);
-            let objects = listing.page(&self.shard, self.after, limit).await?;
-            self.done = objects.len() < limit;
-            objects
-        } else {
-            let (objects, done) =
-                Box::pin(listing.page_there(&self.shard, self.after, left)).await?;
-            self.done = done;
-            objects
+        let objects = loop {
+            let shard = listing.places.at(self.place);
+            if shard.is_here {
+                let limit = self.size.objects().min(left);
+                let objects = listing.page(&shard, self.after, limit).await?;
+                self.done = objects.len() < limit;
+                break objects;
+            }
+            match Box::pin(listing.page_there(&shard, self.after, left)).await {
+                Ok((objects, done)) => {
+                    self.done = done;
+                    break objects;
+                }
+                Err(error) => listing.places.leave(&shard, self.place, error)?,
+            }
         };
         self.size.observe(objects.iter());
         listing.core.object_size.observe(listing.want, objects.iter());
@@ -79,12 +86,37 @@ impl Cursor {
 /// What a scan lists.
 struct Listing<'a> {
     core: &'a Core,
+    places: Places<'a>,
     route: &'a CollectionRoute,
     filter: Option<Arc<Filter>>,
     /// The filter as it came.
     filter_bytes: &'a [u8],
     want: Want,
     deadline: Deadline<'a>,
+}
+
+/// Where the shards of a scan are read.
+enum Places<'a> {
+    /// At one replica each, and at another one when that fails.
+    Selected(Selection<'a>),
+    /// Here, because another node asks for it.
+    Here(ShardAt),
+}
+
+impl Places<'_> {
+    fn at(&self, place: usize) -> ShardAt {
+        match self {
+            Self::Selected(selection) => selection.at(place),
+            Self::Here(shard) => *shard,
+        }
+    }
+
+    fn leave(&self, shard: &ShardAt, place: usize, error: ApiError) -> Result<(), ApiError> {
+        match self {
+            Self::Selected(selection) => selection.leave(shard.node, std::iter::once(place), error),
+            Self::Here(_) => Err(error),
+        }
+    }
 }
 
 impl Listing<'_> {
@@ -140,8 +172,9 @@ pub(super) async fn page_for_peer(
     let want = engine_want(message.want);
     let filter = super::decode_filter(&route.config, &message.filter)?;
     let limit = message.limit.to_native() as usize;
-    let listing = Listing { core, route, filter, filter_bytes: &message.filter, want, deadline };
-    let mut cursor = Cursor::new(shard, message.after(), want);
+    let (filter_bytes, places) = (&message.filter[..], Places::Here(shard));
+    let listing = Listing { core, places, route, filter, filter_bytes, want, deadline };
+    let mut cursor = Cursor::new(0, message.after(), want);
     let mut objects = ObjectColumns::default();
     while objects.len() < limit && objects.size_bytes() < PEER_PAGE_BYTES && !cursor.done {
         deadline.check()?;
@@ -163,6 +196,29 @@ pub(super) async fn answer(
     deadline: Deadline<'_>,
 ) -> Result<Frame, ApiError> {
     let message = access::<ScanRequest>(&request.body)?;
+    super::reply(request, &scan(core, request, message, deadline).await?)
+}
+
+pub(super) async fn answer_at(
+    core: &Rc<Core>,
+    request: &RequestFrame,
+    deadline: Deadline<'_>,
+) -> Result<Frame, ApiError> {
+    let at = access::<ScanAtRequest>(&request.body)?;
+    if at.level() != Consistency::One {
+        let message = format!("a list at level {}", at.level());
+        let expected = "level one, then reads by id at the level wanted";
+        return Err(ApiError::new(ErrorCode::Unsupported, message, expected));
+    }
+    super::reply(request, &ScanAtReply { scan: scan(core, request, &at.scan, deadline).await? })
+}
+
+async fn scan(
+    core: &Rc<Core>,
+    request: &RequestFrame,
+    message: &ArchivedScanRequest,
+    deadline: Deadline<'_>,
+) -> Result<ScanReply, ApiError> {
     let names = (message.collection.as_str(), message.tenant.as_str());
     let route = super::route(core, request, names, message.epoch, deadline).await?;
     let filter = super::decode_filter(&route.config, &message.filter)?;
@@ -174,10 +230,11 @@ pub(super) async fn answer(
     let expected = core.object_size.expected(&route.config, want, limit).min(PAGE_BYTES);
     request.reply.reserve(expected)?;
     let after = message.after();
-    let cursor = |shard: &ShardAt| Cursor::new(*shard, after, want);
-    let mut cursors: Vec<Cursor> = route.firsts.iter().map(cursor).collect();
+    let cursor = |place| Cursor::new(place, after, want);
+    let mut cursors: Vec<Cursor> = (0..route.shards.len()).map(cursor).collect();
     let (filter_bytes, route) = (&message.filter[..], &*route);
-    let listing = Listing { core, route, filter, filter_bytes, want, deadline };
+    let places = Places::Selected(Selection::of(core, route));
+    let listing = Listing { core, places, route, filter, filter_bytes, want, deadline };
     let mut objects = ObjectColumns::default();
     let mut last = None;
     while objects.len() < limit && objects.size_bytes() < PAGE_BYTES {
@@ -200,7 +257,7 @@ pub(super) async fn answer(
         Some(ObjectId(id)) if !at_end => id.to_vec(),
         _ => Vec::new(),
     };
-    super::reply(request, &ScanReply { objects, next })
+    Ok(ScanReply { objects, next })
 }
 
 /// Takes objects in the order of their ids until a cursor has to be refilled or the page is full.
@@ -227,54 +284,4 @@ fn push_least(
             return true;
         }
     }
-}
-
-pub(super) async fn count(
-    core: &Rc<Core>,
-    request: &RequestFrame,
-    deadline: Deadline<'_>,
-) -> Result<Frame, ApiError> {
-    let message = access::<CountRequest>(&request.body)?;
-    let names = (message.collection.as_str(), message.tenant.as_str());
-    let route = super::route(core, request, names, message.epoch, deadline).await?;
-    let filter = super::decode_filter(&route.config, &message.filter)?;
-    let here = route.firsts.iter().filter(|shard| shard.is_here).map(|shard| {
-        let order = CoreRequest::Count { shard: shard.id, filter: filter.clone() };
-        async move {
-            deadline.check()?;
-            expect_reply!(core.call_home(shard.home, order).await?, Count)
-        }
-    });
-    let here = futures::future::try_join_all(here);
-    if route.is_all_here {
-        return super::reply(request, &CountReply { count: here.await?.iter().sum() });
-    }
-    let there = Box::pin(count_there(core, &route, &message.filter, deadline));
-    let (there, here) = futures::future::try_join(there, here).await?;
-    super::reply(request, &CountReply { count: there + here.iter().sum::<u64>() })
-}
-
-/// Counts the objects of the shards of other nodes, a request a node.
-async fn count_there(
-    core: &Core,
-    route: &CollectionRoute,
-    filter: &[u8],
-    deadline: Deadline<'_>,
-) -> Result<u64, ApiError> {
-    let calls = route.elsewhere().into_values().map(|places| async move {
-        let shards: Vec<ShardAt> = places.iter().map(|place| route.firsts[*place]).collect();
-        let request = ShardCountRequest {
-            head: remote::head(core, route),
-            shards: shards.iter().map(|shard| shard.id.0).collect(),
-            filter: filter.to_vec(),
-        };
-        let party = Party { shards: &shards, ..Party::home_of(&shards[0]) };
-        let reply = remote::read(core, party, &request, deadline).await?;
-        let counts = reply.access::<ShardCountReply>()?.counts();
-        if counts.len() != shards.len() {
-            return Err(reply.broken("not one count a shard"));
-        }
-        Ok(counts.iter().sum::<u64>())
-    });
-    Ok(futures::future::try_join_all(calls).await?.iter().sum())
 }

@@ -223,6 +223,38 @@ fn scheduling(page: &mut Page, report: &NodeReport) {
     page.each_core(report, pending, |core| core.mesh_pending);
 }
 
+fn replicas(page: &mut Page, report: &NodeReport) {
+    let failed_over = (
+        "heddle_replicas_failed_over_total",
+        "counter",
+        "Shards that were read from another replica, because the first one failed.",
+    );
+    page.each_core(report, failed_over, |core| core.routing.failed_over);
+    let repaired = (
+        "heddle_replicas_repaired_total",
+        "counter",
+        "Objects that a read brought up to date in a replica before it was answered.",
+    );
+    page.each_core(report, repaired, |core| core.routing.repaired);
+    let hedges = (
+        "heddle_hedges_total",
+        "counter",
+        "Requests that were sent to a second replica, because the first one took long.",
+    );
+    page.each_core(report, hedges, |core| core.routing.hedges);
+    let won =
+        ("heddle_hedges_won_total", "counter", "Those that the second replica answered first.");
+    page.each_core(report, won, |core| core.routing.hedges_won);
+    let hints = ("heddle_hints_wanted_total", "counter", "Writes that some replica did not take.");
+    page.each_core(report, hints, |core| core.routing.hints_wanted);
+    let unsettled = (
+        "heddle_writes_unsettled",
+        "gauge",
+        "Writes that are not settled at all of their replicas.",
+    );
+    page.each_core(report, unsettled, |core| core.routing.writes_unsettled);
+}
+
 fn index(page: &mut Page, report: &NodeReport) {
     let queries = ("heddle_queries_total", "counter", "Query vectors searched.");
     page.each_core(report, queries, |core| core.search.queries);
@@ -243,6 +275,7 @@ fn index(page: &mut Page, report: &NodeReport) {
     let peers =
         ("heddle_requests_for_peers_total", "counter", "Requests answered for other nodes.");
     page.each_core(report, peers, |core| core.routing.for_peers);
+    replicas(page, report);
     let distances =
         ("heddle_distance_evaluations_total", "counter", "Distances computed by searches.");
     page.each_core(report, distances, |core| core.search.distance_evaluations);

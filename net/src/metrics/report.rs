@@ -186,6 +186,18 @@ pub(crate) struct RoutingReport {
     pub(crate) to_cores: u64,
     /// Answered for other nodes.
     pub(crate) for_peers: u64,
+    /// Shards that were read from another replica, because the first one failed.
+    pub(crate) failed_over: u64,
+    /// Objects that a read brought up to date in a replica before it was answered.
+    pub(crate) repaired: u64,
+    /// Requests that were sent to a second replica, because the first one took long.
+    pub(crate) hedges: u64,
+    /// Those of them that the second one answered first.
+    pub(crate) hedges_won: u64,
+    /// Writes that some replica did not take.
+    pub(crate) hints_wanted: u64,
+    /// Writes that are not settled at all of their replicas.
+    pub(crate) writes_unsettled: u64,
 }
 
 /// The engine of a data core.

@@ -14,7 +14,7 @@ use heddle_wire::{AlignedVec, Header, decode};
 
 use super::pipe::{End, Outgoing, Pipe, Side};
 use super::room::{NoRoom, Place, Room, RoomLimits};
-use super::{Answer, PeerIdentity};
+use super::{Answer, GOODBYE, PeerIdentity};
 use crate::limits::{LINK_BYTES_IN_FLIGHT_MAX, LINK_CALLS_IN_FLIGHT_MAX, LINK_CALLS_WAITING_MAX};
 use crate::server::frames::{Admission, FrameEvent};
 
@@ -47,6 +47,8 @@ pub(super) struct Link {
     pub(super) calls: Cell<u64>,
     // What the peer did that no peer should.
     fault: RefCell<Option<ApiError>>,
+    // The peer stops: it has answered every request that it has taken in.
+    is_over: Cell<bool>,
 }
 
 impl Link {
@@ -60,6 +62,7 @@ impl Link {
             next_id: Cell::new(1),
             calls: Cell::new(0),
             fault: RefCell::default(),
+            is_over: Cell::new(false),
         })
     }
 
@@ -127,9 +130,11 @@ impl Link {
         let PeerIdentity { node, address, .. } = self.peer;
         let message = match &*self.fault.borrow() {
             Some(fault) => format!("the link to node {node} at {address} was given up: {fault}"),
+            None if self.is_over.get() => format!("node {node} at {address} stops"),
             None => format!("the link to node {node} at {address} broke"),
         };
-        let retry = if handed.get() { Retry::MayHaveApplied } else { Retry::Safe };
+        let may_have_applied = handed.get() && !self.is_over.get();
+        let retry = if may_have_applied { Retry::MayHaveApplied } else { Retry::Safe };
         ApiError { retry, ..ApiError::transient(ErrorCode::Unavailable, message) }
     }
 
@@ -192,6 +197,10 @@ impl Side for Rc<Link> {
     fn handle(&self, event: FrameEvent) -> bool {
         match event {
             FrameEvent::Frame(header, body) => self.answer(header, body),
+            FrameEvent::Skipped(header) if header.type_number == GOODBYE => {
+                self.is_over.set(true);
+                true
+            }
             FrameEvent::Skipped(header) if header.type_number & REPLY_BIT == 0 => {
                 self.fail(unexpected(&header))
             }

@@ -44,6 +44,10 @@ use crate::core::Core;
 pub(crate) use counters::{LaneReport, PeerReport};
 pub(crate) use links::{Links, party_of};
 
+/// Type of the last frame of a node that stops: request id 0, no body. Every request that it has
+/// taken in is answered before; others were never worked on.
+const GOODBYE: u16 = 0x8100;
+
 /// Numbers of the requests between nodes.
 pub(crate) const KINDS: std::ops::RangeInclusive<u16> = 0x0110..=0x01FF;
 

@@ -16,7 +16,7 @@ use heddle_types::{ApiError, Clock};
 use heddle_wire::{AlignedVec, HEADER_BYTES, Header, VERSION, encode_error};
 
 use super::{Lane, Links, queue_of};
-use crate::limits::{FRAMES_PER_TURN_MAX, LINGER_BYTES_MAX, WRITE_SLICES_MAX};
+use crate::limits::{FRAMES_PER_TURN_MAX, WRITE_SLICES_MAX};
 use crate::server::frames::{Admission, FrameEvent, FrameReader};
 
 /// Bytes of a checksum between two moments when other tasks may run (1 MiB, about 100 us).
@@ -358,10 +358,11 @@ impl Pipe {
         let _ = self.stream.socket.shutdown(how);
     }
 
-    /// Lets the peer read our last words: ends our side, then discards what it still sends.
-    pub(super) async fn linger(&self) {
+    /// Lets the peer read our last words: ends our side, then discards what it still sends, up to
+    /// so many bytes.
+    pub(super) async fn linger(&self, bytes_max: usize) {
         self.shutdown(Shutdown::Write);
-        let mut left = LINGER_BYTES_MAX;
+        let mut left = bytes_max;
         loop {
             let read = std::future::poll_fn(|context| {
                 let mut buffer = self.links.read_buffer.borrow_mut();

@@ -13,10 +13,10 @@ use heddle_wire::kind::REPLY_BIT;
 use heddle_wire::{AlignedVec, Header, MessageError};
 
 use super::pipe::{End, Outgoing, Pipe, Side};
-use super::{Handler, KINDS, Links, PeerCall, PeerIdentity, queue_of};
+use super::{GOODBYE, Handler, KINDS, Links, PeerCall, PeerIdentity, queue_of};
 use crate::limits::{
-    LINGER_TIMEOUT, LINK_BYTES_IN_FLIGHT_MAX, LINK_CALLS_IN_FLIGHT_MAX, PEER_CORE_BYTES_MAX,
-    PEER_REPLY_BYTES_MAX,
+    LINGER_BYTES_MAX, LINGER_TIMEOUT, LINK_BYTES_IN_FLIGHT_MAX, LINK_CALLS_IN_FLIGHT_MAX,
+    PEER_CORE_BYTES_MAX, PEER_REPLY_BYTES_MAX,
 };
 use crate::server::frames::{Admission, FrameEvent};
 
@@ -59,9 +59,17 @@ impl Served {
         }
         let end = served.pipe.read_frames(&served).await;
         served.pipe.all_sent(|| served.requests.get() == 0).await;
+        let mut linger_bytes = LINGER_BYTES_MAX;
+        if end == End::Refused && links.draining.get() && !served.pipe.broken.get() {
+            // The peer goes on until it reads this, which a closed socket would lose.
+            linger_bytes = usize::MAX;
+            // Everything that was taken in is answered: what is not was never worked on.
+            served.pipe.send(Outgoing::new(GOODBYE, 0, 0, AlignedVec::new()).await);
+            served.pipe.all_sent(|| true).await;
+        }
         if end == End::Refused && !served.pipe.broken.get() {
             // Late is as good as done.
-            let _ = timeout(LINGER_TIMEOUT, served.pipe.linger()).await;
+            let _ = timeout(LINGER_TIMEOUT, served.pipe.linger(linger_bytes)).await;
         }
         served.pipe.cut();
         links.served.borrow_mut().remove(&number);

@@ -135,10 +135,18 @@ pub(super) fn queue_of(kind: MessageType) -> Queue {
         | MessageType::Get
         | MessageType::Search
         | MessageType::Scan
-        | MessageType::Count => Queue::Search,
-        MessageType::Put | MessageType::Delete | MessageType::PutWith | MessageType::DeleteWith => {
-            Queue::Wal
-        }
+        | MessageType::Count
+        | MessageType::GetAt
+        | MessageType::SearchAt
+        | MessageType::ScanAt
+        | MessageType::CountAt => Queue::Search,
+        MessageType::Put
+        | MessageType::Delete
+        | MessageType::PutWith
+        | MessageType::DeleteWith
+        | MessageType::PutAt
+        | MessageType::DeleteAt
+        | MessageType::Tickets => Queue::Wal,
         MessageType::BackupRead => Queue::Background,
         MessageType::CollectionCreate
         | MessageType::CollectionList

@@ -23,6 +23,8 @@ mod quantized;
 #[cfg(test)]
 mod raw;
 #[cfg(test)]
+mod replicas;
+#[cfg(test)]
 mod spread;
 #[cfg(test)]
 mod twin;

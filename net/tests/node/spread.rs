@@ -30,7 +30,7 @@ use crate::raw::RawClient;
 const CORES: usize = 2;
 
 /// Some nodes, each at an address of its own.
-struct Site {
+pub(crate) struct Site {
     dirs: Vec<TempDir>,
     nodes: Vec<PeerNode>,
     configs: Vec<NodeConfig>,
@@ -38,7 +38,7 @@ struct Site {
 
 impl Site {
     /// `count` nodes that are not started yet. The addresses are drawn, so that tests do not meet.
-    fn new(count: u8) -> Self {
+    pub(crate) fn new(count: u8) -> Self {
         let [_, a, b, ..] = Uuid::new_v4().into_bytes();
         let mut site = Self { dirs: Vec::new(), nodes: Vec::new(), configs: Vec::new() };
         for number in 1..=count {
@@ -90,6 +90,28 @@ impl Site {
         catalog
     }
 
+    /// A catalog with one collection, with replicas of each shard on these nodes.
+    pub(crate) fn replicated_catalog(
+        &self,
+        config: CollectionConfig,
+        shards: &[&[usize]],
+    ) -> Catalog {
+        let firsts: Vec<usize> = shards.iter().map(|nodes| nodes[0]).collect();
+        let mut config = config;
+        config.replication.factor = shards[0].len() as u32;
+        let catalog = self.catalog(&[(config, &firsts)]);
+        let place = |node: &usize| Placement { node: self.nodes[*node].id, home: 0 };
+        let replicas: Vec<Vec<Placement>> =
+            shards.iter().map(|nodes| nodes.iter().map(place).collect()).collect();
+        // Numbers of shards count from 1.
+        catalog.with_replicas(|shard| &replicas[shard.0 as usize - 1])
+    }
+
+    /// Starts a node again on what it had.
+    pub(crate) fn restart(&self, node: usize) -> TestNode {
+        TestNode::start_among(&self.configs[node], &self.nodes)
+    }
+
     /// Writes the identity and the catalog of a node, and starts it.
     fn start(&self, node: usize, catalog: &Catalog) -> TestNode {
         let folder = &self.configs[node].data_dir;
@@ -107,15 +129,15 @@ impl Site {
         TestNode::start_among(&self.configs[node], &self.nodes)
     }
 
-    fn start_all(&self, catalog: &Catalog) -> Vec<TestNode> {
+    pub(crate) fn start_all(&self, catalog: &Catalog) -> Vec<TestNode> {
         (0..self.nodes.len()).map(|node| self.start(node, catalog)).collect()
     }
 
-    async fn client(&self, nodes: &[usize]) -> Client {
+    pub(crate) async fn client(&self, nodes: &[usize]) -> Client {
         Client::connect(nodes.iter().map(|node| self.nodes[*node].native.clone())).await.unwrap()
     }
 
-    fn raw(&self, node: usize) -> RawClient {
+    pub(crate) fn raw(&self, node: usize) -> RawClient {
         let config = &self.configs[node];
         RawClient::connect((config.listen, config.native_port))
     }
@@ -156,7 +178,7 @@ async fn until_linked(site: &Site) {
     }
 }
 
-fn put_request(rows: std::ops::Range<u64>) -> PutRequest {
+pub(crate) fn put_request(rows: std::ops::Range<u64>) -> PutRequest {
     let mut put = PutRequest::new("Docs", "", 0, PutMode::Replace);
     for row in rows {
         put.push(&ObjectId::from_row(row), b"");
@@ -165,16 +187,16 @@ fn put_request(rows: std::ops::Range<u64>) -> PutRequest {
     put
 }
 
-fn ids(rows: std::ops::Range<u64>) -> Vec<u8> {
+pub(crate) fn ids(rows: std::ops::Range<u64>) -> Vec<u8> {
     rows.flat_map(|row| ObjectId::from_row(row).0).collect()
 }
 
-fn get_request(rows: std::ops::Range<u64>) -> GetRequest {
+pub(crate) fn get_request(rows: std::ops::Range<u64>) -> GetRequest {
     let (collection, tenant) = ("Docs".to_owned(), String::new());
     GetRequest { collection, tenant, epoch: 0, ids: ids(rows), want: Want::ALL.bits() }
 }
 
-fn search_request(row: u64) -> SearchRequest {
+pub(crate) fn search_request(row: u64) -> SearchRequest {
     SearchRequest {
         collection: "Docs".to_owned(),
         tenant: String::new(),
@@ -193,7 +215,7 @@ fn search_request(row: u64) -> SearchRequest {
     }
 }
 
-fn count_request() -> CountRequest {
+pub(crate) fn count_request() -> CountRequest {
     let (collection, tenant) = ("Docs".to_owned(), String::new());
     CountRequest { collection, tenant, epoch: 0, filter: Vec::new() }
 }

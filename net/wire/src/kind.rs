@@ -35,12 +35,26 @@ pub enum MessageType {
     PutWith = 0x0023,
     /// Delete objects by id, acknowledged when the request says.
     DeleteWith = 0x0024,
+    /// Write objects at a level, on terms.
+    PutAt = 0x0025,
+    /// Delete objects by id at a level, on terms.
+    DeleteAt = 0x0026,
+    /// Read objects by id at a level.
+    GetAt = 0x0027,
+    /// Take stamps to write with later.
+    Tickets = 0x0028,
     /// Find the nearest neighbours of vectors.
     Search = 0x0030,
     /// List objects in the order of their ids, page by page.
     Scan = 0x0031,
     /// Count objects.
     Count = 0x0032,
+    /// Find the nearest neighbours of vectors at a level.
+    SearchAt = 0x0033,
+    /// List objects at a level.
+    ScanAt = 0x0034,
+    /// Count objects at a level.
+    CountAt = 0x0035,
     /// What the node is doing.
     NodeStatus = 0x0040,
     /// A node of the cluster begins to leave, stays after all, or leaves.
@@ -55,7 +69,7 @@ pub enum MessageType {
 
 impl MessageType {
     /// Every type, by number.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 27] = [
         Self::Hello,
         Self::Topology,
         Self::TopologyReplicas,
@@ -68,9 +82,16 @@ impl MessageType {
         Self::Delete,
         Self::PutWith,
         Self::DeleteWith,
+        Self::PutAt,
+        Self::DeleteAt,
+        Self::GetAt,
+        Self::Tickets,
         Self::Search,
         Self::Scan,
         Self::Count,
+        Self::SearchAt,
+        Self::ScanAt,
+        Self::CountAt,
         Self::NodeStatus,
         Self::NodeChange,
         Self::BackupBegin,
@@ -112,9 +133,16 @@ impl MessageType {
             Self::Delete => "delete",
             Self::PutWith => "put_with",
             Self::DeleteWith => "delete_with",
+            Self::PutAt => "put_at",
+            Self::DeleteAt => "delete_at",
+            Self::GetAt => "get_at",
+            Self::Tickets => "tickets",
             Self::Search => "search",
             Self::Scan => "scan",
             Self::Count => "count",
+            Self::SearchAt => "search_at",
+            Self::ScanAt => "scan_at",
+            Self::CountAt => "count_at",
             Self::NodeStatus => "node_status",
             Self::NodeChange => "node_change",
             Self::BackupBegin => "backup_begin",
@@ -140,12 +168,30 @@ pub enum ShardMessage {
     Count = 0x0114,
     /// Find the nearest neighbours of vectors in some shards.
     Search = 0x0115,
+    /// Write what has its stamps to a replica.
+    ReplicaWrite = 0x0120,
+    /// Ask a replica for versions of objects.
+    ReplicaDigest = 0x0121,
+    /// Ask a replica for exact copies of objects.
+    ReplicaRead = 0x0122,
+    /// Let a replica coordinate writes that depend on what is there.
+    ReplicaConditional = 0x0123,
 }
 
 impl ShardMessage {
     /// Every type, by number.
-    pub const ALL: [Self; 6] =
-        [Self::Put, Self::Delete, Self::Get, Self::Scan, Self::Count, Self::Search];
+    pub const ALL: [Self; 10] = [
+        Self::Put,
+        Self::Delete,
+        Self::Get,
+        Self::Scan,
+        Self::Count,
+        Self::Search,
+        Self::ReplicaWrite,
+        Self::ReplicaDigest,
+        Self::ReplicaRead,
+        Self::ReplicaConditional,
+    ];
 
     /// Number of a request frame.
     #[must_use]
@@ -175,6 +221,10 @@ impl ShardMessage {
             Self::Scan => "shard_scan",
             Self::Count => "shard_count",
             Self::Search => "shard_search",
+            Self::ReplicaWrite => "replica_write",
+            Self::ReplicaDigest => "replica_digest",
+            Self::ReplicaRead => "replica_read",
+            Self::ReplicaConditional => "replica_conditional",
         }
     }
 }

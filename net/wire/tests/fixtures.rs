@@ -54,6 +54,10 @@ fn shard_again(number: u16, id: u64, body: &[u8]) -> Frame {
         ShardScanRequest => ShardScanReply,
         ShardCountRequest => ShardCountReply,
         ShardSearchRequest => ShardSearchReply,
+        ReplicaWriteRequest => ReplicaWriteReply,
+        ReplicaDigestRequest => ReplicaDigestReply,
+        ReplicaReadRequest => ReplicaReadReply,
+        ReplicaConditionalRequest => ReplicaConditionalReply,
     }
 }
 
@@ -95,9 +99,16 @@ fn again(frame: &[u8]) -> Vec<u8> {
         Delete: DeleteRequest => DeleteReply,
         PutWith: PutWithRequest => PutWithReply,
         DeleteWith: DeleteWithRequest => DeleteWithReply,
+        PutAt: PutAtRequest => PutAtReply,
+        DeleteAt: DeleteAtRequest => DeleteAtReply,
+        GetAt: GetAtRequest => GetAtReply,
+        Tickets: TicketsRequest => TicketsReply,
         Search: SearchRequest => SearchReply,
         Scan: ScanRequest => ScanReply,
         Count: CountRequest => CountReply,
+        SearchAt: SearchAtRequest => SearchAtReply,
+        ScanAt: ScanAtRequest => ScanAtReply,
+        CountAt: CountAtRequest => CountAtReply,
         NodeStatus: NodeStatusRequest => NodeStatusReply,
         NodeChange: NodeChangeRequest => NodeChangeReply,
         BackupBegin: BackupBeginRequest => BackupBeginReply,

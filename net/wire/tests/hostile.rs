@@ -361,6 +361,57 @@ fn a_shard_without_a_replica_or_with_one_on_no_node_is_refused() {
 }
 
 #[test]
+fn terms_that_do_not_fit_their_objects_are_refused() {
+    let check = |change: fn(&mut PutAtRequest)| {
+        let mut request = samples::put_at();
+        change(&mut request);
+        access::<PutAtRequest>(encode_reply(1, &request).unwrap().body()).err()
+    };
+    assert_eq!(check(|_| ()), None);
+    let unknown = |field, found| Some(MessageError::UnknownValue { field, found });
+    assert_eq!(check(|at| at.terms.level = 4), unknown("consistency level", 4));
+    assert_eq!(check(|at| at.terms.conditions[0] = 3), unknown("condition", 3));
+    assert!(is_mismatch(check(|at| at.terms.ticket.truncate(47)), "ticket length"));
+    assert!(is_mismatch(check(|at| at.terms.conditions.truncate(1)), "conditions"));
+    let stamps = "bytes of expected stamps";
+    assert!(is_mismatch(check(|at| at.terms.expected.clear()), stamps));
+    assert!(is_mismatch(check(|at| at.terms.conditions[1] = 0), stamps));
+    let digests = |change: fn(&mut ReplicaDigestReply)| {
+        let mut reply = samples::replica_digest_reply();
+        change(&mut reply);
+        access::<ReplicaDigestReply>(encode_reply(1, &reply).unwrap().body()).err()
+    };
+    assert_eq!(digests(|_| ()), None);
+    assert_eq!(digests(|reply| reply.kinds[1] = 3), unknown("kind of a digest", 3));
+    assert!(is_mismatch(digests(|reply| reply.kinds[1] = 1), "bytes of stamps"));
+    assert!(is_mismatch(digests(|reply| reply.created_us.truncate(1)), "creation times"));
+}
+
+#[test]
+fn conditions_and_outcomes_are_read_back_as_they_were_set() {
+    let request = samples::put_at();
+    let frame = encode_reply(1, &request).unwrap();
+    let terms = &access::<PutAtRequest>(frame.body()).unwrap().terms;
+    let again = {
+        let mut again = request.terms.clone();
+        again.set_conditions(&terms.conditions());
+        again
+    };
+    assert_eq!(again, request.terms);
+    assert_eq!(terms.conditions()[0], Condition::Absent);
+    let refused = ApiError::new(ErrorCode::DiskFull, "full", "");
+    let outcomes = [
+        Ok(ReplicaOutcome::Applied { existed: false }),
+        Err(refused.clone()),
+        Ok(ReplicaOutcome::Known { existed: true }),
+        Ok(ReplicaOutcome::Superseded),
+    ];
+    let mut reply = ReplicaWriteReply::default();
+    outcomes.iter().for_each(|outcome| reply.push(outcome.as_ref().copied()));
+    assert_eq!(reply.into_results(), outcomes);
+}
+
+#[test]
 fn outcomes_keep_their_order_and_share_equal_errors() {
     let error = |text: &str| ApiError::new(ErrorCode::InvalidVector, text, "3");
     let mut reply = PutReply::default();

@@ -249,8 +249,14 @@ impl Shared {
         let mut frame = Arc::new(encode_request(0, 0, &message).map_err(ApiError::from)?);
         let mut may_have_applied = false;
         let mut attempt = 1;
+        // Where the last attempt failed: another replica is asked next, if there is one.
+        let mut avoided = None;
         loop {
-            let address = self.choose(&topology, route, message.collection(), attempt);
+            let collection = message.collection();
+            let is_replicated = collection
+                .and_then(|name| topology.collections.get(name))
+                .is_some_and(|route| route.is_replicated);
+            let (address, node) = self.choose(&topology, route, collection, (attempt, avoided));
             let miss = match self.attempt::<M>(&address, &frame, deadline).await {
                 Ok(reply) => return Ok(reply),
                 Err(miss) => miss,
@@ -280,7 +286,8 @@ impl Shared {
             if !is_stale {
                 sleep(pause).await;
             }
-            if verdict == Verdict::AgainWithNewTopology {
+            avoided = node.filter(|_| is_replicated && !is_stale);
+            if verdict == Verdict::AgainWithNewTopology && !(is_replicated && attempt == 1) {
                 // Without a new topology the old one and the seeds are tried.
                 let _ = self.refresh(&topology, deadline).await;
                 topology = self.topology();
@@ -334,11 +341,12 @@ impl Shared {
         topology: &Topology,
         route: Route,
         collection: Option<&str>,
-        attempt: u32,
-    ) -> String {
+        (attempt, avoided): (u32, Option<usize>),
+    ) -> (String, Option<usize>) {
         let is_there = |core: CoreAddress| {
             let address = topology.address_of(core);
-            address.is_some_and(|address| attempt <= 2 || !self.pool.is_down(address))
+            avoided != Some(core.node)
+                && address.is_some_and(|address| attempt <= 2 || !self.pool.is_down(address))
         };
         let core = match route {
             Route::Told => {
@@ -346,21 +354,28 @@ impl Shared {
                 let told: Vec<&String> = self.seeds.iter().chain(known).collect();
                 let is_up = |address: &&String| !self.pool.is_down(address);
                 let turn = (attempt as usize).saturating_sub(1) % told.len();
-                return told.iter().find(|told| is_up(told)).unwrap_or(&told[turn]).to_string();
+                let chosen = told.iter().find(|told| is_up(told)).unwrap_or(&told[turn]);
+                return (chosen.to_string(), None);
             }
             Route::Core(core) if is_there(core) => Some(core),
-            _ => self.least_loaded(topology, collection),
+            _ => self.least_loaded(topology, collection, avoided),
         };
         let Some(core) = core else {
-            return self.seeds[attempt as usize % self.seeds.len()].clone();
+            return (self.seeds[attempt as usize % self.seeds.len()].clone(), None);
         };
+        let node = Some(core.node);
         if attempt.is_multiple_of(2) {
-            return topology.nodes[core.node].native_address.clone();
+            return (topology.nodes[core.node].native_address.clone(), node);
         }
-        topology.address_of(core).unwrap_or(&self.seeds[0]).to_owned()
+        (topology.address_of(core).unwrap_or(&self.seeds[0]).to_owned(), node)
     }
 
-    fn least_loaded(&self, topology: &Topology, collection: Option<&str>) -> Option<CoreAddress> {
+    fn least_loaded(
+        &self,
+        topology: &Topology,
+        collection: Option<&str>,
+        avoided: Option<usize>,
+    ) -> Option<CoreAddress> {
         let route = collection.and_then(|name| topology.collections.get(name));
         let holds = |node| route.is_none_or(|route| route.nodes.binary_search(&node).is_ok());
         let turn = self.turns.fetch_add(1, Ordering::Relaxed) as usize;
@@ -370,7 +385,8 @@ impl Shared {
             let address = topology.address_of(*core).unwrap_or_default();
             let place = (index + count - turn % count) % count;
             let is_down = self.pool.is_down(address);
-            (is_down, !holds(core.node), self.pool.in_flight(address), place)
+            let is_avoided = avoided == Some(core.node);
+            (is_avoided, is_down, !holds(core.node), self.pool.in_flight(address), place)
         });
         ranked.map(|(_, core)| core)
     }

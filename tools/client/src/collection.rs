@@ -6,11 +6,13 @@ use futures::StreamExt;
 use futures::stream;
 use heddle_types::limits::SEARCH_BATCH_MAX;
 use heddle_types::row::encode_row;
-use heddle_types::{ApiError, ErrorCode, Filter, Hlc, ObjectId};
+use heddle_types::{ApiError, Consistency, ErrorCode, Filter, Hlc, ObjectId};
 use heddle_wire::message::{
-    CountReply, CountRequest, DeleteReply, DeleteRequest, DeleteWithReply, DeleteWithRequest,
-    Durability, GetReply, GetRequest, PutMode, PutReply, PutRequest, PutWithReply, PutWithRequest,
-    ScanReply, ScanRequest, SearchReply, SearchRequest, Want,
+    ArchivedGetReply, ArchivedScanReply, CountAtReply, CountAtRequest, CountReply, CountRequest,
+    DeleteReply, DeleteRequest, DeleteWithReply, DeleteWithRequest, Durability, GetAtReply,
+    GetAtRequest, GetReply, GetRequest, PutMode, PutReply, PutRequest, PutWithReply,
+    PutWithRequest, ScanAtReply, ScanAtRequest, ScanReply, ScanRequest, SearchAtReply,
+    SearchAtRequest, SearchReply, SearchRequest, Want,
 };
 
 use crate::call::{Reply, Route, Sendable};
@@ -30,33 +32,66 @@ pub struct Collection {
     client: Client,
     name: String,
     tenant: String,
+    /// How many replicas must take part; none for the defaults.
+    pub(crate) level: Option<Consistency>,
+    /// Writes bring a stamp that they keep when they are sent again.
+    pub(crate) with_tickets: bool,
 }
 
 /// A request for some objects of a batch, and their positions in it.
-struct Piece<M> {
+pub(crate) struct Piece<M> {
     route: Route,
     positions: Vec<usize>,
-    request: M,
+    pub(crate) request: M,
     /// It is sent once all pieces of lower turns are answered.
     turn: usize,
 }
 
 impl<M> Piece<M> {
     /// The same piece with another request.
-    fn map<N>(self, request: impl FnOnce(M) -> N) -> Piece<N> {
+    pub(crate) fn map<N>(self, request: impl FnOnce(M) -> N) -> Piece<N> {
         let Self { route, positions, request: inner, turn } = self;
         Piece { route, positions, request: request(inner), turn }
     }
 }
 
 /// Where requests for an object go first.
-fn home(route: &CollectionRoute, id: &ObjectId) -> Route {
+pub(crate) fn home(route: &CollectionRoute, id: &ObjectId) -> Route {
     route.home_of(id).map_or(Route::LeastLoaded, Route::Core)
 }
 
 impl Collection {
     pub(crate) fn new(client: Client, name: String) -> Self {
-        Self { client, name, tenant: String::new() }
+        Self { client, name, tenant: String::new(), level: None, with_tickets: false }
+    }
+
+    /// A handle whose calls are made at this level. Without one, writes and reads by id take a
+    /// quorum of the replicas, searches, lists and counts one replica.
+    ///
+    /// A list is made at level [`Consistency::One`] alone.
+    #[must_use]
+    pub fn with_consistency(&self, level: Consistency) -> Self {
+        Self { level: Some(level), ..self.clone() }
+    }
+
+    /// A handle whose writes bring a stamp that the cluster gave out, so that one whose outcome is
+    /// not known can be sent again as the same write, and is. Costs a round trip a call.
+    #[must_use]
+    pub fn with_tickets(&self) -> Self {
+        Self { with_tickets: true, client: self.client.retrying_writes(), ..self.clone() }
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Collection and tenant.
+    pub(crate) fn names(&self) -> (String, String) {
+        (self.name.clone(), self.tenant.clone())
+    }
+
+    fn has_terms(&self) -> bool {
+        self.level.is_some() || self.with_tickets
     }
 
     /// The name of the collection.
@@ -125,6 +160,7 @@ impl Collection {
         }
         for pieces in turns.into_values() {
             outcomes.fill(match durability {
+                _ if self.has_terms() => self.put_at(pieces, durability).await?,
                 Durability::Sync => {
                     let read = |reply: &Reply| Ok(reply.decode::<PutReply>()?.into_results());
                     self.send_all(pieces, read).await
@@ -213,15 +249,19 @@ impl Collection {
             ids,
             want: want.bits(),
         });
-        let answers = self.send_all(pieces, |reply| {
-            let read = reply.access::<GetReply>()?;
-            let objects = stored_objects(&read.objects).map_err(|source| reply.invalid(source))?;
-            let mut objects = objects.into_iter();
-            let found = read.found.iter();
-            Ok(found.map(|flag| Ok(if *flag == 1 { objects.next() } else { None })).collect())
-        });
+        let answers = match self.level {
+            None => {
+                let read = |reply: &Reply| found(reply, reply.access::<GetReply>()?);
+                self.send_all(pieces, read).await
+            }
+            Some(level) => {
+                let pieces = pieces.into_iter().map(|it| it.map(|it| GetAtRequest::new(level, it)));
+                let read = |reply: &Reply| found(reply, &reply.access::<GetAtReply>()?.get);
+                self.send_all(pieces.collect(), read).await
+            }
+        };
         let mut outcomes = Outcomes::new(ids.len());
-        outcomes.fill(answers.await);
+        outcomes.fill(answers);
         Ok(outcomes.finish())
     }
 
@@ -258,6 +298,7 @@ impl Collection {
         });
         let mut outcomes = Outcomes::new(ids.len());
         outcomes.fill(match durability {
+            _ if self.has_terms() => self.delete_at(pieces, durability).await?,
             Durability::Sync => {
                 let read = |reply: &Reply| Ok(reply.decode::<DeleteReply>()?.into_results());
                 self.send_all(pieces, read).await
@@ -331,8 +372,13 @@ impl Collection {
     }
 
     async fn send_search(&self, request: SearchRequest) -> Result<Vec<SearchResult>, ClientError> {
+        let Some(level) = self.level else {
+            let reply = self.client.send(Route::LeastLoaded, request).await?;
+            return results(reply.access::<SearchReply>()?).map_err(|it| reply.invalid(it));
+        };
+        let request = SearchAtRequest::new(level, request);
         let reply = self.client.send(Route::LeastLoaded, request).await?;
-        results(reply.access::<SearchReply>()?).map_err(|source| reply.invalid(source))
+        results(&reply.access::<SearchAtReply>()?.search).map_err(|it| reply.invalid(it))
     }
 
     /// Lists objects in the order of their ids.
@@ -354,10 +400,17 @@ impl Collection {
             filter: encoded(scan.filter.as_ref())?,
             want: scan.want.bits(),
         };
+        let page = |reply: &Reply, read: &ArchivedScanReply| {
+            let objects = stored_objects(&read.objects).map_err(|source| reply.invalid(source))?;
+            Ok(Page { objects, next: read.next() })
+        };
+        let Some(level) = self.level else {
+            let reply = self.client.send(Route::LeastLoaded, request).await?;
+            return page(&reply, reply.access::<ScanReply>()?);
+        };
+        let request = ScanAtRequest::new(level, request);
         let reply = self.client.send(Route::LeastLoaded, request).await?;
-        let read = reply.access::<ScanReply>()?;
-        let objects = stored_objects(&read.objects).map_err(|source| reply.invalid(source))?;
-        Ok(Page { objects, next: read.next() })
+        page(&reply, &reply.access::<ScanAtReply>()?.scan)
     }
 
     /// Counts objects; all of them without a filter.
@@ -370,12 +423,17 @@ impl Collection {
             epoch: 0,
             filter: encoded(filter)?,
         };
+        let Some(level) = self.level else {
+            let reply = self.client.send(Route::LeastLoaded, request).await?;
+            return Ok(reply.decode::<CountReply>()?.count);
+        };
+        let request = CountAtRequest::new(level, request);
         let reply = self.client.send(Route::LeastLoaded, request).await?;
-        Ok(reply.decode::<CountReply>()?.count)
+        Ok(reply.decode::<CountAtReply>()?.count.count)
     }
 
     /// Sends the pieces of a batch, several at a time, and pairs what comes back with positions.
-    async fn send_all<M: Sendable, T>(
+    pub(crate) async fn send_all<M: Sendable, T>(
         &self,
         pieces: Vec<Piece<M>>,
         read: impl Fn(&Reply) -> Result<Vec<Result<T, ApiError>>, ClientError>,
@@ -393,7 +451,7 @@ impl Collection {
     }
 }
 
-type PieceOutcome<T> = (Vec<usize>, Result<Vec<Result<T, ApiError>>, ClientError>);
+pub(crate) type PieceOutcome<T> = (Vec<usize>, Result<Vec<Result<T, ApiError>>, ClientError>);
 
 /// The outcomes of a batch while they come in.
 struct Outcomes<T>(Vec<Option<Result<T, ClientError>>>);
@@ -431,8 +489,19 @@ impl<T> Outcomes<T> {
     }
 }
 
+/// The objects of a reply, in the order of its request.
+fn found(
+    reply: &Reply,
+    read: &ArchivedGetReply,
+) -> Result<Vec<Result<Option<StoredObject>, ApiError>>, ClientError> {
+    let objects = stored_objects(&read.objects).map_err(|source| reply.invalid(source))?;
+    let mut objects = objects.into_iter();
+    let found = read.found.iter();
+    Ok(found.map(|flag| Ok(if *flag == 1 { objects.next() } else { None })).collect())
+}
+
 /// Writes the property row of an object into `row` and checks what a request cannot carry.
-fn encode(object: &Object, row: &mut Vec<u8>) -> Result<(), ClientError> {
+pub(crate) fn encode(object: &Object, row: &mut Vec<u8>) -> Result<(), ClientError> {
     row.clear();
     for (position, (name, values)) in object.vectors.iter().enumerate() {
         let is_twin = object.vectors[..position].iter().any(|(other, _)| other == name);
@@ -469,7 +538,7 @@ fn encoded(filter: Option<&Filter>) -> Result<Vec<u8>, ClientError> {
 }
 
 /// The outcome of a batch of one.
-fn only<T>(mut outcomes: Vec<Result<T, ClientError>>) -> Result<T, ClientError> {
+pub(crate) fn only<T>(mut outcomes: Vec<Result<T, ClientError>>) -> Result<T, ClientError> {
     let missing = || Err(ApiError::unknown("the reply says nothing about this request").into());
     outcomes.pop().unwrap_or_else(missing)
 }

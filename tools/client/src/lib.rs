@@ -25,7 +25,8 @@
 //! ```
 //!
 //! What a call may report: [`ClientError`]. A write whose connection broke after it was sent is
-//! [`ClientError::UnknownOutcome`] unless [`Client::retrying_writes`] was asked for.
+//! [`ClientError::UnknownOutcome`] unless [`Client::retrying_writes`] was asked for, or
+//! [`Collection::with_tickets`], by which it is sent again as the very same write.
 
 #![forbid(unsafe_code)]
 
@@ -34,6 +35,7 @@ mod call;
 mod client;
 mod collection;
 mod error;
+mod level;
 pub mod limits;
 mod object;
 mod search;
@@ -43,7 +45,8 @@ mod transport;
 pub use client::{Client, ClientOptions, DamagedShards};
 pub use collection::{Collection, Page, Scan, Scanner};
 pub use error::ClientError;
-pub use heddle_wire::message::{Durability, NodeFate, PutMode, Want};
+pub use heddle_types::Consistency;
+pub use heddle_wire::message::{Condition, Durability, NodeFate, PutMode, Want};
 pub use object::{Object, StoredObject};
 pub use search::{Hit, Search, SearchResult};
 pub use uuid::Uuid;

@@ -44,6 +44,8 @@ pub struct CollectionRoute {
     pub shards: BTreeMap<ShardId, Vec<CoreAddress>>,
     /// Positions of the nodes that hold replicas, ascending.
     pub nodes: Vec<usize>,
+    /// Has a shard more than one replica?
+    pub is_replicated: bool,
     /// From object to shard.
     pub table: RoutingTable,
 }
@@ -127,7 +129,9 @@ fn collection_route(
     nodes.dedup();
     let id = CollectionId(Uuid::from_bytes(collection.id));
     let name = name.to_owned();
-    Ok((name, CollectionRoute { id, definition: collection.definition, shards, nodes, table }))
+    let is_replicated = shards.values().any(|replicas| replicas.len() > 1);
+    let definition = collection.definition;
+    Ok((name, CollectionRoute { id, definition, shards, nodes, is_replicated, table }))
 }
 
 impl Topology {

@@ -77,6 +77,7 @@ fn definition(arguments: &CollectionCreate) -> Result<CollectionConfig, Failure>
     vector.index.ef = arguments.ef.unwrap_or(vector.index.ef);
     config.vectors.push(vector);
     config.sharding.count = arguments.shards.unwrap_or(config.sharding.count);
+    config.replication.factor = arguments.replication.unwrap_or(config.replication.factor);
     Ok(config)
 }
 

@@ -26,7 +26,9 @@ pub(crate) async fn get(arguments: &cli::Get) -> Result<(), Failure> {
     let id = id_from_text(&arguments.id)?;
     let client = session::connect(&arguments.connection).await?;
     let want = Want { vectors: arguments.vector, ..Want::ALL };
-    let found = client.collection(&arguments.name).get_batch(&[id], want).await?;
+    let found = session::collection(&client, &arguments.name, arguments.consistency)
+        .get_batch(&[id], want)
+        .await?;
     let Some(object) = found.into_iter().next().transpose()?.flatten() else {
         return Err(Failure::not_found(format!("{} has no object {id}", arguments.name)));
     };
@@ -81,7 +83,9 @@ pub(crate) async fn count(arguments: &cli::Count) -> Result<(), Failure> {
     let config = client.collection_config(&arguments.name).await?;
     let (expression, json) = (arguments.filter.as_deref(), arguments.filter_json.as_deref());
     let filter = session::read_filter(expression, json, &config)?;
-    let count = client.collection(&arguments.name).count(filter.as_ref()).await?;
+    let count = session::collection(&client, &arguments.name, arguments.consistency)
+        .count(filter.as_ref())
+        .await?;
     if arguments.json {
         return print_json(&json!({ "collection": arguments.name, "count": count }));
     }
@@ -111,7 +115,9 @@ pub(crate) async fn search(arguments: &cli::Search) -> Result<(), Failure> {
         search = search.filter(filter);
     }
     let start = Instant::now();
-    let mut result = client.collection(&arguments.name).search(&search).await?;
+    let mut result = session::collection(&client, &arguments.name, arguments.consistency)
+        .search(&search)
+        .await?;
     let elapsed = start.elapsed();
     result.hits.retain(|hit| Some(hit.id) != like);
     result.hits.truncate(arguments.k as usize);

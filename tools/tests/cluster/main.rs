@@ -13,4 +13,5 @@ mod data;
 mod harness;
 mod linear;
 mod membership;
+mod replicas;
 mod schema;

@@ -17,20 +17,25 @@ use heddle_wire::message::{
 };
 use heddle_wire::{Body, encode_reply};
 
-const COLLECTION: &str = "Passage";
+use super::levels;
+
+pub(super) const COLLECTION: &str = "Passage";
 const DEFINITION: &str = r#"{"name":"Passage","properties":[{"name":"a","type":"text"}]}"#;
 
 /// A body in the place of each check, with the byte that picks it.
 #[must_use]
 pub fn seeds() -> Vec<Vec<u8>> {
-    let plain = [control(), collections(), objects(), durability(), queries(), status()];
-    let bodies = [plain.concat(), shard_writes(), shard_reads()].concat();
+    let writes = [objects(), durability(), levels::by_id()].concat();
+    let reads = [queries(), levels::over_shards()].concat();
+    let plain = [control(), collections(), writes, reads, status()].concat();
+    let shards = [shard_writes(), shard_reads(), levels::between_replicas()].concat();
+    let bodies = [plain, shards].concat();
     assert_eq!(bodies.len(), super::CHECKS.len(), "one sample for each message");
     let numbered = (0_u8..).zip(bodies);
     numbered.map(|(kind, body)| [vec![kind], body].concat()).collect()
 }
 
-fn body<M: Body>(message: &M) -> Vec<u8> {
+pub(super) fn body<M: Body>(message: &M) -> Vec<u8> {
     encode_reply(1, message).expect("samples are small").body().to_vec()
 }
 
@@ -40,7 +45,7 @@ fn filter() -> Vec<u8> {
     filter.encode().expect("samples are small")
 }
 
-fn error() -> ApiError {
+pub(super) fn error() -> ApiError {
     ApiError::new(ErrorCode::InvalidVector, "vector has 3 dimensions", "4")
 }
 

@@ -31,6 +31,7 @@ const PATIENCE_NS: u64 = 2_000_000;
 pub(super) struct Target {
     /// Its position in the route.
     pub(super) place: usize,
+    replica: u8,
     view: Arc<ShardView>,
     bitmap: Option<Arc<SlotBitmap>>,
 }
@@ -78,7 +79,8 @@ pub(super) async fn open_targets(
     let here = shards.iter().enumerate().filter(|(_, shard)| shard.is_here);
     let Some(filter) = filter else {
         for (place, shard) in here {
-            targets.push(Target { place, view: core.registry.view(shard.id)?, bitmap: None });
+            let (view, replica) = (core.registry.view(shard.id)?, shard.replica);
+            targets.push(Target { place, replica, view, bitmap: None });
         }
         return Ok(());
     };
@@ -86,7 +88,8 @@ pub(super) async fn open_targets(
         let order = CoreRequest::FilterBitmap { shard: shard.id, filter: Arc::clone(filter) };
         let bitmap = expect_reply!(core.call_home(shard.home, order).await?, Bitmap)?;
         let view = core.registry.view(shard.id)?;
-        Ok::<_, ApiError>(Target { place, view, bitmap: Some(bitmap) })
+        let replica = shard.replica;
+        Ok::<_, ApiError>(Target { place, replica, view, bitmap: Some(bitmap) })
     });
     targets.extend(Box::pin(futures::future::try_join_all(opened)).await?);
     Ok(())
@@ -150,10 +153,10 @@ pub(super) async fn search_shard(
     core.metrics.distance_evaluations.add(stats.evaluations);
     // Extreme components overflow to infinity, and two of those may cancel to no number at all.
     let numbers = hits.iter().filter(|hit| !hit.distance.is_nan());
-    let place = target.place;
+    let (place, replica) = (target.place as u16, target.replica);
     list.extend(numbers.map(|&Hit { slot, distance }| {
         let id = directory.id(slot);
-        Found { distance, id, slot, place }
+        Found { distance, id, slot, place, replica }
     }));
     Ok(Looked { evaluations: stats.evaluations, exact: stats.exact })
 }

@@ -27,7 +27,9 @@ pub(super) struct Found {
     pub(super) id: [u8; 16],
     pub(super) slot: Slot,
     /// Position of its shard in the route.
-    pub(super) place: usize,
+    pub(super) place: u16,
+    /// The replica that found it: the slot is one of its.
+    pub(super) replica: u8,
 }
 
 /// What one of `shards` equal shards is asked for at first.
@@ -83,7 +85,7 @@ mod tests {
     use super::*;
 
     fn found(distance: f32, row: u64) -> Found {
-        Found { distance, id: ObjectId::from_row(row).0, slot: row as u32, place: 0 }
+        Found { distance, id: ObjectId::from_row(row).0, slot: row as u32, place: 0, replica: 0 }
     }
 
     #[test]

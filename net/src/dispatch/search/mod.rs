@@ -9,6 +9,7 @@
 mod fetch;
 mod local;
 mod merge;
+mod newest;
 mod peer;
 mod spread;
 
@@ -17,17 +18,20 @@ use std::rc::Rc;
 use heddle_core::engine::Want;
 use heddle_core::validate;
 use heddle_runtime::yield_if_needed;
-use heddle_types::{ApiError, Clock, ErrorCode, ObjectId};
+use heddle_types::{ApiError, Clock, Consistency, ErrorCode, ObjectId};
 use heddle_wire::message::{
-    ArchivedSearchRequest, ObjectColumns, SearchReply, SearchRequest, Want as WireWant,
+    ArchivedSearchRequest, ObjectColumns, SearchAtReply, SearchAtRequest, SearchReply,
+    SearchRequest, Want as WireWant,
 };
 use heddle_wire::{Frame, access};
 
 use self::local::{Query, Target, Workspace, open_targets, search_shard, step_evaluations};
 use self::merge::{Found, Spec, may_hold_more, merge, share_of};
+use self::newest::Newest;
 use self::spread::Spread;
 use super::Deadline;
 use super::get::fetch;
+use super::replicas::Selection;
 use crate::core::Core;
 use crate::registry::CollectionRoute;
 use crate::server::request::RequestFrame;
@@ -84,8 +88,33 @@ pub(super) async fn answer(
     request: &RequestFrame,
     deadline: Deadline<'_>,
 ) -> Result<Frame, ApiError> {
+    let message = access::<SearchRequest>(&request.body)?;
     let mut room = core.take_search_room();
-    let answered = answer_in(core, request, deadline, &mut room).await;
+    let terms = (Consistency::One, deadline);
+    let answered = match answer_in(core, request, message, terms, &mut room).await {
+        Ok(()) => super::reply(request, &room.reply),
+        Err(error) => Err(error),
+    };
+    room.clear();
+    core.give_search_room(room);
+    answered
+}
+
+pub(super) async fn answer_at(
+    core: &Rc<Core>,
+    request: &RequestFrame,
+    deadline: Deadline<'_>,
+) -> Result<Frame, ApiError> {
+    let at = access::<SearchAtRequest>(&request.body)?;
+    let mut room = core.take_search_room();
+    let terms = (at.level(), deadline);
+    let answered = match answer_in(core, request, &at.search, terms, &mut room).await {
+        Ok(()) => {
+            let reply = SearchAtReply { search: std::mem::take(&mut room.reply) };
+            super::reply(request, &reply)
+        }
+        Err(error) => Err(error),
+    };
     room.clear();
     core.give_search_room(room);
     answered
@@ -94,10 +123,10 @@ pub(super) async fn answer(
 async fn answer_in(
     core: &Rc<Core>,
     request: &RequestFrame,
-    deadline: Deadline<'_>,
+    message: &ArchivedSearchRequest,
+    (level, deadline): (Consistency, Deadline<'_>),
     room: &mut SearchRoom,
-) -> Result<Frame, ApiError> {
-    let message = access::<SearchRequest>(&request.body)?;
+) -> Result<(), ApiError> {
     let names = (message.collection.as_str(), message.tenant.as_str());
     let route = super::route(core, request, names, message.epoch, deadline).await?;
     let filter = super::decode_filter(&route.config, &message.filter)?;
@@ -117,8 +146,13 @@ async fn answer_in(
     request.reply.reserve(spec.k as usize * count * FOUND_BYTES)?;
     // Taken before the filters and the views: what they name is not reused while it is held.
     let pin = core.reader.pin();
-    open_targets(core, &route.firsts, filter.as_ref(), &mut room.targets).await?;
-    if route.is_all_here {
+    let selections = match (level, route.is_replicated) {
+        (Consistency::One, _) | (_, false) => vec![Selection::of(core, &route)],
+        _ => Selection::several(core, &route, level),
+    };
+    let selection = &selections[0];
+    open_targets(core, &selection.places(), filter.as_ref(), &mut room.targets).await?;
+    if selections.len() == 1 && selection.is_all_here() {
         for (number, values) in queries.chunks_exact(queries.len() / count).enumerate() {
             if number > 0 {
                 yield_if_needed().await;
@@ -133,21 +167,28 @@ async fn answer_in(
         }
     } else {
         let (vector, filter) = (&message.vector, &message.filter);
-        let spread = Spread::new(core, &route, (vector, filter), (queries, count), deadline);
-        Box::pin(spread.search(spec, offset, room)).await?;
+        let spread =
+            |selection| Spread::new(core, selection, (vector, filter), (queries, count), deadline);
+        if selections.len() == 1 {
+            Box::pin(spread(selection).search(spec, offset, room)).await?;
+        } else {
+            let spreads: Vec<Spread<'_>> = selections.iter().map(spread).collect();
+            let newest = Newest { core, route: &route, spreads: &spreads, deadline };
+            Box::pin(newest.search(spec, offset, room)).await?;
+        }
     }
     core.metrics.queries.add(count as u64);
     drop(pin);
     let want = WireWant::from_bits(message.want);
     if want.any() {
-        Box::pin(fetch::attach_objects(core, &route, room, message.want, request, deadline))
+        Box::pin(fetch::attach_objects(core, selection, room, message.want, request, deadline))
             .await?;
     }
     for hit in &room.found {
         room.reply.ids.extend_from_slice(&hit.id);
         room.reply.distances.push(hit.distance);
     }
-    super::reply(request, &room.reply)
+    Ok(())
 }
 
 /// Everything that can be refused before any work is done.

@@ -4,6 +4,7 @@
 //! waits until the catalog has come that far; one about a shard that is not here is `StaleEpoch`.
 
 mod read;
+mod replica;
 mod write;
 
 use std::rc::Rc;
@@ -12,7 +13,8 @@ use std::sync::Arc;
 use heddle_runtime::Queue;
 use heddle_types::{ApiError, CollectionId, Epoch, ErrorCode, ShardId};
 use heddle_wire::message::{
-    ArchivedShardHead, ShardCountRequest, ShardDeleteRequest, ShardGetRequest, ShardPutRequest,
+    ArchivedShardHead, ReplicaConditionalRequest, ReplicaDigestRequest, ReplicaReadRequest,
+    ReplicaWriteRequest, ShardCountRequest, ShardDeleteRequest, ShardGetRequest, ShardPutRequest,
     ShardScanRequest, ShardSearchRequest,
 };
 use heddle_wire::{AlignedVec, Body, MessageError, MessageType, ShardMessage, access, encode_body};
@@ -59,12 +61,19 @@ impl<'a> Work<'a> {
     fn begin(core: &'a Core, kind: ShardMessage, call: &PeerCall) -> Result<Self, ApiError> {
         let bytes = call.body.len();
         let queue = match kind {
-            ShardMessage::Put | ShardMessage::Delete => Queue::Wal,
-            ShardMessage::Get | ShardMessage::Scan | ShardMessage::Count | ShardMessage::Search => {
-                Queue::Search
-            }
+            ShardMessage::Put
+            | ShardMessage::Delete
+            | ShardMessage::ReplicaWrite
+            | ShardMessage::ReplicaConditional => Queue::Wal,
+            ShardMessage::Get
+            | ShardMessage::Scan
+            | ShardMessage::Count
+            | ShardMessage::Search
+            | ShardMessage::ReplicaDigest
+            | ShardMessage::ReplicaRead => Queue::Search,
         };
-        if kind == ShardMessage::Put {
+        let writes = [ShardMessage::Put, ShardMessage::ReplicaWrite];
+        if writes.contains(&kind) || kind == ShardMessage::ReplicaConditional {
             admission::of_header(core, MessageType::Put, bytes)?;
         }
         if !core.server.admits(bytes) {
@@ -129,6 +138,35 @@ impl Job<'_> {
                     search::answer_peer(self.core, &route, &shards, message, budget, deadline);
                 reply(&found.await?)
             }
+            _ => self.answer_replica(kind, body).await,
+        }
+    }
+
+    async fn answer_replica(&self, kind: ShardMessage, body: &[u8]) -> Result<Reply, ApiError> {
+        match kind {
+            ShardMessage::ReplicaWrite => {
+                let message = access::<ReplicaWriteRequest>(body)?;
+                let (_, shard) = self.one(&message.head, message.shard.to_native()).await?;
+                reply(&replica::write(self.core, shard, message).await?)
+            }
+            ShardMessage::ReplicaDigest => {
+                let message = access::<ReplicaDigestRequest>(body)?;
+                let shard = vec![message.shard.to_native()];
+                let (_, shards) = self.readable(&message.head, shard).await?;
+                reply(&replica::digests(self.core, shards[0], message).await?)
+            }
+            ShardMessage::ReplicaRead => {
+                let message = access::<ReplicaReadRequest>(body)?;
+                let shard = vec![message.shard.to_native()];
+                let (_, shards) = self.readable(&message.head, shard).await?;
+                reply(&replica::copies(self, shards[0], message).await?)
+            }
+            ShardMessage::ReplicaConditional => {
+                let message = access::<ReplicaConditionalRequest>(body)?;
+                let (route, shard) = self.one(&message.head, message.shard.to_native()).await?;
+                reply(&replica::conditional(self, &route, shard, message).await?)
+            }
+            _ => Err(ApiError::internal("no request to a replica")),
         }
     }
 

@@ -10,7 +10,7 @@ use heddle_wire::message::{
 
 use super::Job;
 use crate::dispatch::chunks::push_object;
-use crate::dispatch::objects::{By, Gathering, Wanted};
+use crate::dispatch::objects::{By, Gathering, Part, Wanted};
 use crate::dispatch::scan::page_for_peer;
 use crate::dispatch::{decode_filter, engine_want};
 use crate::limits::PEER_REPLY_BYTES;
@@ -29,7 +29,6 @@ pub(super) async fn get(
         core: job.core,
         config: &route.config,
         want: message.want,
-        by: if slots.is_empty() { By::Id } else { By::Slot },
         budget: &job.budget,
         deadline: job.deadline,
         bytes: Cell::new(0),
@@ -51,7 +50,9 @@ pub(super) async fn get(
                 push_object(&mut get.objects, &route.config, &object, want);
             }
         };
-        let read = gathering.of_shard(shard, &wanted, PEER_REPLY_BYTES, take).await?;
+        let by = if slots.is_empty() { By::Id } else { By::Slot };
+        let part = Part { place: 0, shard: *shard, wanted: &wanted, by };
+        let read = gathering.of_shard(&part, PEER_REPLY_BYTES, take).await?;
         if read < wanted.len() {
             break;
         }

@@ -283,3 +283,31 @@ fn a_draining_node_answers_what_it_has_taken_in_and_hears_nobody_new() {
         assert!(error.message.contains(&target.address), "{error}");
     });
 }
+
+#[test]
+fn what_a_stopping_node_has_not_answered_was_never_worked_on() {
+    const CALLS: usize = 200;
+    let node = Node::start(2, SECRET);
+    with_links(SECRET, async |links| {
+        let target = node.target();
+        call(&links, &target, ECHO).await.unwrap();
+        let calls = (0..CALLS).map(|number| {
+            if number == CALLS / 2 {
+                node.order(Order::Drain);
+            }
+            // Large ones: many are on their way when the node stops reading.
+            let (links, target) = (Rc::clone(&links), target.clone());
+            async move { links.call(&target, Lane::Data, ECHO, body(200_000), PATIENCE).await }
+        });
+        let mut refused = 0;
+        for answer in join_all(calls).await {
+            if let Err(error) = answer {
+                assert_eq!((error.code, error.retry), (ErrorCode::Unavailable, Retry::Safe));
+                refused += 1;
+            }
+        }
+        let served = node.report().await.lanes[0].served;
+        assert_eq!(served, (1 + CALLS - refused) as u64, "what was worked on was answered");
+        assert!(refused > 0, "all of it was read before the node stopped");
+    });
+}

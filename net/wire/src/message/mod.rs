@@ -13,6 +13,7 @@ mod collection;
 mod durability;
 mod error;
 mod hello;
+mod level;
 mod node;
 mod notice;
 mod object;
@@ -60,6 +61,15 @@ pub use hello::{
     ArchivedHelloReply, ArchivedHelloRequest, FEATURE_STALE_EPOCH, FEATURE_TOPOLOGY_NOTICES,
     FEATURES, HelloReply, HelloRequest,
 };
+pub use level::{
+    ArchivedCountAtReply, ArchivedCountAtRequest, ArchivedDeleteAtReply, ArchivedDeleteAtRequest,
+    ArchivedGetAtReply, ArchivedGetAtRequest, ArchivedPutAtReply, ArchivedPutAtRequest,
+    ArchivedScanAtReply, ArchivedScanAtRequest, ArchivedSearchAtReply, ArchivedSearchAtRequest,
+    ArchivedTicketsReply, ArchivedTicketsRequest, ArchivedWriteTerms, Condition, CountAtReply,
+    CountAtRequest, DeleteAtReply, DeleteAtRequest, GetAtReply, GetAtRequest, PutAtReply,
+    PutAtRequest, STAMP_BYTES, ScanAtReply, ScanAtRequest, SearchAtReply, SearchAtRequest,
+    TICKET_BYTES, TICKETS_MAX, TicketsReply, TicketsRequest, WriteTerms,
+};
 pub use node::{
     ArchivedNodeChangeReply, ArchivedNodeChangeRequest, ArchivedNodeStatusReply,
     ArchivedNodeStatusRequest, NodeChangeReply, NodeChangeRequest, NodeFate, NodeStatusReply,
@@ -78,13 +88,18 @@ pub use scan::{
 };
 pub use search::{ArchivedSearchReply, ArchivedSearchRequest, SearchReply, SearchRequest};
 pub use shard::{
-    ArchivedShardCountReply, ArchivedShardCountRequest, ArchivedShardDeleteReply,
-    ArchivedShardDeleteRequest, ArchivedShardGetReply, ArchivedShardGetRequest, ArchivedShardHead,
-    ArchivedShardPutReply, ArchivedShardPutRequest, ArchivedShardScanReply,
-    ArchivedShardScanRequest, ArchivedShardSearchReply, ArchivedShardSearchRequest,
-    ShardCountReply, ShardCountRequest, ShardDeleteReply, ShardDeleteRequest, ShardGetReply,
-    ShardGetRequest, ShardHead, ShardPutReply, ShardPutRequest, ShardRequest, ShardScanReply,
-    ShardScanRequest, ShardSearchReply, ShardSearchRequest,
+    ArchivedReplicaConditionalReply, ArchivedReplicaConditionalRequest, ArchivedReplicaDigestReply,
+    ArchivedReplicaDigestRequest, ArchivedReplicaReadReply, ArchivedReplicaReadRequest,
+    ArchivedReplicaWriteReply, ArchivedReplicaWriteRequest, ArchivedShardCountReply,
+    ArchivedShardCountRequest, ArchivedShardDeleteReply, ArchivedShardDeleteRequest,
+    ArchivedShardGetReply, ArchivedShardGetRequest, ArchivedShardHead, ArchivedShardPutReply,
+    ArchivedShardPutRequest, ArchivedShardScanReply, ArchivedShardScanRequest,
+    ArchivedShardSearchReply, ArchivedShardSearchRequest, ReplicaConditionalReply,
+    ReplicaConditionalRequest, ReplicaDigestReply, ReplicaDigestRequest, ReplicaOutcome,
+    ReplicaReadReply, ReplicaReadRequest, ReplicaWriteReply, ReplicaWriteRequest, ShardCountReply,
+    ShardCountRequest, ShardDeleteReply, ShardDeleteRequest, ShardGetReply, ShardGetRequest,
+    ShardHead, ShardPutReply, ShardPutRequest, ShardRequest, ShardScanReply, ShardScanRequest,
+    ShardSearchReply, ShardSearchRequest,
 };
 pub use topology::{
     ArchivedShardReplicas, ArchivedTopologyCollection, ArchivedTopologyNode,
@@ -248,9 +263,16 @@ messages! {
     Delete: DeleteRequest => DeleteReply,
     PutWith: PutWithRequest => PutWithReply,
     DeleteWith: DeleteWithRequest => DeleteWithReply,
+    PutAt: PutAtRequest => PutAtReply,
+    DeleteAt: DeleteAtRequest => DeleteAtReply,
+    GetAt: GetAtRequest => GetAtReply,
+    Tickets: TicketsRequest => TicketsReply,
     Search: SearchRequest => SearchReply,
     Scan: ScanRequest => ScanReply,
     Count: CountRequest => CountReply,
+    SearchAt: SearchAtRequest => SearchAtReply,
+    ScanAt: ScanAtRequest => ScanAtReply,
+    CountAt: CountAtRequest => CountAtReply,
     NodeStatus: NodeStatusRequest => NodeStatusReply,
     NodeChange: NodeChangeRequest => NodeChangeReply,
     BackupBegin: BackupBeginRequest => BackupBeginReply,

@@ -1,7 +1,10 @@
 //! One message of every kind, each field set to something that tells it from the others.
 
+mod levels;
 mod shards;
 
+#[allow(unused_imports, reason = "not every test program uses all samples")]
+pub(crate) use levels::{put_at, replica_digest_reply};
 #[allow(unused_imports, reason = "not every test program uses all samples")]
 pub(crate) use shards::{
     shard_count, shard_delete, shard_get, shard_put, shard_scan, shard_search, shard_search_reply,
@@ -35,6 +38,7 @@ pub(crate) fn all() -> Vec<(&'static str, Frame)> {
     let mut samples = plain();
     samples.extend(data());
     samples.extend(shards::all());
+    samples.extend(levels::all());
     samples
 }
 

@@ -4,6 +4,7 @@
 //! these. A request names its shards and the version of the catalog by which it was routed.
 
 mod read;
+mod replica;
 mod search;
 mod write;
 
@@ -18,6 +19,13 @@ pub use read::{
     ArchivedShardCountReply, ArchivedShardCountRequest, ArchivedShardGetReply,
     ArchivedShardGetRequest, ArchivedShardScanReply, ArchivedShardScanRequest, ShardCountReply,
     ShardCountRequest, ShardGetReply, ShardGetRequest, ShardScanReply, ShardScanRequest,
+};
+pub use replica::{
+    ArchivedReplicaConditionalReply, ArchivedReplicaConditionalRequest, ArchivedReplicaDigestReply,
+    ArchivedReplicaDigestRequest, ArchivedReplicaReadReply, ArchivedReplicaReadRequest,
+    ArchivedReplicaWriteReply, ArchivedReplicaWriteRequest, ReplicaConditionalReply,
+    ReplicaConditionalRequest, ReplicaDigestReply, ReplicaDigestRequest, ReplicaOutcome,
+    ReplicaReadReply, ReplicaReadRequest, ReplicaWriteReply, ReplicaWriteRequest,
 };
 pub use search::{
     ArchivedShardSearchReply, ArchivedShardSearchRequest, ShardSearchReply, ShardSearchRequest,
@@ -108,6 +116,10 @@ shard_messages! {
     Scan: ShardScanRequest => ShardScanReply,
     Count: ShardCountRequest => ShardCountReply,
     Search: ShardSearchRequest => ShardSearchReply,
+    ReplicaWrite: ReplicaWriteRequest => ReplicaWriteReply,
+    ReplicaDigest: ReplicaDigestRequest => ReplicaDigestReply,
+    ReplicaRead: ReplicaReadRequest => ReplicaReadReply,
+    ReplicaConditional: ReplicaConditionalRequest => ReplicaConditionalReply,
 }
 
 /// A message that carries one of a client's messages and adds nothing to its checks.
