@@ -4,6 +4,7 @@
 
 pub mod checkpoint;
 pub mod engine;
+pub mod hints;
 pub mod objects;
 pub mod property;
 pub mod shard;

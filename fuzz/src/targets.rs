@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod filter;
 pub mod gossip;
 pub mod header;
+pub mod hints;
 pub mod json;
 pub mod ledger;
 pub mod messages;
@@ -57,10 +58,11 @@ const fn target(
 }
 
 /// Every target.
-pub const ALL: [Target; 16] = [
+pub const ALL: [Target; 17] = [
     target("header", header::run, header::seeds, PLAIN),
     target("messages", messages::run, messages::seeds, MAPS),
     target("wal", wal::run, wal::seeds, DISK),
+    target("hints", hints::run, hints::seeds, DISK),
     target("checkpoint", checkpoint::run, checkpoint::seeds, DISK),
     target("ledger", ledger::run, ledger::seeds, DISK),
     target("objects", objects::run, objects::seeds, BLOCKS),
