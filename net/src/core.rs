@@ -13,6 +13,7 @@ use heddle_types::{ApiError, CoreIndex, ErrorCode, ShardId};
 use crate::cluster::Cluster;
 use crate::dispatch::{Held, Latencies, ObjectSize, SearchRoom, Tails};
 use crate::gossip::GossipHandle;
+use crate::hints::Hints;
 use crate::message::{CoreAnswer, CoreReply, CoreRequest};
 use crate::metrics::{Metrics, StartReport};
 use crate::peer::{Links, party_of};
@@ -42,6 +43,8 @@ pub(crate) struct Core {
     pub(crate) latencies: Latencies,
     /// Writes that are not settled at all of their replicas.
     pub(crate) tails: Tails,
+    /// Writes that wait for replicas that did not take them.
+    pub(crate) hints: Hints,
     /// Objects on which a conditional write is under way.
     pub(crate) held: Held,
     /// What objects weigh in replies.
@@ -85,6 +88,7 @@ impl Core {
             metrics: Metrics::new(),
             latencies: Latencies::default(),
             tails: Tails::default(),
+            hints: Hints::default(),
             held: Held::default(),
             object_size: ObjectSize::default(),
             reader: node.quiescence.reader(context.core),

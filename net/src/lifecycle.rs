@@ -11,6 +11,7 @@ use heddle_types::{ApiError, Clock, ErrorCode, FatalReason};
 
 use crate::background;
 use crate::core::{Core, HomeEngine};
+use crate::hints;
 use crate::home::{publish_views, views_of};
 use crate::message::{CoreAnswer, CoreReply, OpenOrder};
 use crate::metrics::StartReport;
@@ -61,7 +62,8 @@ pub(crate) async fn open(core: &Rc<Core>, order: OpenOrder) -> CoreAnswer {
     }
     let progress = |step| note_progress(core, step);
     let quiescence = std::sync::Arc::clone(&node.quiescence);
-    let opened = Engine::open(device, core.clock, config, quiescence, order.shards, progress).await;
+    let opened =
+        Engine::open(device.clone(), core.clock, config, quiescence, order.shards, progress).await;
     let (engine, report) = match opened {
         Ok(opened) => opened,
         Err(error) => fatal(reason_of(&error), format_args!("core {index}: {error}")),
@@ -76,6 +78,7 @@ pub(crate) async fn open(core: &Rc<Core>, order: OpenOrder) -> CoreAnswer {
     });
     spawn(Queue::Insert, publish_changes(Rc::clone(core), engine.clone()));
     background::start(core, &engine);
+    spawn(Queue::Background, hints::run(Rc::clone(core), device));
     spawn(Queue::Control, watch_connections(Rc::clone(core)));
     spawn(Queue::Control, notify_clients(Rc::clone(core)));
     Ok(CoreReply::Opened(Box::new(report), views))

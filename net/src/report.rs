@@ -21,6 +21,7 @@ pub(crate) fn of_core(core: &Rc<Core>) -> CoreReport {
     });
     let mesh = core.link.stats();
     let metrics = &core.metrics;
+    let hints = core.hints.report();
     CoreReport {
         core: core.index,
         role: if core.is_data() { "data" } else { "meta" },
@@ -63,6 +64,10 @@ pub(crate) fn of_core(core: &Rc<Core>) -> CoreReport {
             hedges: metrics.hedges.get(),
             hedges_won: metrics.hedges_won.get(),
             hints_wanted: metrics.hints_wanted.get(),
+            hints_waiting: hints.waiting,
+            hints_waiting_bytes: hints.waiting_bytes,
+            hints_delivered: hints.delivered,
+            hints_dropped: hints.dropped,
             writes_unsettled: core.tails.open() as u64,
         },
         slots_indexed: metrics.slots_indexed.get(),

@@ -72,6 +72,12 @@ impl<D: Device> HintLog<D> {
         self.target
     }
 
+    /// Its folder, relative to the device's root.
+    #[must_use]
+    pub fn directory(&self) -> &str {
+        &self.directory
+    }
+
     /// What waits.
     #[must_use]
     pub fn waiting(&self) -> HintsWaiting {

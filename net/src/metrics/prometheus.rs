@@ -247,6 +247,14 @@ fn replicas(page: &mut Page, report: &NodeReport) {
     page.each_core(report, won, |core| core.routing.hedges_won);
     let hints = ("heddle_hints_wanted_total", "counter", "Writes that some replica did not take.");
     page.each_core(report, hints, |core| core.routing.hints_wanted);
+    let waiting = ("heddle_hints_waiting", "gauge", "Writes on disk that wait for a replica.");
+    page.each_core(report, waiting, |core| core.routing.hints_waiting);
+    let bytes = ("heddle_hints_waiting_bytes", "gauge", "Bytes of those on disk.");
+    page.each_core(report, bytes, |core| core.routing.hints_waiting_bytes);
+    let delivered = ("heddle_hints_delivered_total", "counter", "Hints that a replica has now.");
+    page.each_core(report, delivered, |core| core.routing.hints_delivered);
+    let dropped = ("heddle_hints_dropped_total", "counter", "Hints given up, for comparison.");
+    page.each_core(report, dropped, |core| core.routing.hints_dropped);
     let unsettled = (
         "heddle_writes_unsettled",
         "gauge",

@@ -196,6 +196,14 @@ pub(crate) struct RoutingReport {
     pub(crate) hedges_won: u64,
     /// Writes that some replica did not take.
     pub(crate) hints_wanted: u64,
+    /// Of those, hints on disk.
+    pub(crate) hints_waiting: u64,
+    /// Bytes that they take there.
+    pub(crate) hints_waiting_bytes: u64,
+    /// Hints whose node has what they say.
+    pub(crate) hints_delivered: u64,
+    /// Hints that were given up.
+    pub(crate) hints_dropped: u64,
     /// Writes that are not settled at all of their replicas.
     pub(crate) writes_unsettled: u64,
 }

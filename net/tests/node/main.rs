@@ -9,6 +9,8 @@ mod full_disk;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod hints;
+#[cfg(test)]
 mod http;
 #[cfg(test)]
 mod lifecycle;
