@@ -17,8 +17,10 @@ mod arrivals;
 mod background;
 mod backup;
 mod checkpoint;
+mod compare;
 mod config;
 mod error;
+mod floor;
 mod high_water;
 mod load;
 mod pacing;
@@ -195,6 +197,8 @@ struct Book {
     flush_failed: bool,
     /// Segments are being rewritten.
     compacting: bool,
+    /// The floor is being written.
+    setting_floor: bool,
 }
 
 impl Book {

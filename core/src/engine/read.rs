@@ -32,7 +32,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         want: Want,
     ) -> Result<Vec<Option<Object>>, ApiError> {
         check_batch(ids.len())?;
-        let cell = self.cell(shard)?;
+        let cell = self.readable(shard)?;
         let mut objects = Vec::with_capacity(ids.len());
         for ids in ids.chunks(READS_IN_FLIGHT) {
             let reads = ids.iter().map(|id| self.read_object(&cell, *id, want));
@@ -54,7 +54,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         want: Want,
     ) -> Result<Vec<Option<Object>>, ApiError> {
         check_batch(hits.len())?;
-        let cell = self.cell(shard)?;
+        let cell = self.readable(shard)?;
         let mut objects = Vec::with_capacity(hits.len());
         for hits in hits.chunks(READS_IN_FLIGHT) {
             let reads = hits.iter().map(|(slot, id)| self.read_slot(&cell, *id, *slot, want));
@@ -79,7 +79,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         want: Want,
     ) -> Result<Vec<Object>, ApiError> {
         check_batch(limit)?;
-        let cell = self.cell(shard)?;
+        let cell = self.readable(shard)?;
         if let Some(filter) = filter {
             check_filter(&cell.shard.borrow().spec.config, filter)?;
         }
@@ -106,7 +106,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// Errors: `InvalidFilter`, `InvalidProperty`, and those of [`Engine::get`]. Cost: no rows are
     /// read unless texts longer than the index keeps have to be compared.
     pub async fn count(&self, shard: ShardId, filter: Option<&Filter>) -> Result<u64, ApiError> {
-        let cell = self.cell(shard)?;
+        let cell = self.readable(shard)?;
         let Some(filter) = filter else { return Ok(cell.shard.borrow().live_count()) };
         Ok(self.passing(&cell, filter).await?.len())
     }
@@ -120,7 +120,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         shard: ShardId,
         filter: &Filter,
     ) -> Result<Arc<SlotBitmap>, ApiError> {
-        let cell = self.cell(shard)?;
+        let cell = self.readable(shard)?;
         let slots = self.passing(&cell, filter).await?;
         Ok(Arc::new(slot_bitmap(&slots)))
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use heddle_index::IndexError;
 use heddle_types::{
-    ApiError, Clock, Device, DeviceError, ErrorCode, Lsn, ObjectDigest, RawVectors, ShardId,
+    ApiError, Clock, Device, DeviceError, ErrorCode, Hlc, Lsn, ObjectDigest, RawVectors, ShardId,
 };
 
 use super::config::OpenReport;
@@ -116,8 +116,19 @@ impl<D: Device> Loader<'_, D> {
             directory: spec.directory.clone(),
             reason: error.to_string(),
         };
+        let floor = match self.read_floor(&spec).await? {
+            Ok(floor) => floor,
+            Err(fault) => {
+                let (collection, directory) = (spec.config.name.clone(), spec.directory.clone());
+                tracing::error!(shard = spec.id.0, %fault, "not served");
+                return Ok(Loaded::Lost { collection, directory, reason: fault.to_string() });
+            }
+        };
         let damage = match self.load_image(spec.clone(), report).await {
-            Ok(opened) => return Ok(Loaded::Whole(opened)),
+            Ok(opened) => {
+                opened.cell.shard.borrow_mut().floor = floor;
+                return Ok(Loaded::Whole(opened));
+            }
             Err(error) if error.is_damage() => error,
             Err(error) if error.is_unreadable() => {
                 tracing::error!(shard = spec.id.0, %error, "the disk cannot read it: not served");
@@ -129,13 +140,21 @@ impl<D: Device> Loader<'_, D> {
             tracing::error!(shard = spec.id.0, error = %damage, "rows are damaged: not served");
             return Ok(lost(&damage));
         }
+        if floor.purged_through > Hlc::default() {
+            // Rows of objects whose deletion is forgotten cannot be told from living ones.
+            tracing::error!(shard = spec.id.0, error = %damage, "not served: see other replicas");
+            return Ok(lost(&damage));
+        }
         tracing::error!(
             shard = spec.id.0,
             error = %damage,
             "the image is unusable; the shard is built again from its rows and the log"
         );
         match self.begin_rebuild(spec.clone(), report).await {
-            Ok((opened, rebuild)) => Ok(Loaded::Damaged(opened, rebuild)),
+            Ok((opened, rebuild)) => {
+                opened.cell.shard.borrow_mut().floor = floor;
+                Ok(Loaded::Damaged(opened, rebuild))
+            }
             Err(error) if error.is_damage() || error.is_unreadable() => {
                 tracing::error!(shard = spec.id.0, %error, "it cannot be built again: not served");
                 Ok(lost(&error))

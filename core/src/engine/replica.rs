@@ -155,6 +155,8 @@ enum Standing {
     Settled(Outcome),
     /// It does not win over one that is not durable yet.
     Waits,
+    /// Nothing is known of its object, and it is so old that the object may have been deleted.
+    Forgotten,
 }
 
 /// A write that was checked.
@@ -164,26 +166,47 @@ struct Checked {
     /// Creation time that it brings along, and whether that counts in any case.
     created_us: i64,
     exact: bool,
+    past: Past,
     write: NewWrite,
+}
+
+/// Are writes taken that are older than what all replicas have compared?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Past {
+    /// Not unless something is known of their object.
+    Refused,
+    /// They are: the replica is being filled.
+    Taken,
 }
 
 impl<D: Device, C: Clock> Engine<D, C> {
     /// Applies writes that have stamps; resolves when what it says of each is durable and visible.
     ///
     /// One result a write, in order. An error of a write: it was not applied, unless its code is
-    /// `Unknown`; `ClockSkew` when its stamp is more than 500 ms ahead of the clock. An error of
-    /// the call: nothing was applied. Writes may come in any order and any number of times. Needs
-    /// [`Engine::run_wal`] to be running; what was appended takes effect also when the future is
-    /// dropped.
+    /// `Unknown`; `ClockSkew` when its stamp is more than 500 ms ahead of the clock, `BelowFloor`
+    /// when it is older than [`Engine::repaired_through`] and nothing is known of its object. An
+    /// error of the call: nothing was applied. Writes may come in any order and any number of
+    /// times. Needs [`Engine::run_wal`] to be running; what was appended takes effect also when the
+    /// future is dropped.
     pub async fn apply_stamped(
         &self,
         shard: ShardId,
         durability: Durability,
         writes: Vec<StampedWrite>,
     ) -> Result<Vec<Result<Replicated, ApiError>>, ApiError> {
-        check_batch(writes.len())?;
         let cell = self.cell(shard)?;
-        self.check_writable(&cell)?;
+        self.apply_all(&cell, durability, Past::Refused, writes).await
+    }
+
+    pub(super) async fn apply_all(
+        &self,
+        cell: &Rc<ShardCell<D>>,
+        durability: Durability,
+        past: Past,
+        writes: Vec<StampedWrite>,
+    ) -> Result<Vec<Result<Replicated, ApiError>>, ApiError> {
+        check_batch(writes.len())?;
+        self.check_writable(cell)?;
         let memory = self.check_memory();
         let batch = Batch::new(writes.len());
         for (position, write) in writes.into_iter().enumerate() {
@@ -197,7 +220,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
                 StampedChange::Delete => Ok(()),
             };
             let applied = match applied {
-                Ok(()) => self.apply_one(&cell, write, &answer).await,
+                Ok(()) => self.apply_one(cell, past, write, &answer).await,
                 Err(refused) => Err(refused),
             };
             if let Err(error) = applied {
@@ -211,10 +234,11 @@ impl<D: Device, C: Clock> Engine<D, C> {
     async fn apply_one(
         &self,
         cell: &Rc<ShardCell<D>>,
+        past: Past,
         write: StampedWrite,
         answer: &Answer<'_>,
     ) -> Result<(), ApiError> {
-        let checked = self.check_stamped(cell, write)?;
+        let checked = Checked { past, ..self.check_stamped(cell, write)? };
         let (id, stamp) = (checked.id, checked.stamp);
         if matches!(checked.write, NewWrite::Put { .. }) {
             self.rows_fit(cell).await?;
@@ -230,6 +254,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
                     answer.batch.resolve(answer.position, Ok(outcome));
                     return Ok(());
                 }
+                Standing::Forgotten => return Err(below_floor(id)),
                 Standing::Waits => {
                     let is_quiet =
                         || self.in_flight(cell.id, id) == 0 || self.inner.state.borrow().failed;
@@ -265,20 +290,21 @@ impl<D: Device, C: Clock> Engine<D, C> {
         }
         match change {
             StampedChange::Delete => {
-                Ok(Checked { id, stamp, created_us: 0, exact, write: NewWrite::Delete })
+                let (created_us, write) = (0, NewWrite::Delete);
+                Ok(Checked { id, stamp, created_us, exact, past: Past::Refused, write })
             }
             StampedChange::Put { created_us, vectors, properties } => {
                 let item = PutItem { id, properties, vectors };
                 self.check_item(cell, &item, PutMode::Replace)?;
                 self.check_space(cell, id)?;
                 let write = NewWrite::Put { vectors: item.vectors, row: item.properties };
-                Ok(Checked { id, stamp, created_us, exact, write })
+                Ok(Checked { id, stamp, created_us, exact, past: Past::Refused, write })
             }
         }
     }
 
     fn standing(&self, cell: &ShardCell<D>, checked: &Checked) -> Standing {
-        let Checked { id, stamp, created_us, exact, ref write } = *checked;
+        let Checked { id, stamp, created_us, exact, ref write, .. } = *checked;
         let busy = self.inner.state.borrow().busy.get(&(cell.id, id)).copied();
         let on_its_way = busy.filter(|busy| busy.in_flight > 0).and_then(|busy| busy.last);
         let known = on_its_way.or_else(|| cell.shard.borrow().digest(&id));
@@ -301,8 +327,15 @@ impl<D: Device, C: Clock> Engine<D, C> {
                 let (stamp, effect) = (known.stamp, Effect::Superseded);
                 Standing::Settled(Outcome { stamp, created_us, existed: true, effect })
             }
+            None if self.is_forgotten(cell, checked) => Standing::Forgotten,
             _ => Standing::Newer { created_us, existed: live.is_some() },
         }
+    }
+
+    /// May the object have been deleted and its deletion forgotten?
+    fn is_forgotten(&self, cell: &ShardCell<D>, checked: &Checked) -> bool {
+        let floor = cell.shard.borrow().floor.repaired_through;
+        checked.past == Past::Refused && checked.stamp.hlc < floor
     }
 
     /// What is known of each id, in the order asked for: of deleted ones too, `None` of those that
@@ -315,7 +348,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         ids: &[ObjectId],
     ) -> Result<Vec<Option<ObjectDigest>>, ApiError> {
         check_batch(ids.len())?;
-        let cell = self.cell(shard)?;
+        let cell = self.readable(shard)?;
         let shard = cell.shard.borrow();
         Ok(ids.iter().map(|id| shard.digest(id)).collect())
     }
@@ -366,6 +399,12 @@ impl<D: Device, C: Clock> Engine<D, C> {
         }
         Err(ApiError::internal("objects come and go faster than they are read"))
     }
+}
+
+/// The refusal of a write of the past.
+fn below_floor(id: ObjectId) -> ApiError {
+    let message = format!("object {id} is not known, and the write is older than the last repair");
+    ApiError::new(ErrorCode::BelowFloor, message, "")
 }
 
 impl From<Outcome> for Replicated {

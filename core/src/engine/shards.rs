@@ -93,7 +93,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         // Nothing may write into the directory while it is removed.
         let is_busy = || {
             let book = cell.book.borrow();
-            book.imaging || book.flushing || book.compacting
+            book.imaging || book.flushing || book.compacting || book.setting_floor
         };
         self.inner.settled.wait_until(|| !is_busy()).await;
         let directory = cell.shard.borrow().spec.directory.clone();

@@ -44,6 +44,7 @@ pub use scrub::{ScrubPart, SegmentScrub};
 pub(crate) use segment::segment_path;
 pub use vectors::{NewVector, ObjectVectors};
 
+use crate::shard::floor::FLOOR_NAME;
 use entry::{Fault, decode, vectors_crc};
 use memtable::{Memtable, Stream};
 use segment::{Name, Segment, corrupt, parse_name};
@@ -67,7 +68,7 @@ pub const MEMTABLE_BYTES_DEFAULT: u64 = 16 << 20;
 const MEMTABLES_MAX: u64 = 4;
 
 /// Names that belong to other parts of a shard's directory.
-const NEIGHBOURS: [&str; 3] = ["image-", "superblock.", "ledger-"];
+const NEIGHBOURS: [&str; 4] = ["image-", "superblock.", "ledger-", FLOOR_NAME];
 
 /// What opening a store found beside the segments that were asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

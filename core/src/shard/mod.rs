@@ -6,11 +6,13 @@
 //!
 //! Absent by intent: the log, stamps being issued, awaits.
 
+pub(crate) mod floor;
 pub(crate) mod image;
 pub(crate) mod rebuild;
 pub(crate) mod record;
 pub(crate) mod slots;
 mod sweep;
+mod tree;
 mod view;
 
 pub use record::RecordError;
@@ -33,8 +35,10 @@ use crate::engine::{ItemVector, Lease};
 use crate::objects::{Location, NewObject, NewVector, ObjectStore};
 use crate::property::{Bounds, PropertyIndex, RowValues};
 use crate::validate::profile_of;
+use floor::Floor;
 use slots::{ShortStamp, SlotFacts, SlotTable, WriterTable};
 use sweep::SweepPhase;
+use tree::Tree;
 use view::index_params;
 pub(crate) use view::metric_of;
 
@@ -91,6 +95,10 @@ pub(crate) struct Shard<D: Device> {
     imaging: Option<u32>,
     /// Killed while their image was written; the vector indexes hear of it afterwards.
     kills_deferred: Vec<Slot>,
+    /// What it remembers of comparisons with other replicas.
+    pub(crate) floor: Floor,
+    /// Its hash tree, once somebody has asked for it.
+    tree: Option<Tree>,
 }
 
 impl<D: Device> Shard<D> {
@@ -134,6 +142,8 @@ impl<D: Device> Shard<D> {
             lease: Lease::default(),
             imaging: None,
             kills_deferred: Vec::new(),
+            floor: Floor::default(),
+            tree: None,
         };
         shard.versions = shard.current_versions().collect();
         shard
@@ -194,7 +204,8 @@ impl<D: Device> Shard<D> {
         row: &[u8],
     ) -> Result<Applied, ApplyError> {
         let version = ObjectDigest::live(*stamp, created_us);
-        if let Some(known) = self.digest(&id).filter(|known| *known >= version) {
+        let known = self.digest(&id);
+        if let Some(known) = known.filter(|known| *known >= version) {
             return Ok(Applied::Superseded { newest: known.stamp });
         }
         let is_trivial = self.properties.is_trivial();
@@ -225,6 +236,7 @@ impl<D: Device> Shard<D> {
         self.properties.insert(slot, values, created_us, updated_us(stamp));
         self.directory.publish(slot);
         self.tombstones.remove(&id);
+        self.note_version(&id, known, version);
         let old = self.ids.insert(id, slot);
         if let Some(old) = old {
             self.retire(old);
@@ -250,9 +262,11 @@ impl<D: Device> Shard<D> {
     /// Applies a deletion and remembers it.
     pub(crate) fn apply_delete(&mut self, stamp: &Stamp, id: ObjectId) -> Applied {
         let version = ObjectDigest::tombstone(*stamp);
-        if let Some(known) = self.digest(&id).filter(|known| *known >= version) {
+        let known = self.digest(&id);
+        if let Some(known) = known.filter(|known| *known >= version) {
             return Applied::Superseded { newest: known.stamp };
         }
+        self.note_version(&id, known, version);
         let short = self.writers.shorten(stamp);
         self.newest = self.newest.max(stamp.hlc);
         self.tombstones.insert(id, short);
@@ -266,14 +280,64 @@ impl<D: Device> Shard<D> {
     /// What is known of an id: the live object, or its deletion.
     pub(crate) fn digest(&self, id: &ObjectId) -> Option<ObjectDigest> {
         if let Some(slot) = self.ids.get(id) {
-            let facts = self.slots.get(*slot);
-            return Some(ObjectDigest::live(
-                self.writers.lengthen(facts.stamp()),
-                facts.created_us,
-            ));
+            return Some(self.digest_of_slot(*slot));
         }
         let deleted = self.tombstones.get(id)?;
         Some(ObjectDigest::tombstone(self.writers.lengthen(*deleted)))
+    }
+
+    fn digest_of_slot(&self, slot: Slot) -> ObjectDigest {
+        let facts = self.slots.get(slot);
+        ObjectDigest::live(self.writers.lengthen(facts.stamp()), facts.created_us)
+    }
+
+    /// The version of an object is replaced.
+    fn note_version(&mut self, id: &ObjectId, old: Option<ObjectDigest>, new: ObjectDigest) {
+        if let Some(tree) = &mut self.tree {
+            tree.replace(id, old, Some(new));
+        }
+    }
+
+    /// Looks at up to `limit` tombstones above `after`: is one of them older than `through`? And
+    /// the last one looked at; `None` when there are no more.
+    pub(crate) fn has_tombstones(
+        &self,
+        after: Option<ObjectId>,
+        through: Hlc,
+        limit: usize,
+    ) -> (bool, Option<ObjectId>) {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let start = after.map_or(Unbounded, Excluded);
+        let mut looked_at = self.tombstones.range((start, Unbounded)).take(limit);
+        let mut last = None;
+        let is_found = looked_at.any(|(id, stamp)| {
+            last = Some(*id);
+            stamp.hlc < through
+        });
+        (is_found, last)
+    }
+
+    /// Forgets up to `limit` tombstones above `after` that are older than `through`. The last one
+    /// looked at; `None` when there are no more.
+    pub(crate) fn purge_tombstones(
+        &mut self,
+        after: Option<ObjectId>,
+        through: Hlc,
+        limit: usize,
+    ) -> Option<ObjectId> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let start = after.map_or(Unbounded, Excluded);
+        let looked_at = self.tombstones.range((start, Unbounded)).take(limit);
+        let looked_at: Vec<(ObjectId, ShortStamp)> =
+            looked_at.map(|(id, stamp)| (*id, *stamp)).collect();
+        for (id, stamp) in looked_at.iter().filter(|(_, stamp)| stamp.hlc < through) {
+            self.tombstones.remove(id);
+            let known = ObjectDigest::tombstone(self.writers.lengthen(*stamp));
+            if let Some(tree) = &mut self.tree {
+                tree.replace(id, Some(known), None);
+            }
+        }
+        looked_at.last().map(|(id, _)| *id)
     }
 
     /// Does a version win over what is known of its object?
@@ -429,7 +493,8 @@ impl<D: Device> Shard<D> {
             property_bytes: self.properties.memory_bytes() as u64,
             // 20 bytes of key and slot, and about as much again for half-filled tree nodes.
             id_bytes: 40 * (self.ids.len() + self.tombstones.len()) as u64
-                + self.slots.memory_bytes() as u64,
+                + self.slots.memory_bytes() as u64
+                + self.tree.as_ref().map_or(0, Tree::memory_bytes) as u64,
             ..ShardMemory::default()
         };
         for (_, vector) in self.vectors() {
@@ -470,7 +535,7 @@ pub struct ShardMemory {
     pub directory_bytes: u64,
     /// Property indexes.
     pub property_bytes: u64,
-    /// Ids, stamps, times and places of rows.
+    /// Ids, stamps, times and places of rows, and the hash tree of a replica.
     pub id_bytes: u64,
 }
 

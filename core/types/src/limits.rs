@@ -99,6 +99,8 @@ pub const STAMP_AHEAD_US_MAX: u64 = 500_000;
 /// The log says so far ahead which stamps may have been issued (1 s), so that one record of it
 /// stands for all stamps of that time.
 pub const STAMP_HIGH_WATER_STEP_US: u64 = 1_000_000;
+/// Tombstones younger than this are kept in any case (3 h, as long as hints are).
+pub const TOMBSTONE_AGE_US_MIN: u64 = 3 * 3_600 * 1_000_000;
 
 /// Most nodes of a cluster.
 pub const NODES_MAX: usize = 128;
