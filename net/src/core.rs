@@ -15,7 +15,7 @@ use crate::dispatch::{ObjectSize, SearchRoom};
 use crate::gossip::GossipHandle;
 use crate::message::{CoreAnswer, CoreReply, CoreRequest};
 use crate::metrics::{Metrics, StartReport};
-use crate::peer::{Links, party_of};
+use crate::peer::Links;
 use crate::registry::Registry;
 use crate::server::Server;
 use crate::shared::{NodeShared, Phase};
@@ -75,7 +75,7 @@ impl Core {
             clock: context.clock,
             registry: Registry::default(),
             server: Server::new(),
-            links: Links::new(party_of(node, context.core)),
+            links: Links::of_core(node, context.core),
             metrics: Metrics::new(),
             object_size: ObjectSize::default(),
             reader: node.quiescence.reader(context.core),

@@ -42,7 +42,7 @@ use heddle_wire::{AlignedVec, Header};
 
 use crate::core::Core;
 pub(crate) use counters::{LaneReport, PeerReport};
-pub(crate) use links::{Links, party_of};
+pub(crate) use links::Links;
 
 /// Numbers of the requests between nodes.
 pub(crate) const KINDS: std::ops::RangeInclusive<u16> = 0x0110..=0x01FF;
