@@ -14,7 +14,7 @@ use heddle_meta::{Catalog, Command, Placement};
 use heddle_sim::Random;
 use heddle_types::limits::{RECENT_COMMANDS_MAX, VOTERS_MAX};
 use heddle_types::{
-    CollectionConfig, CollectionId, Epoch, NodeId, Quantization, RawVectors, ShardId,
+    ClusterId, CollectionConfig, CollectionId, Epoch, NodeId, Quantization, RawVectors, ShardId,
 };
 use uuid::Uuid;
 
@@ -49,6 +49,7 @@ fn record(number: u64, state: NodeState) -> NodeRecord {
         labels: Labels::new(),
         data_cores: 1 + (number % 3) as u32,
         state,
+        brings_collections: false,
     }
 }
 
@@ -386,6 +387,54 @@ fn a_single_node_becomes_a_cluster_of_one_with_the_collections_it_has() {
     apply_next(&mut state, ClusterCommand::DropCollection { collection: collection_id(1) })
         .unwrap();
     assert_eq!(apply_next(&mut state, adopt(&catalog)), Err(ClusterError::HasCollections));
+}
+
+/// A collection made in the first moments would keep those of the node out for ever.
+#[test]
+fn nothing_is_created_before_a_node_has_brought_in_what_it_had_while_it_was_alone() {
+    let mut state = ClusterState::default();
+    let brings = |number, brings_collections| {
+        let record = NodeRecord { brings_collections, ..record(number, NodeState::Voter) };
+        ClusterCommand::AddNode(record)
+    };
+    apply_next(&mut state, brings(1, false)).unwrap();
+    apply_next(&mut state, brings(2, true)).unwrap();
+    let first = ClusterCommand::CreateCollection(Box::new(NewCollection {
+        config: config("First", 1, 1),
+        id: collection_id(9),
+        seed: 9,
+        rules: PlacementRules::default(),
+        replicas: vec![vec![Placement { node: node_id(1), home: 0 }]],
+    }));
+    let refused = Err(ClusterError::BringsFirst { node: node_id(2) });
+    assert_eq!(apply_next(&mut state, first.clone()), refused);
+    let mut catalog = Catalog::default();
+    let placements = vec![Placement { node: node_id(2), home: 0 }];
+    let (config, id) = (config("Docs", 1, 1), collection_id(1));
+    catalog.apply(&Command::CreateCollection { config, id, seed: 5, placements }).unwrap();
+    let adopt = ClusterCommand::AdoptCatalog { node: node_id(2), catalog: Box::new(catalog) };
+    apply_next(&mut state, adopt).unwrap();
+    assert!(!state.node(node_id(2)).unwrap().brings_collections, "it has brought them");
+    apply_next(&mut state, first).unwrap();
+    let late = apply_next(&mut state, brings(3, true));
+    assert_eq!(late, Err(ClusterError::HasCollections), "it comes with an empty directory");
+    apply_next(&mut state, brings(3, false)).unwrap();
+    assert_eq!(state.validate(), Ok(()));
+}
+
+#[test]
+fn a_cluster_is_known_by_its_first_change_for_ever() {
+    let mut state = ClusterState::default();
+    assert_eq!(state.cluster(), None);
+    let first = request(7, ClusterCommand::AddNode(record(1, NodeState::Voter)));
+    let early = request(6, ClusterCommand::AddNode(record(1, NodeState::Learner)));
+    state.apply(&early).unwrap_err();
+    assert_eq!(state.cluster(), None, "a refused change leaves no trace");
+    state.apply(&first).unwrap();
+    let known = state.cluster();
+    assert_eq!(known, Some(ClusterId(first.id().0)));
+    apply_next(&mut state, ClusterCommand::AddNode(record(2, NodeState::Learner))).unwrap();
+    assert_eq!(state.cluster(), known);
 }
 
 #[test]

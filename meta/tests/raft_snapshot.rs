@@ -46,6 +46,7 @@ fn entry(index: u64) -> Entry {
             labels: Labels::from([("rack".to_owned(), "r".repeat(100))]),
             data_cores: 1,
             state: if index == 1 { NodeState::Voter } else { NodeState::Learner },
+            brings_collections: false,
         };
         let id = CommandId(Uuid::from_u64_pair(3, index));
         let request = Request::new(id, ClusterCommand::AddNode(record));

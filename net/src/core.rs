@@ -16,7 +16,7 @@ use crate::gossip::GossipHandle;
 use crate::hints::Hints;
 use crate::message::{CoreAnswer, CoreReply, CoreRequest};
 use crate::metrics::{Metrics, StartReport};
-use crate::peer::{Links, party_of};
+use crate::peer::Links;
 use crate::registry::Registry;
 use crate::server::Server;
 use crate::shared::{NodeShared, Phase};
@@ -84,7 +84,7 @@ impl Core {
             clock: context.clock,
             registry: Registry::default(),
             server: Server::new(),
-            links: Links::new(party_of(node, context.core)),
+            links: Links::of_core(node, context.core),
             metrics: Metrics::new(),
             latencies: Latencies::default(),
             tails: Tails::default(),

@@ -19,10 +19,11 @@ use std::time::Duration;
 
 use heddle_meta::gossip::{
     Conflict, Counters, Effect, Event, Gossip, GossipConfig, Key, Member, Offer, PACKET_BYTES_MAX,
+    cluster_of_identity,
 };
 use heddle_runtime::queues::TaskHandle;
 use heddle_runtime::{DatagramSocket, Queue, RealClock, sleep, spawn_joinable, timeout, yield_now};
-use heddle_types::{Clock, NodeId};
+use heddle_types::{Clock, ClusterId, NodeId};
 use uuid::Uuid;
 
 use changes::Changes;
@@ -86,6 +87,7 @@ impl GossipHandle {
             socket,
             own: settings.node,
             machine: RefCell::new(None),
+            cluster: Cell::new(settings.cluster),
             armed: Cell::new(None),
             rearmed: Changes::default(),
             changes: Changes::default(),
@@ -132,6 +134,15 @@ impl GossipHandle {
         self.driver.seeds.set_known(addresses);
     }
 
+    /// The node belongs to this cluster, of all those that may have its name.
+    pub(crate) fn set_cluster(&self, name: &str, cluster: ClusterId) {
+        let cluster = cluster_of_identity(name, cluster);
+        self.driver.cluster.set(cluster);
+        if let Some(machine) = self.driver.machine.borrow_mut().as_mut() {
+            machine.set_cluster(cluster);
+        }
+    }
+
     /// Counts since the start; zeros before the machine runs.
     pub(crate) fn counters(&self) -> Counters {
         let machine = self.driver.machine.borrow();
@@ -164,6 +175,7 @@ struct Driver {
     seeds: Seeds,
     /// None until the address of this node is known.
     machine: RefCell<Option<Gossip>>,
+    cluster: Cell<Uuid>,
     /// When the one timer ends, and its token.
     armed: Cell<Option<(Duration, u64)>>,
     rearmed: Changes,
@@ -187,7 +199,7 @@ impl Driver {
             boot: settings.boot,
             gossip,
             offer: (settings.offer)(),
-            cluster: settings.cluster,
+            cluster: self.cluster.get(),
             key: settings.key.clone(),
             seeds: self.seeds.addresses(),
             seed: seed_of_the_system(),

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use heddle_core::engine::SpaceLevel;
 use heddle_index::Quiescence;
+use heddle_types::ClusterId;
 use serde::{Deserialize, Serialize};
 
 use crate::config::NodeConfig;
@@ -74,6 +75,8 @@ pub(crate) struct NodeShared {
     space: AtomicU8,
     // When a search was answered last, in steps of a second; 0 for never.
     searched_s: AtomicU64,
+    // Which cluster the node belongs to, once it knows.
+    cluster_id: OnceLock<ClusterId>,
     ready: OnceLock<ReadyReport>,
     ready_sender: Option<Sender<ReadyReport>>,
 }
@@ -98,9 +101,20 @@ impl NodeShared {
             resident_bytes: AtomicU64::new(0),
             space: AtomicU8::new(0),
             searched_s: AtomicU64::new(0),
+            cluster_id: OnceLock::new(),
             ready: OnceLock::new(),
             ready_sender,
         }
+    }
+
+    /// The cluster that this node belongs to; none while it does not know of one.
+    pub(crate) fn cluster_id(&self) -> Option<ClusterId> {
+        self.cluster_id.get().copied()
+    }
+
+    /// Panics: it is another one already, which is found out before.
+    pub(crate) fn set_cluster_id(&self, cluster: ClusterId) {
+        assert!(*self.cluster_id.get_or_init(|| cluster) == cluster, "a node has one cluster");
     }
 
     pub(crate) fn phase(&self) -> Phase {

@@ -95,6 +95,7 @@ fn change(number: u64) -> Request {
         labels: Labels::new(),
         data_cores: 1,
         state: if number == 0 { NodeState::Voter } else { NodeState::Learner },
+        brings_collections: false,
     };
     let id = CommandId(Uuid::from_u64_pair(7, number));
     Request::new(id, ClusterCommand::AddNode(record)).expect("small enough")

@@ -111,6 +111,11 @@ uuid_id!(
     CollectionId
 );
 
+uuid_id!(
+    /// Identity of a cluster: that of the first change it ever made, drawn at random.
+    ClusterId
+);
+
 impl From<u64> for NodeId {
     /// The node of a number: for tests and simulations, which count their nodes.
     fn from(number: u64) -> Self {

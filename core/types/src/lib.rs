@@ -32,7 +32,7 @@ pub use digest::ObjectDigest;
 pub use error::{ApiError, ErrorCode, Retry};
 pub use fatal::FatalReason;
 pub use filter::{Filter, Operator};
-pub use ids::{CollectionId, CoreIndex, Epoch, Lsn, NodeId, ObjectId, ShardId, Slot};
+pub use ids::{ClusterId, CollectionId, CoreIndex, Epoch, Lsn, NodeId, ObjectId, ShardId, Slot};
 pub use routing::{RoutingTable, token_of};
 pub use schema::{
     CollectionConfig, DataType, Distance, IndexConfig, PropertyConfig, Quantization, RawVectors,

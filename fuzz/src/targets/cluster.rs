@@ -63,6 +63,7 @@ fn node(number: u64, state: NodeState) -> NodeRecord {
         labels: Labels::from([("zone".to_owned(), "a".to_owned())]),
         data_cores: 2,
         state,
+        brings_collections: false,
     }
 }
 

@@ -14,6 +14,7 @@ fn party(number: u64) -> Party {
     Party {
         end: End { node: NodeId::from(number), boot: 1, core: 0 },
         cluster: "fuzz".to_owned(),
+        cluster_id: None,
         key: LinkKey::from_secret(b"fuzz"),
     }
 }

@@ -78,6 +78,12 @@ pub enum ClusterError {
     /// A catalog can only be brought into a cluster that never had a collection.
     #[error("the cluster has or had collections: another catalog cannot be brought in")]
     HasCollections,
+    /// Collections that a node had while it was alone come in before any other is made.
+    #[error("node {node} has yet to bring in the collections that it had while it was alone")]
+    BringsFirst {
+        /// The node.
+        node: NodeId,
+    },
     /// The identity belongs to another collection.
     #[error("collection {collection} exists already")]
     CollectionKnown {
@@ -212,6 +218,9 @@ impl From<ClusterError> for ApiError {
             }
             ClusterError::HasCollections => {
                 (ErrorCode::InvalidArgument, "a cluster that never had a collection")
+            }
+            ClusterError::BringsFirst { .. } => {
+                return Self::transient(ErrorCode::Unavailable, error.to_string());
             }
             ClusterError::NameTaken { .. } => (ErrorCode::CollectionExists, "a name that is free"),
             ClusterError::UnknownCollection { .. } => {

@@ -59,6 +59,15 @@ pub struct NodeRecord {
     pub data_cores: u32,
     /// Its part in the cluster.
     pub state: NodeState,
+    /// It was alone before and has collections of its own, which it brings in before anything is
+    /// created.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub brings_collections: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 impl NodeRecord {

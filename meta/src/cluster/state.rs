@@ -6,7 +6,7 @@ use heddle_types::limits::{
     ALIASES_MAX, NODES_MAX, NODES_REMOVED_MAX, RECENT_COMMANDS_MAX, VOTERS_MAX,
 };
 use heddle_types::schema::check_name;
-use heddle_types::{ApiError, CollectionId, Epoch, ErrorCode, NodeId, ShardId};
+use heddle_types::{ApiError, ClusterId, CollectionId, Epoch, ErrorCode, NodeId, ShardId};
 use serde::{Deserialize, Serialize};
 
 use super::command::{ClusterCommand, CommandId, NewCollection, Outcome, Request};
@@ -25,6 +25,9 @@ use crate::placement::Placement;
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterState {
+    // None before the first change, and in a state of before there were such identities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cluster: Option<ClusterId>,
     pub(super) catalog: Catalog,
     pub(super) nodes: BTreeMap<NodeId, NodeRecord>,
     pub(super) removed: BTreeSet<NodeId>,
@@ -40,6 +43,12 @@ impl ClusterState {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.catalog.epoch()
+    }
+
+    /// Identity of the cluster: that of its first change, which is random; none before that.
+    #[must_use]
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.cluster
     }
 
     /// The collections, each with its shards and routing table.
@@ -127,6 +136,7 @@ impl ClusterState {
         let before = self.epoch();
         self.change(request.command())?;
         assert!(self.epoch() > before, "every change makes an epoch");
+        self.cluster.get_or_insert(ClusterId(id.0));
         if self.recent.len() == RECENT_COMMANDS_MAX {
             self.recent.pop_front();
         }
@@ -196,6 +206,9 @@ impl ClusterState {
         if self.nodes.len() >= NODES_MAX {
             return Err(ClusterError::TooMany { what: Counted::Nodes, limit: NODES_MAX });
         }
+        if record.brings_collections && self.catalog.shards_made() > 0 {
+            return Err(ClusterError::HasCollections);
+        }
         match record.state {
             NodeState::Voter => self.check_voter_fits()?,
             NodeState::Learner | NodeState::Draining if self.voters() == 0 => {
@@ -226,6 +239,8 @@ impl ClusterState {
             return Err(ClusterError::NameTaken { name: alias.clone() });
         }
         let wrap = |error: Inconsistency| ApiError::new(ErrorCode::Corrupt, error.to_string(), "");
+        // Others with collections of their own cannot bring theirs in any more.
+        next.nodes.values_mut().for_each(|record| record.brings_collections = false);
         next.validate().map_err(wrap)?;
         let (found, limit) = (next.canonical().len(), CREATE_BYTES_MAX);
         if found > limit {
@@ -322,6 +337,9 @@ impl ClusterState {
         let name = &new.config.name;
         if self.collection(new.id).is_some() {
             return Err(ClusterError::CollectionKnown { collection: new.id });
+        }
+        if let Some(record) = self.nodes.values().find(|record| record.brings_collections) {
+            return Err(ClusterError::BringsFirst { node: record.id });
         }
         if self.aliases.contains_key(name) {
             return Err(ClusterError::NameTaken { name: name.clone() });

@@ -30,6 +30,7 @@ pub(super) fn node(number: u64) -> NodeRecord {
         labels: Labels::new(),
         data_cores: 2,
         state: NodeState::Learner,
+        brings_collections: false,
     }
 }
 

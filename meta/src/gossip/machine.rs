@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use foca::Foca;
 use heddle_types::NodeId;
+use uuid::Uuid;
 
 use super::codec::{KIND_OFFSET, TURN_UNDEAD, WireCodec};
 use super::counters::{Counters, DropReason};
@@ -135,6 +136,11 @@ impl Gossip {
     /// The other members that seem to live, by node.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.told.values()
+    }
+
+    /// Packets of another cluster than this one are dropped from now on.
+    pub fn set_cluster(&mut self, cluster: Uuid) {
+        self.config.cluster = cluster;
     }
 
     /// Counts since the start.

@@ -31,5 +31,5 @@ pub use machine::Gossip;
 pub use packet::{Key, Kind, Packet};
 pub use settings::{
     CHALLENGES_MAX, GossipConfig, MEMBERS_MAX, PACKET_BYTES_MAX, PROBE_PERIOD, REACH_OUT_MAX,
-    SUSPICION, cluster_of_name, detection_time_max,
+    SUSPICION, cluster_of_identity, cluster_of_name, detection_time_max,
 };

@@ -5,7 +5,7 @@ use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
 
 use foca::PeriodicParams;
-use heddle_types::NodeId;
+use heddle_types::{ClusterId, NodeId};
 use uuid::Uuid;
 
 use super::details::Offer;
@@ -105,6 +105,14 @@ pub struct GossipConfig {
 #[must_use]
 pub fn cluster_of_name(name: &str) -> Uuid {
     let hash = blake3::derive_key("heddle 2026 gossip cluster of a name 1", name.as_bytes());
+    Uuid::from_bytes(*hash.first_chunk().expect("a hash is longer than that"))
+}
+
+/// The cluster of a name and an identity: two may have grown from one join list under one name.
+#[must_use]
+pub fn cluster_of_identity(name: &str, cluster: ClusterId) -> Uuid {
+    let context = "heddle 2026 gossip cluster of an identity 1";
+    let hash = blake3::derive_key(context, &[cluster.0.as_bytes(), name.as_bytes()].concat());
     Uuid::from_bytes(*hash.first_chunk().expect("a hash is longer than that"))
 }
 

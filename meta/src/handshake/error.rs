@@ -1,6 +1,6 @@
 //! Why a handshake failed.
 
-use heddle_types::{ApiError, ErrorCode, NodeId};
+use heddle_types::{ApiError, ClusterId, ErrorCode, NodeId};
 use heddle_wire::{HeaderError, MessageError};
 
 use super::LINK_VERSION;
@@ -60,6 +60,17 @@ pub enum HandshakeError {
         /// The name that the dialer gave.
         found: String,
     },
+    /// The two nodes belong to clusters of the same name that are not the same cluster.
+    #[error(
+        "the peer belongs to cluster {found}, this node to cluster {own}: two clusters of one name \
+         and secret; one of them needs another name or join list"
+    )]
+    OtherCluster {
+        /// The cluster of this side.
+        own: ClusterId,
+        /// That of the peer.
+        found: ClusterId,
+    },
     /// Both ends are on the same node.
     #[error("the node has dialed itself")]
     OwnNode,
@@ -85,6 +96,7 @@ impl From<&HandshakeError> for ApiError {
         let code = match error {
             HandshakeError::Version { .. } => ErrorCode::Unsupported,
             HandshakeError::Cluster { .. }
+            | HandshakeError::OtherCluster { .. }
             | HandshakeError::OwnNode
             | HandshakeError::OtherNode { .. }
             | HandshakeError::Proof => ErrorCode::InvalidArgument,

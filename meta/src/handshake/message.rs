@@ -9,12 +9,13 @@
 //!  8  boot u64                           16  node 16
 //! 16  node 16                            32  nonce 32
 //! 32  expected node 16, zero for any
-//! 48  nonce 32
-//! 80  name of the cluster, 1 to 128
+//! 48  nonce 32                           64  cluster 16, zero for none
+//! 80  cluster 16, zero for none
+//! 96  name of the cluster, 1 to 128
 //! ```
 
 use heddle_types::limits::NAME_LENGTH_BYTES_MAX;
-use heddle_types::{ApiError, NodeId};
+use heddle_types::{ApiError, ClusterId, NodeId};
 use heddle_wire::kind::{ERROR_NUMBER, REPLY_BIT};
 use heddle_wire::message::ErrorReply;
 use heddle_wire::{AlignedVec, Header, VERSION, decode};
@@ -36,8 +37,8 @@ pub const HANDSHAKE_BODY_BYTES_MAX: usize = 1 << 10;
 /// Bytes of a proof.
 pub(super) const PROOF_BYTES: usize = blake3::OUT_LEN;
 
-const HELLO_BYTES_MIN: usize = 80;
-const CHALLENGE_BYTES: usize = 64;
+const HELLO_BYTES_MIN: usize = 96;
+const CHALLENGE_BYTES: usize = 80;
 
 const _: () = assert!(HELLO_BYTES_MIN + NAME_LENGTH_BYTES_MAX <= HANDSHAKE_BODY_BYTES_MAX);
 
@@ -48,6 +49,7 @@ pub(super) struct Hello {
     pub(super) lane: Lane,
     pub(super) expected: Option<NodeId>,
     pub(super) nonce: Nonce,
+    pub(super) cluster_id: Option<ClusterId>,
     pub(super) cluster: String,
 }
 
@@ -56,6 +58,7 @@ pub(super) struct Hello {
 pub(super) struct Challenge {
     pub(super) end: End,
     pub(super) nonce: Nonce,
+    pub(super) cluster_id: Option<ClusterId>,
 }
 
 impl Hello {
@@ -64,6 +67,7 @@ impl Hello {
         encode_end(self.lane.number(), &self.end, &mut body);
         body.extend_from_slice(self.expected.unwrap_or(NodeId(Uuid::nil())).0.as_bytes());
         body.extend_from_slice(&self.nonce);
+        encode_cluster(self.cluster_id, &mut body);
         body.extend_from_slice(self.cluster.as_bytes());
         body
     }
@@ -87,6 +91,7 @@ impl Hello {
         let (lane, end) = reader.end()?;
         let expected = NodeId(Uuid::from_bytes(reader.array()));
         let nonce = reader.array::<NONCE_BYTES>();
+        let cluster_id = reader.cluster();
         if name.is_empty() || name.len() > NAME_LENGTH_BYTES_MAX {
             return Err(length);
         }
@@ -97,7 +102,7 @@ impl Hello {
             found: u64::from(lane),
         })?;
         let expected = Some(expected).filter(|node| !node.0.is_nil());
-        Ok(Self { end, lane, expected, nonce, cluster })
+        Ok(Self { end, lane, expected, nonce, cluster_id, cluster })
     }
 }
 
@@ -106,6 +111,7 @@ impl Challenge {
         let mut body = Vec::with_capacity(CHALLENGE_BYTES);
         encode_end(0, &self.end, &mut body);
         body.extend_from_slice(&self.nonce);
+        encode_cluster(self.cluster_id, &mut body);
         body
     }
 
@@ -123,7 +129,8 @@ impl Challenge {
             let found = u64::from(zero);
             return Err(HandshakeError::Field { message: MESSAGE, field: "a zero", found });
         }
-        Ok(Self { end, nonce: reader.array() })
+        let nonce = reader.array();
+        Ok(Self { end, nonce, cluster_id: reader.cluster() })
     }
 }
 
@@ -153,6 +160,10 @@ fn encode_end(lane: u8, end: &End, target: &mut Vec<u8>) {
     target.extend_from_slice(&end.core.to_le_bytes());
     target.extend_from_slice(&end.boot.to_le_bytes());
     target.extend_from_slice(end.node.0.as_bytes());
+}
+
+fn encode_cluster(cluster: Option<ClusterId>, target: &mut Vec<u8>) {
+    target.extend_from_slice(cluster.unwrap_or_default().0.as_bytes());
 }
 
 fn encode(number: u16, body: &[u8]) -> Vec<u8> {
@@ -198,6 +209,11 @@ impl Reader<'_> {
         let (front, rest) = self.rest.split_first_chunk().expect("the length was checked");
         self.rest = rest;
         *front
+    }
+
+    fn cluster(&mut self) -> Option<ClusterId> {
+        let found = ClusterId(Uuid::from_bytes(self.array()));
+        (found != ClusterId::default()).then_some(found)
     }
 
     /// The part that hello and challenge begin with: the lane, and who sends.

@@ -27,8 +27,8 @@ mod tests;
 
 use std::fmt;
 
-use heddle_types::NodeId;
 use heddle_types::limits::NAME_LENGTH_BYTES_MAX;
+use heddle_types::{ClusterId, NodeId};
 use heddle_wire::{HEADER_BYTES, Header, header};
 
 pub use error::HandshakeError;
@@ -38,7 +38,7 @@ pub use message::{
 use message::{Challenge, Hello, PROOF_BYTES};
 
 /// Version of the handshake and of the messages between nodes after it.
-pub const LINK_VERSION: u16 = 1;
+pub const LINK_VERSION: u16 = 2;
 /// Bytes of a nonce: so many that none is ever drawn twice.
 pub const NONCE_BYTES: usize = 32;
 
@@ -124,8 +124,23 @@ pub struct Party {
     pub end: End,
     /// Name of the cluster, 1 to [`NAME_LENGTH_BYTES_MAX`] bytes.
     pub cluster: String,
+    /// Identity of the cluster, once the node knows it.
+    pub cluster_id: Option<ClusterId>,
     /// Of the cluster's secret.
     pub key: LinkKey,
+}
+
+impl Party {
+    /// Two clusters may have one name and one secret: they have grown from one join list. A side
+    /// that knows of no cluster yet may belong to any.
+    fn check_cluster(&self, peers: Option<ClusterId>) -> Result<(), HandshakeError> {
+        match (self.cluster_id, peers) {
+            (Some(own), Some(found)) if own != found => {
+                Err(HandshakeError::OtherCluster { own, found })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A message of a handshake as it came off the wire, header checked.
@@ -174,14 +189,15 @@ impl Dialer {
         let names = 1..=NAME_LENGTH_BYTES_MAX;
         assert!(names.contains(&party.cluster.len()), "the settings were checked");
         let (end, cluster) = (party.end, party.cluster.clone());
-        let hello = Hello { end, lane, expected, nonce, cluster };
+        let cluster_id = party.cluster_id;
+        let hello = Hello { end, lane, expected, nonce, cluster_id, cluster };
         let frame = hello.encode();
         (Self { party, hello }, frame)
     }
 
     /// Takes the challenge: the proof to send. Nothing is proven of the peer yet.
     ///
-    /// Errors: it is none, or that of a node which must not answer.
+    /// Errors: it is none, or that of a node which must not answer or of another cluster.
     pub fn challenged(self, message: Received<'_>) -> Result<(Proving, Vec<u8>), HandshakeError> {
         let challenge = Challenge::decode(message)?;
         let peer = challenge.end;
@@ -191,6 +207,7 @@ impl Dialer {
         if let Some(expected) = self.hello.expected.filter(|expected| *expected != peer.node) {
             return Err(HandshakeError::OtherNode { expected, found: peer.node });
         }
+        self.party.check_cluster(challenge.cluster_id)?;
         let proofs = Proofs::of(&self.party.key, &self.hello, &challenge);
         let frame = message::encode_proof(PROOF_NUMBER, &proofs.dialer);
         Ok((Proving { peer, expected: proofs.acceptor }, frame))
@@ -238,13 +255,15 @@ impl Acceptor {
         if hello.cluster != self.party.cluster {
             return Err(HandshakeError::Cluster { found: hello.cluster });
         }
+        self.party.check_cluster(hello.cluster_id)?;
         if hello.end.node == own.node {
             return Err(HandshakeError::OwnNode);
         }
         if let Some(expected) = hello.expected.filter(|expected| *expected != own.node) {
             return Err(HandshakeError::OtherNode { expected, found: own.node });
         }
-        let challenge = Challenge { end: own, nonce: self.nonce };
+        let cluster_id = self.party.cluster_id;
+        let challenge = Challenge { end: own, nonce: self.nonce, cluster_id };
         let proofs = Proofs::of(&self.party.key, &hello, &challenge);
         let frame = challenge.encode();
         Ok((Challenging { peer: hello.end, lane: hello.lane, proofs }, frame))

@@ -9,6 +9,7 @@ fn party(number: u64, cluster: &str, secret: &str) -> Party {
     Party {
         end: End { node: NodeId::from(number), boot: 7, core: 3 },
         cluster: cluster.to_owned(),
+        cluster_id: None,
         key: LinkKey::from_secret(secret.as_bytes()),
     }
 }
@@ -131,6 +132,29 @@ fn another_cluster_is_refused_by_its_name() {
 }
 
 #[test]
+fn two_clusters_of_one_name_and_secret_refuse_each_other() {
+    let own = ClusterId(uuid::Uuid::from_u128(7));
+    let found = ClusterId(uuid::Uuid::from_u128(8));
+    let knows = |party: Party, cluster_id| Party { cluster_id, ..party };
+    for (of_dialer, of_acceptor) in [(None, Some(own)), (Some(own), None), (Some(own), Some(own))] {
+        let outcome = run(knows(dialer(), of_dialer), knows(acceptor(), of_acceptor), None);
+        assert_eq!(outcome.0, Ok(acceptor().end), "who knows of no cluster may belong to any");
+        assert!(outcome.1.is_ok());
+    }
+    let (dialed, accepted) = run(knows(dialer(), Some(found)), knows(acceptor(), Some(own)), None);
+    let error = HandshakeError::OtherCluster { own, found };
+    assert_eq!(accepted, Err(error.clone()));
+    assert_refused(dialed, &error);
+    // A dialer does not rely on the acceptor to say so.
+    let challenge =
+        Challenge { end: acceptor().end, nonce: [2; NONCE_BYTES], cluster_id: Some(found) };
+    let party = knows(dialer(), Some(own));
+    let (dialing, _hello) = Dialer::start(party, Lane::Data, None, [1; NONCE_BYTES]);
+    let refused = dialing.challenged(received(&challenge.encode()).unwrap()).unwrap_err();
+    assert_eq!(refused, error);
+}
+
+#[test]
 fn a_node_that_was_not_meant_says_so_and_is_not_trusted_when_it_does_not() {
     let expected = NodeId::from(9);
     let (dialed, accepted) = run(dialer(), acceptor(), Some(expected));
@@ -139,7 +163,8 @@ fn a_node_that_was_not_meant_says_so_and_is_not_trusted_when_it_does_not() {
     assert_refused(dialed, &error);
     // One that answers all the same.
     let (dialing, _) = Dialer::start(dialer(), Lane::Data, Some(expected), [1; NONCE_BYTES]);
-    let challenge = Challenge { end: acceptor().end, nonce: [2; NONCE_BYTES] }.encode();
+    let challenge =
+        Challenge { end: acceptor().end, nonce: [2; NONCE_BYTES], cluster_id: None }.encode();
     assert_eq!(dialing.challenged(received(&challenge).unwrap()).unwrap_err(), error);
 }
 
@@ -149,7 +174,8 @@ fn a_node_that_dials_itself_notices_on_both_sides() {
     assert_eq!(accepted, Err(HandshakeError::OwnNode));
     assert_refused(dialed, &HandshakeError::OwnNode);
     let (dialing, _) = Dialer::start(dialer(), Lane::Data, None, [1; NONCE_BYTES]);
-    let challenge = Challenge { end: dialer().end, nonce: [2; NONCE_BYTES] }.encode();
+    let challenge =
+        Challenge { end: dialer().end, nonce: [2; NONCE_BYTES], cluster_id: None }.encode();
     let error = dialing.challenged(received(&challenge).unwrap()).unwrap_err();
     assert_eq!(error, HandshakeError::OwnNode);
 }
@@ -199,9 +225,10 @@ fn every_field_stands_under_the_proof() {
         lane: Lane::Data,
         expected: None,
         nonce: [1; NONCE_BYTES],
+        cluster_id: None,
         cluster: "heddle".to_owned(),
     };
-    let challenge = Challenge { end: acceptor().end, nonce: [2; NONCE_BYTES] };
+    let challenge = Challenge { end: acceptor().end, nonce: [2; NONCE_BYTES], cluster_id: None };
     let key = dialer().key;
     let proof = |hello: &Hello, challenge: &Challenge| {
         let proofs = Proofs::of(&key, hello, challenge);
@@ -215,6 +242,7 @@ fn every_field_stands_under_the_proof() {
         Hello { expected: Some(acceptor().end.node), ..hello.clone() },
         Hello { nonce: [9; NONCE_BYTES], ..hello.clone() },
         Hello { cluster: "heddles".to_owned(), ..hello.clone() },
+        Hello { cluster_id: Some(ClusterId(uuid::Uuid::from_u128(1))), ..hello.clone() },
         Hello { end: End { node: NodeId::from(5), ..end }, ..hello.clone() },
         Hello { end: End { boot: 8, ..end }, ..hello.clone() },
         Hello { end: End { core: 4, ..end }, ..hello.clone() },
@@ -222,6 +250,7 @@ fn every_field_stands_under_the_proof() {
     let end = challenge.end;
     let challenges = [
         Challenge { nonce: [9; NONCE_BYTES], ..challenge.clone() },
+        Challenge { cluster_id: Some(ClusterId(uuid::Uuid::from_u128(1))), ..challenge.clone() },
         Challenge { end: End { node: NodeId::from(5), ..end }, ..challenge.clone() },
         Challenge { end: End { boot: 8, ..end }, ..challenge.clone() },
         Challenge { end: End { core: 4, ..end }, ..challenge.clone() },
@@ -239,7 +268,8 @@ fn every_field_stands_under_the_proof() {
 fn messages_cut_short_or_drawn_out_are_refused_by_their_length() {
     let (_, hello) = Dialer::start(dialer(), Lane::Data, None, [1; NONCE_BYTES]);
     let hello = &hello[HEADER_BYTES..];
-    let challenge = Challenge { end: acceptor().end, nonce: [2; NONCE_BYTES] }.body();
+    let challenge =
+        Challenge { end: acceptor().end, nonce: [2; NONCE_BYTES], cluster_id: None }.body();
     let message = |number: u16, body: &[u8]| {
         let header = Header {
             version: heddle_wire::VERSION,
@@ -265,7 +295,7 @@ fn messages_cut_short_or_drawn_out_are_refused_by_their_length() {
         assert_eq!(is_length(error.clone()), !is_name, "{length}: {error:?}");
         assert_eq!(matches!(error, Some(HandshakeError::Cluster { .. })), is_name);
     }
-    let long = [&hello[..80], &[b'h'; NAME_LENGTH_BYTES_MAX + 1]].concat();
+    let long = [&hello[..96], &[b'h'; NAME_LENGTH_BYTES_MAX + 1]].concat();
     assert!(is_length(hear(&message(HELLO_NUMBER, &long)).err()));
     for length in (0..challenge.len()).chain([challenge.len() + 1]) {
         let mut bytes = challenge.clone();
@@ -329,24 +359,24 @@ fn fields_without_a_meaning_are_refused() {
             .unwrap_err();
         assert!(expected(&error), "{error:?}");
     };
-    check(&|body| body[0] = 2, &|error| *error == HandshakeError::Version { found: 2 });
+    check(&|body| body[0] = 1, &|error| *error == HandshakeError::Version { found: 1 });
     check(&|body| body[2] = 3, &|error| matches!(error, HandshakeError::Field { .. }));
     check(&|body| body[3] = 1, &|error| matches!(error, HandshakeError::Field { .. }));
     check(&|body| body[16..32].fill(0), &|error| matches!(error, HandshakeError::Field { .. }));
-    check(&|body| body[80] = 0xFF, &|error| *error == HandshakeError::ClusterText);
+    check(&|body| body[96] = 0xFF, &|error| *error == HandshakeError::ClusterText);
     let error = HandshakeError::Version { found: 2 };
     assert_eq!(ApiError::from(&error).code, ErrorCode::Unsupported);
 }
 
 #[test]
-fn the_bytes_of_version_1_are_what_they_were() {
+fn the_bytes_of_version_2_are_what_they_were() {
     let mut transcript = Transcript::default();
     assert!(shake(dialer(), acceptor(), None, &mut transcript).0.is_ok());
     let digest = |frame: &Vec<u8>| blake3::hash(frame).to_hex()[..16].to_owned();
     let found: Vec<String> = transcript.0.iter().map(digest).collect();
-    assert_eq!(found, FRAMES_OF_VERSION_1);
+    assert_eq!(found, FRAMES_OF_VERSION_2);
 }
 
 /// First 8 bytes of the BLAKE3 of each frame.
-const FRAMES_OF_VERSION_1: [&str; 4] =
-    ["4a3c30c5853ba237", "134ae29d661a3054", "4fc2f3b7cc9ba0c2", "37e603fccfc3ff52"];
+const FRAMES_OF_VERSION_2: [&str; 4] =
+    ["39bbc6985927aed1", "b0fa9e0bec61f883", "c8d9f5ab50d8d3ef", "80b068f5eab857e6"];

@@ -142,6 +142,7 @@ mod tests {
                 labels: Labels::new(),
                 data_cores: 1,
                 state: NodeState::Voter,
+                brings_collections: false,
             };
             let id = CommandId(uuid::Uuid::from_u128(1));
             let add = Request::new(id, ClusterCommand::AddNode(record)).unwrap();

@@ -3,7 +3,7 @@
 
 use heddle_meta::cluster::{NodeRecord, REQUEST_BYTES_MAX, Request, Word};
 use heddle_meta::raft::Response;
-use heddle_types::{ApiError, Epoch, ErrorCode, NodeId};
+use heddle_types::{ApiError, ClusterId, Epoch, ErrorCode, NodeId};
 use heddle_wire::AlignedVec;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,9 @@ const BODY_BYTES_MAX: usize = REQUEST_BYTES_MAX + (64 << 10);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Introduction {
     pub(super) record: NodeRecord,
+    /// The cluster it belongs to, as far as it knows.
+    #[serde(default)]
+    pub(super) cluster: Option<ClusterId>,
     /// Does it belong to a cluster?
     pub(super) is_member: bool,
     /// What it has promised while it does not.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use heddle_meta::cluster::{ClusterCommand, CommandId, NodeState, Request, Step};
+use heddle_meta::handshake::HandshakeError;
 use heddle_meta::raft::Member;
 use heddle_runtime::{fatal, sleep};
 use heddle_types::{ApiError, ErrorCode, FatalReason, NodeId};
@@ -31,6 +32,8 @@ const PERIOD: Duration = Duration::from_secs(15);
 const MEETING_BUDGET: Duration = Duration::from_secs(1);
 /// How often the same obstacle is logged.
 const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
+/// How often it is logged that a node of the join list belongs elsewhere.
+const OTHER_CLUSTER_PERIOD: Duration = Duration::from_secs(60);
 /// Addresses met at once.
 const MEETINGS_MAX: usize = 256;
 
@@ -72,6 +75,7 @@ impl Cluster {
     fn introduction(&self) -> Introduction {
         Introduction {
             record: self.own_record(NodeState::Learner),
+            cluster: self.core.node.cluster_id(),
             is_member: self.is_member.get(),
             word: self.assembly.borrow().word(),
             leader: self.leader(),
@@ -87,7 +91,18 @@ impl Cluster {
         }
     }
 
-    /// Errors: `InvalidArgument` when the record is not that of the node at the other end.
+    /// Connections that are older than the two clusters do not find out about this.
+    fn check_cluster(&self, other: &Introduction) -> Result<(), ApiError> {
+        match (self.core.node.cluster_id(), other.cluster) {
+            (Some(own), Some(found)) if own != found => {
+                Err(ApiError::from(&HandshakeError::OtherCluster { own, found }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Errors: `InvalidArgument` when the record is not that of the node at the other end, or the
+    /// node belongs to another cluster.
     pub(super) fn answer_meeting(
         &self,
         call: &PeerCall,
@@ -98,8 +113,22 @@ impl Cluster {
             let found = format!("node {} introduces node {}", call.peer.node, other.record.id);
             return Err(ApiError::new(ErrorCode::InvalidArgument, found, "its own record"));
         }
+        self.check_cluster(&other)?;
         self.heard(&other);
         Ok((control::MEET | REPLY_BIT, control::encode(&self.introduction())))
+    }
+
+    /// What no other attempt will change is worth a warning, now and then.
+    fn complain_of_other_cluster(&self, address: &str, error: &ApiError) {
+        let now = self.now();
+        let was = self.complained_at.get();
+        let is_due = was.is_none_or(|was| now.saturating_sub(was) >= OTHER_CLUSTER_PERIOD);
+        if error.code == ErrorCode::InvalidArgument && is_due {
+            self.complained_at.set(Some(now));
+            tracing::warn!(%address, %error, "a node of the join list refuses this one");
+        } else {
+            tracing::debug!(%address, %error, "nobody met");
+        }
     }
 
     /// Introduces this node to everyone it knows an address of; what they said, by address.
@@ -115,12 +144,13 @@ impl Cluster {
             let answer = answer.await.and_then(|answer| {
                 let other: Introduction = control::decode(&answer.body)?;
                 other.record.validate()?;
+                self.check_cluster(&other)?;
                 Ok((answer.node == other.record.id).then_some(other))
             });
             match answer {
                 Ok(other) => other.map(|other| (address, other)),
                 Err(error) => {
-                    tracing::debug!(%address, %error, "nobody met");
+                    self.complain_of_other_cluster(&address, &error);
                     None
                 }
             }

@@ -32,7 +32,7 @@ use heddle_meta::cluster::{
 };
 use heddle_meta::raft::{ClusterMachine, RaftTypes};
 use heddle_runtime::{GlommioDevice, Queue, fatal, sleep, spawn};
-use heddle_types::{ApiError, Clock, CoreIndex, Epoch, FatalReason, NodeId};
+use heddle_types::{ApiError, Clock, CoreIndex, Epoch, ErrorCode, FatalReason, NodeId};
 use heddle_wire::AlignedVec;
 use openraft::async_runtime::WatchReceiver;
 
@@ -68,6 +68,10 @@ pub(crate) struct Cluster {
     is_member: Cell<bool>,
     /// Is the catalog of this node that of the cluster?
     follows: Cell<bool>,
+    /// Has this node collections of its own, from a time when it was alone?
+    has_own: bool,
+    /// When it was last logged that a node belongs elsewhere.
+    complained_at: Cell<Option<Duration>>,
     /// This node has made the state of this epoch true.
     made_true: Cell<Epoch>,
     changed: Changed,
@@ -79,7 +83,7 @@ impl Cluster {
     ///
     /// What cannot be opened ends the process.
     pub(crate) async fn start(core: &Rc<Core>, meta: &Rc<Meta>, device: GlommioDevice) -> Rc<Self> {
-        let cluster = open::open(core, device).await;
+        let cluster = open::open(core, device, meta.catalog().shards_made() > 0).await;
         cluster.listen();
         let is_first = core.cluster.set(Rc::clone(&cluster)).is_ok();
         assert!(is_first, "a node is part of one cluster");
@@ -142,6 +146,19 @@ impl Cluster {
         self.changed.until(|| (self.made_true.get() >= epoch).then_some(())).await;
     }
 
+    /// Nodes that begin together enter the state one after the other, and one of them may have
+    /// collections of its own to bring along. Errors: `Unavailable` until all are there.
+    pub(crate) fn check_founders(&self, state: &ClusterState) -> Result<(), ApiError> {
+        let is_new = |node: &NodeId| state.node(*node).is_none() && !state.is_removed(*node);
+        match self.raft.voter_ids().find(is_new) {
+            None => Ok(()),
+            Some(node) => {
+                let message = format!("node {node} has not yet said what it is: try again");
+                Err(ApiError::transient(ErrorCode::Unavailable, message))
+            }
+        }
+    }
+
     /// What each node that seems to live has to do: where new shards may go.
     pub(crate) fn loads(&self, state: &ClusterState) -> BTreeMap<NodeId, NodeLoad> {
         let own_free = Space::of(&self.core.node.config.data_dir).free_bytes;
@@ -180,7 +197,8 @@ impl Cluster {
 
     /// What this node says of itself.
     fn own_record(&self, state: NodeState) -> NodeRecord {
-        own_record(&self.core, state)
+        let brings_collections = self.has_own && !self.follows.get();
+        NodeRecord { brings_collections, ..own_record(&self.core, state) }
     }
 
     fn listen(self: &Rc<Self>) {
@@ -225,6 +243,7 @@ fn own_record(core: &Core, state: NodeState) -> NodeRecord {
         labels: config.cluster_labels.clone(),
         data_cores: core.data_cores as u32,
         state,
+        brings_collections: false,
     }
 }
 
@@ -259,6 +278,7 @@ async fn follow(cluster: Rc<Cluster>, meta: Rc<Meta>) {
         let news = || cluster.with_state(|state| state.epoch() > followed);
         cluster.changed.until(|| news().then_some(())).await;
         let state = cluster.state();
+        cluster.learn_identity(&state);
         cluster.book.follow(&state);
         if let Some(gossip) = cluster.core.gossip.get() {
             let others = state.nodes().filter(|node| node.id != cluster.own);

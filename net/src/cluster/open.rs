@@ -8,10 +8,10 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use heddle_meta::cluster::Assembly;
+use heddle_meta::cluster::{Assembly, ClusterState};
 use heddle_meta::raft::{ClusterMachine, LogError, RaftLog, SnapshotError, raft_config};
 use heddle_runtime::{GlommioDevice, fatal};
-use heddle_types::{Device, DeviceError, Epoch, FatalReason, NodeId};
+use heddle_types::{ClusterId, Device, DeviceError, Epoch, FatalReason, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::book::{AddressBook, NameRule};
@@ -25,6 +25,7 @@ use crate::identity::replace_file;
 const FOLDER: &str = "raft";
 const PROMISE: &str = "promise.json";
 const MEMBER: &str = "member.json";
+const IDENTITY: &str = "cluster.json";
 
 /// A promise as it is stored.
 #[derive(Serialize, Deserialize)]
@@ -38,7 +39,14 @@ struct Membership {
     cluster: String,
 }
 
-pub(super) async fn open(core: &Rc<Core>, device: GlommioDevice) -> Rc<Cluster> {
+/// The cluster that a node belongs to, from when it knows of it.
+#[derive(Serialize, Deserialize)]
+struct Identity {
+    cluster: ClusterId,
+}
+
+/// `has_own`: the node has collections from a time when it was alone, or had some.
+pub(super) async fn open(core: &Rc<Core>, device: GlommioDevice, has_own: bool) -> Rc<Cluster> {
     let own = core.node.identity.node;
     let config = &core.node.config;
     let belongs_to = cluster_of(&config.data_dir);
@@ -80,7 +88,7 @@ pub(super) async fn open(core: &Rc<Core>, device: GlommioDevice) -> Rc<Cluster> 
     let promised = promised.map(|promise| promise.nodes).unwrap_or_default();
     let expect = u32::try_from(config.cluster_bootstrap_expect).unwrap_or(u32::MAX);
     let now = std::time::Duration::from_nanos(heddle_types::Clock::monotonic_ns(&core.clock));
-    Rc::new(Cluster {
+    let cluster = Rc::new(Cluster {
         core: Rc::clone(core),
         own,
         raft,
@@ -89,9 +97,44 @@ pub(super) async fn open(core: &Rc<Core>, device: GlommioDevice) -> Rc<Cluster> 
         assembly: RefCell::new(Assembly::new(own, expect, promised, now)),
         is_member: Cell::new(false),
         follows: Cell::new(belongs_to.is_some()),
+        has_own,
+        complained_at: Cell::new(None),
         made_true: Cell::new(Epoch(0)),
         changed: Changed::default(),
-    })
+    });
+    if let Some(Identity { cluster: id }) = read(&config.data_dir, IDENTITY) {
+        cluster.take_identity(id);
+    }
+    cluster
+}
+
+impl Cluster {
+    /// Keeps which cluster this is, the first time that the state says so.
+    pub(super) fn learn_identity(&self, state: &ClusterState) {
+        let Some(found) = state.cluster() else { return };
+        match self.core.node.cluster_id() {
+            Some(own) if own == found => {}
+            Some(own) => {
+                let found = format!("the state in {FOLDER} is that of cluster {found}");
+                fatal(FatalReason::Corruption, format_args!("{found}, this node's is {own}"));
+            }
+            None => {
+                let stored =
+                    store(&self.core.node.config.data_dir, IDENTITY, &Identity { cluster: found });
+                stored.unwrap_or_else(|error| fatal(FatalReason::CatalogWrite, error));
+                tracing::info!(cluster = %found, "the cluster has an identity");
+                self.take_identity(found);
+            }
+        }
+    }
+
+    /// From now on this node speaks to no node of another cluster.
+    fn take_identity(&self, cluster: ClusterId) {
+        self.core.node.set_cluster_id(cluster);
+        if let Some(gossip) = self.core.gossip.get() {
+            gossip.set_cluster(&self.core.node.config.cluster_name, cluster);
+        }
+    }
 }
 
 fn reason_of_log(error: &LogError) -> FatalReason {

@@ -1,7 +1,7 @@
 //! The cluster as this node sees it, for people and programs that ask.
 
 use heddle_meta::cluster::NodeRecord;
-use heddle_types::{Epoch, NodeId};
+use heddle_types::{ClusterId, Epoch, NodeId};
 use openraft::async_runtime::WatchReceiver;
 use serde::Serialize;
 
@@ -12,6 +12,8 @@ use super::Cluster;
 pub(crate) struct ClusterReport {
     /// Its name.
     name: String,
+    /// Its identity, from its first change on.
+    id: Option<ClusterId>,
     /// The node that answers.
     node: NodeId,
     /// Does this node belong to it?
@@ -58,6 +60,7 @@ impl Cluster {
             });
             ClusterReport {
                 name: self.core.node.config.cluster_name.clone(),
+                id: state.cluster(),
                 node: self.own,
                 is_member: self.is_member.get(),
                 leader: metrics.current_leader,

@@ -306,6 +306,7 @@ fn new_collection(
     mut config: CollectionConfig,
 ) -> Result<(CollectionId, NewCollection), ApiError> {
     let state = cluster.state();
+    cluster.check_founders(&state)?;
     let takes = |node: &&NodeRecord| node.state != NodeState::Draining;
     if config.sharding.count == 0 {
         config.sharding.count = state.nodes().filter(takes).count().max(1) as u32;

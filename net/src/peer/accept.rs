@@ -142,7 +142,7 @@ async fn serve(links: Rc<Links>, socket: Socket, handler: Handler) {
 }
 
 async fn shake(links: &Links, socket: &Socket) -> Result<PeerIdentity, ShakeError> {
-    let acceptor = Acceptor::new(links.party.clone(), nonce());
+    let acceptor = Acceptor::new(links.party(), nonce());
     let hello = Message::read(socket).await?;
     let (challenging, challenge) = acceptor.hello(hello.received())?;
     socket.write_all(&challenge).await?;

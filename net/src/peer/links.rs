@@ -1,8 +1,9 @@
 //! The links of one core: which connections there are, and calls over them.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -51,7 +52,9 @@ struct Slot {
 
 /// The links of one core, those that it dials and those that it serves.
 pub(crate) struct Links {
-    pub(super) party: Party,
+    party: Party,
+    /// Tells which cluster the node belongs to; empty in tests without one.
+    node: OnceCell<Arc<NodeShared>>,
     pub(super) clock: RealClock,
     pub(super) counters: Counters,
     pub(super) buffers: Rc<Buffers>,
@@ -82,12 +85,13 @@ impl std::fmt::Debug for Links {
 }
 
 /// What a core of a node brings to a handshake.
-pub(crate) fn party_of(node: &NodeShared, core: CoreIndex) -> Party {
+fn party_of(node: &NodeShared, core: CoreIndex) -> Party {
     let identity = &node.identity;
     let core = core as u32;
     Party {
         end: End { node: identity.node, boot: u64::from(identity.boot), core },
         cluster: node.config.cluster_name.clone(),
+        cluster_id: None,
         key: LinkKey::from_secret(node.config.cluster_secret.as_bytes()),
     }
 }
@@ -101,9 +105,23 @@ fn pause_max(lane: Lane) -> Duration {
 }
 
 impl Links {
+    /// The links of a core of a node.
+    pub(crate) fn of_core(node: &Arc<NodeShared>, core: CoreIndex) -> Rc<Self> {
+        let links = Self::new(party_of(node, core));
+        assert!(links.node.set(Arc::clone(node)).is_ok(), "they are new");
+        links
+    }
+
+    /// What this core brings to a handshake now.
+    pub(super) fn party(&self) -> Party {
+        let cluster_id = self.node.get().and_then(|node| node.cluster_id());
+        Party { cluster_id, ..self.party.clone() }
+    }
+
     pub(crate) fn new(party: Party) -> Rc<Self> {
         Rc::new(Self {
             party,
+            node: OnceCell::new(),
             clock: RealClock,
             counters: Counters::default(),
             buffers: Rc::default(),
@@ -258,7 +276,7 @@ impl Links {
     async fn dialed(self: &Rc<Self>, target: &Target, lane: Lane) -> Dialed {
         let counters = self.counters.lane(lane);
         counters.dials.add(1);
-        match dial::dial(&self.party, target, lane).await {
+        match dial::dial(&self.party(), target, lane).await {
             Ok((socket, peer)) => {
                 let pipe = Pipe::new(self, Rc::new(socket), lane);
                 let link = Link::new(pipe, peer);

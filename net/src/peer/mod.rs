@@ -42,7 +42,7 @@ use heddle_wire::{AlignedVec, Header};
 
 use crate::core::Core;
 pub(crate) use counters::{LaneReport, PeerReport};
-pub(crate) use links::{Links, party_of};
+pub(crate) use links::Links;
 
 /// Type of the last frame of a node that stops: request id 0, no body. Every request that it has
 /// taken in is answered before; others were never worked on.

@@ -1,7 +1,7 @@
 //! A cluster of `heddle serve` processes, each on an address of its own in 127.0.0.0/8.
 
-use std::io::{BufRead, BufReader};
-use std::net::Ipv4Addr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -98,6 +98,13 @@ impl Cluster {
         self.secret = secret.to_owned();
         self.spawn_with(position, &["--cluster-join", &hosts.join(",")]);
         self.secret = SECRET.to_owned();
+    }
+
+    /// Starts a node that makes a cluster of its own.
+    pub(crate) fn spawn_apart(&mut self, position: usize) {
+        let host = self.members[position].host.to_string();
+        let flags = ["--cluster-join", &host, "--cluster-bootstrap-expect", "1"];
+        self.spawn_with(position, &flags);
     }
 
     /// Starts a node that knows of no others.
@@ -198,6 +205,19 @@ impl Cluster {
         let (code, output, error) = self.run(position, &[arguments, &["--json"]].concat());
         assert_eq!(code, 0, "{arguments:?}: {error}");
         serde_json::from_str(&output).unwrap()
+    }
+
+    /// A counter of a node, summed over its cores and lanes.
+    pub(crate) fn counter(&self, position: usize, name: &str) -> f64 {
+        let mut stream = TcpStream::connect((self.members[position].host, 8080)).unwrap();
+        let request = "GET /metrics HTTP/1.1\r\nHost: heddle\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let samples = text.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+        });
+        samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
     /// What a node says of its cluster; none when it does not answer.

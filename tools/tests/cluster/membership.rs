@@ -166,6 +166,72 @@ fn a_node_that_was_alone_brings_its_collections_into_the_cluster() {
     assert!(code == 64 && error.contains("cluster_join"), "{code} {error}");
 }
 
+/// Its collections were refused for ever when another node had created one in the first moments.
+#[test]
+fn a_node_that_was_alone_brings_its_collections_although_another_creates_at_once() {
+    let mut cluster = Cluster::empty("alone-two", 2);
+    cluster.add(1);
+    cluster.add(2);
+    cluster.spawn_alone(0);
+    cluster.wait_ready(0);
+    create(&cluster, 0, "Docs");
+    assert_eq!(cluster.stop(0), Some(0));
+    cluster.spawn(1);
+    cluster.spawn(0);
+    cluster.wait_ready(1);
+    block_on(async {
+        let client = cluster.client(1, DEADLINE).await;
+        loop {
+            match client.create_collection(&config("First")).await {
+                Ok(_) => return,
+                Err(heddle_client::ClientError::Api(error)) => {
+                    assert_eq!(error.code, ErrorCode::Unavailable, "{error}");
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+    cluster.wait_ready(0);
+    cluster.agree();
+    assert_eq!(names(&cluster, 0), ["Docs", "First"]);
+    assert_eq!(names(&cluster, 1), ["Docs", "First"]);
+}
+
+#[test]
+fn two_clusters_of_one_name_and_secret_stay_two() {
+    let mut cluster = Cluster::empty("twins", 1);
+    for position in 0..2 {
+        cluster.add(position + 1);
+        cluster.spawn_apart(position);
+        cluster.wait_ready(position);
+        create(&cluster, position, ["A", "B"][position]);
+    }
+    let id = |cluster: &Cluster, position| {
+        cluster.wait_for(position, "it has an identity", |report| {
+            report["id"].as_str().map(str::to_owned)
+        })
+    };
+    let ids = [id(&cluster, 0), id(&cluster, 1)];
+    assert_ne!(ids[0], ids[1]);
+    // From now on each has the other one in its join list.
+    for position in 0..2 {
+        assert_eq!(cluster.stop(position), Some(0));
+    }
+    cluster.spawn(0);
+    cluster.spawn(1);
+    for position in 0..2 {
+        cluster.wait_ready(position);
+    }
+    let refused = |position| cluster.counter(position, "heddle_peer_refused_total") > 0.0;
+    cluster.wait_for(0, "they refuse each other", |_| (refused(0) || refused(1)).then_some(()));
+    for position in 0..2 {
+        assert_eq!(id(&cluster, position), ids[position], "identities are for ever");
+        let report = cluster.report(position).unwrap();
+        assert_eq!(report["nodes"].as_array().unwrap().len(), 1, "{report:#}");
+        assert_eq!(names(&cluster, position), [["A", "B"][position]]);
+    }
+}
+
 #[test]
 fn a_node_without_shards_is_drained_and_leaves_for_good() {
     let mut cluster = Cluster::start("leaves", 4);

@@ -69,6 +69,7 @@ fn party(id: NodeId) -> Party {
     Party {
         end: End { node: id, boot: 1, core: 2 },
         cluster: "tests".to_owned(),
+        cluster_id: None,
         key: LinkKey::from_secret(b"secret of the tests"),
     }
 }
@@ -278,6 +279,7 @@ fn change(number: u64) -> Request {
         labels: Labels::new(),
         data_cores: 1,
         state: if number == 0 { NodeState::Voter } else { NodeState::Learner },
+        brings_collections: false,
     };
     request(number, ClusterCommand::AddNode(record))
 }

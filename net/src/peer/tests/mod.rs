@@ -37,6 +37,7 @@ fn party(number: u64, secret: &str) -> Party {
     Party {
         end: End { node: NodeId::from(number), boot: 3, core: 1 },
         cluster: "tests".to_owned(),
+        cluster_id: None,
         key: LinkKey::from_secret(secret.as_bytes()),
     }
 }
