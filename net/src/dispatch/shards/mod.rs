@@ -72,8 +72,9 @@ impl<'a> Work<'a> {
             | ShardMessage::ReplicaDigest
             | ShardMessage::ReplicaRead => Queue::Search,
         };
-        let writes = [ShardMessage::Put, ShardMessage::ReplicaWrite];
-        if writes.contains(&kind) || kind == ShardMessage::ReplicaConditional {
+        // Among the writes between replicas are deletions, which always go on; the engine tells
+        // them apart.
+        if kind == ShardMessage::Put {
             admission::of_header(core, MessageType::Put, bytes)?;
         }
         if !core.server.admits(bytes) {
