@@ -16,6 +16,7 @@ use heddle_types::{Clock, ShardId};
 use crate::core::{Core, HomeEngine};
 use crate::home::publish_views;
 use crate::message::{CoreRequest, Publication, expect_reply};
+use crate::repair;
 
 /// Vectors searched against one state of the graph, by all data cores together.
 const BATCH_SLOTS_PER_CORE: usize = 32;
@@ -47,6 +48,7 @@ pub(crate) fn start(core: &Rc<Core>, engine: &HomeEngine) {
     spawn(Queue::Background, rebuild(Rc::clone(core), engine.clone()));
     spawn(Queue::Background, maintain(Rc::clone(core), engine.clone()));
     spawn(Queue::Background, scrub(Rc::clone(core), engine.clone()));
+    repair::start(core, engine);
 }
 
 /// Builds the shards whose image was unusable, one after the other.

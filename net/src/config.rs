@@ -84,6 +84,8 @@ pub struct NodeConfig {
     pub checkpoint_log_bytes: u64,
     /// Seconds after which a shard that has changed is checkpointed anyway.
     pub checkpoint_interval_s: u64,
+    /// Milliseconds between two comparisons of the replicas of a shard.
+    pub repair_interval_ms: u64,
     /// Bytes a second that each core reads to look for damage at rest; 0 never looks.
     pub scrub_bytes_per_s: u64,
     /// Seconds from the start of one look at everything to the next.
@@ -163,6 +165,7 @@ impl Default for NodeConfig {
             wal_segment_bytes: WAL_SEGMENT_BYTES,
             checkpoint_log_bytes: 512 << 20,
             checkpoint_interval_s: 600,
+            repair_interval_ms: 10_000,
             scrub_bytes_per_s: 5 << 20,
             scrub_interval_s: 86_400,
             disk_warn_percent: 85,
@@ -227,6 +230,7 @@ impl NodeConfig {
         at_least("wal_segment_bytes", self.wal_segment_bytes, WAL_SEGMENT_BYTES_MIN)?;
         at_least("checkpoint_log_bytes", self.checkpoint_log_bytes, 1 << 20)?;
         at_least("checkpoint_interval_s", self.checkpoint_interval_s, 1)?;
+        at_least("repair_interval_ms", self.repair_interval_ms, 10)?;
         at_least("drain_timeout_s", self.drain_timeout_s, 1)?;
         at_least("scrub_interval_s", self.scrub_interval_s, 1)?;
         at_least("backup_idle_s", self.backup_idle_s, 1)?;

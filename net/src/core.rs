@@ -18,6 +18,7 @@ use crate::message::{CoreAnswer, CoreReply, CoreRequest};
 use crate::metrics::{Metrics, StartReport};
 use crate::peer::Links;
 use crate::registry::Registry;
+use crate::repair::Repair;
 use crate::server::Server;
 use crate::shared::{NodeShared, Phase};
 
@@ -47,6 +48,8 @@ pub(crate) struct Core {
     pub(crate) hints: Hints,
     /// Objects on which a conditional write is under way.
     pub(crate) held: Held,
+    /// Comparisons with other replicas.
+    pub(crate) repair: Repair,
     /// What objects weigh in replies.
     pub(crate) object_size: ObjectSize,
     /// Pins of the searches that run here.
@@ -90,6 +93,7 @@ impl Core {
             tails: Tails::default(),
             hints: Hints::default(),
             held: Held::default(),
+            repair: Repair::default(),
             object_size: ObjectSize::default(),
             reader: node.quiescence.reader(context.core),
             link_scratches: RefCell::default(),

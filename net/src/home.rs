@@ -14,7 +14,7 @@ use crate::core::{Core, HomeEngine};
 use crate::message::{
     CoreAnswer, CoreReply, CoreRequest, ListenOrder, Publication, ViewSet, unexpected,
 };
-use crate::{backup, dispatch, lifecycle, peer, report, server};
+use crate::{backup, dispatch, lifecycle, peer, repair, report, server};
 
 /// Works on a request of another core (or of this one).
 pub(crate) fn handle(
@@ -173,7 +173,10 @@ fn listen_to_peers(core: &Rc<Core>, port: u16) -> CoreReply {
     let answering = Rc::clone(core);
     let handler: peer::Handler = Rc::new(move |call| {
         let core = Rc::clone(&answering);
-        Box::pin(dispatch::answer_peer(core, call))
+        match repair::answers(call.header.type_number) {
+            true => Box::pin(repair::answer(core, call)),
+            false => Box::pin(dispatch::answer_peer(core, call)),
+        }
     });
     let address = SocketAddr::new(core.node.config.listen, port);
     if let Err(error) = peer::listen(core, address, handler) {

@@ -37,6 +37,7 @@ mod nodes;
 mod peer;
 pub mod raft_host;
 mod registry;
+mod repair;
 mod report;
 pub mod resolve;
 mod server;

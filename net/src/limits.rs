@@ -55,6 +55,17 @@ pub(crate) const REPLICA_PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) const READ_CHUNK_OBJECTS: usize = 64;
 /// Seconds for which a ticket is good.
 pub(crate) const TICKET_GOOD_S: u32 = 60;
+/// Versions of one page of a comparison (57 bytes each).
+pub(crate) const REPAIR_PAGE_ENTRIES: usize = 4_096;
+/// Objects that are read at once for another replica.
+pub(crate) const REPAIR_READ_OBJECTS: usize = 128;
+/// Bytes that the comparisons of a core move a second at most, so that clients have the rest.
+pub(crate) const REPAIR_BYTES_PER_S: u64 = 64 << 20;
+/// The floor of a shard stays so far behind the comparison that sets it: longer than a request
+/// lives and than clocks may differ.
+pub(crate) const REPAIR_FLOOR_LAG: Duration = Duration::from_secs(600);
+/// A floor is raised by as much at least: it costs a write to disk on every replica.
+pub(crate) const REPAIR_FLOOR_STEP: Duration = Duration::from_secs(60);
 /// Shortest time between two notices of a new topology on a connection.
 pub(crate) const NOTICE_INTERVAL: Duration = Duration::from_millis(100);
 

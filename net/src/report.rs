@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use heddle_runtime::Queue;
 use heddle_runtime::stats::core_stats;
+use heddle_types::Clock;
 
 use crate::core::Core;
 use crate::metrics::{
@@ -70,6 +71,7 @@ pub(crate) fn of_core(core: &Rc<Core>) -> CoreReport {
             hints_dropped: hints.dropped,
             writes_unsettled: core.tails.open() as u64,
         },
+        repair: core.repair.report(core.clock.monotonic_ns()),
         slots_indexed: metrics.slots_indexed.get(),
         checkpoints: metrics.checkpoints.get(),
         checkpoint_failures: metrics.checkpoint_failures.get(),

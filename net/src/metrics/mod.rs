@@ -17,7 +17,7 @@ use heddle_wire::MessageType;
 
 pub(crate) use prometheus::render;
 pub(crate) use report::{
-    BUCKETS_US, BackupReport, CoreReport, GossipReport, OperationReport, QueueReport,
+    BUCKETS_US, BackupReport, CoreReport, GossipReport, OperationReport, QueueReport, RepairReport,
     RoutingReport, SearchReport, ServerReport, StartReport,
 };
 

@@ -261,9 +261,53 @@ fn replicas(page: &mut Page, report: &NodeReport) {
         "Writes that are not settled at all of their replicas.",
     );
     page.each_core(report, unsettled, |core| core.routing.writes_unsettled);
+
+fn repair(page: &mut Page, report: &NodeReport) {
+    let sessions =
+        ("heddle_repair_sessions_total", "counter", "Comparisons of the replicas of a shard.");
+    page.each_core(report, sessions, |core| core.repair.sessions);
+    let whole = (
+        "heddle_repair_sessions_whole_total",
+        "counter",
+        "Comparisons after which all replicas of the shard were the same.",
+    );
+    page.each_core(report, whole, |core| core.repair.whole);
+    let compared =
+        ("heddle_repair_objects_compared_total", "counter", "Objects compared one by one.");
+    page.each_core(report, compared, |core| core.repair.compared);
+    let copied = (
+        "heddle_repair_objects_copied_total",
+        "counter",
+        "Objects sent to replicas that lacked them.",
+    );
+    page.each_core(report, copied, |core| core.repair.copied);
+    let buried = (
+        "heddle_repair_deletions_copied_total",
+        "counter",
+        "Deletions sent to replicas that lacked them.",
+    );
+    page.each_core(report, buried, |core| core.repair.buried);
+    let refused =
+        ("heddle_repair_refused_total", "counter", "Versions that a replica did not take.");
+    page.each_core(report, refused, |core| core.repair.refused);
+    let bytes = ("heddle_repair_bytes_total", "counter", "Bytes of objects moved for repair.");
+    page.each_core(report, bytes, |core| core.repair.bytes);
+    let debt = (
+        "heddle_repair_leaves_differing",
+        "gauge",
+        "Leaves of hash trees that were not the same at the last comparison.",
+    );
+    page.each_core(report, debt, |core| core.repair.leaves_differing);
+    let lag = (
+        "heddle_repair_lag_seconds",
+        "gauge",
+        "Time since the replicas of the worst shard were last seen to be the same.",
+    );
+    page.each_core(report, lag, |core| seconds(core.repair.lag_us));
 }
 
 fn index(page: &mut Page, report: &NodeReport) {
+    repair(page, report);
     let queries = ("heddle_queries_total", "counter", "Query vectors searched.");
     page.each_core(report, queries, |core| core.search.queries);
     let exact = ("heddle_queries_exact_total", "counter", "Shard searches that scanned every row.");

@@ -39,6 +39,8 @@ pub(crate) struct CoreReport {
     pub(crate) peers: PeerReport,
     pub(crate) search: SearchReport,
     pub(crate) routing: RoutingReport,
+    /// Comparisons with other replicas that this core has driven.
+    pub(crate) repair: RepairReport,
     pub(crate) slots_indexed: u64,
     pub(crate) checkpoints: u64,
     pub(crate) checkpoint_failures: u64,
@@ -206,6 +208,29 @@ pub(crate) struct RoutingReport {
     pub(crate) hints_dropped: u64,
     /// Writes that are not settled at all of their replicas.
     pub(crate) writes_unsettled: u64,
+}
+
+/// Comparisons of replicas.
+#[derive(Debug, Serialize)]
+pub(crate) struct RepairReport {
+    /// Comparisons.
+    pub(crate) sessions: u64,
+    /// Those after which all replicas were the same.
+    pub(crate) whole: u64,
+    /// Objects whose versions were compared one by one.
+    pub(crate) compared: u64,
+    /// Objects sent to replicas that lacked them.
+    pub(crate) copied: u64,
+    /// Deletions sent to replicas that lacked them.
+    pub(crate) buried: u64,
+    /// Versions that a replica did not take.
+    pub(crate) refused: u64,
+    /// Bytes of copies that came from and went to other nodes.
+    pub(crate) bytes: u64,
+    /// Leaves that were not the same when they were compared last.
+    pub(crate) leaves_differing: u64,
+    /// How long ago the replicas of some shard were last the same; of the worst shard.
+    pub(crate) lag_us: u64,
 }
 
 /// The engine of a data core.

@@ -27,6 +27,8 @@ mod raw;
 #[cfg(test)]
 mod replicas;
 #[cfg(test)]
+mod repair;
+#[cfg(test)]
 mod spread;
 #[cfg(test)]
 mod twin;

@@ -32,8 +32,8 @@ const CORES: usize = 2;
 /// Some nodes, each at an address of its own.
 pub(crate) struct Site {
     dirs: Vec<TempDir>,
-    nodes: Vec<PeerNode>,
-    configs: Vec<NodeConfig>,
+    pub(crate) nodes: Vec<PeerNode>,
+    pub(crate) configs: Vec<NodeConfig>,
 }
 
 impl Site {
@@ -70,7 +70,7 @@ impl Site {
     }
 
     /// A catalog with these collections, each with shards on these nodes.
-    fn catalog(&self, collections: &[(CollectionConfig, &[usize])]) -> Catalog {
+    pub(crate) fn catalog(&self, collections: &[(CollectionConfig, &[usize])]) -> Catalog {
         let mut catalog = Catalog::default();
         let mut homes: BTreeMap<usize, u32> = BTreeMap::new();
         for (number, (config, nodes)) in (1..).zip(collections) {
@@ -113,7 +113,7 @@ impl Site {
     }
 
     /// Writes the identity and the catalog of a node, and starts it.
-    fn start(&self, node: usize, catalog: &Catalog) -> TestNode {
+    pub(crate) fn start(&self, node: usize, catalog: &Catalog) -> TestNode {
         let folder = &self.configs[node].data_dir;
         std::fs::create_dir_all(folder).unwrap();
         let identity = Identity {
@@ -144,7 +144,7 @@ impl Site {
 }
 
 /// The status of a node.
-async fn status_of(site: &Site, node: usize) -> serde_json::Value {
+pub(crate) async fn status_of(site: &Site, node: usize) -> serde_json::Value {
     let client = site.client(&[node]).await;
     loop {
         // A client of several nodes asks any of them.

@@ -229,6 +229,45 @@ impl ShardMessage {
     }
 }
 
+/// What a replica asks another one to become equal. Numbers are stable and never reused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u16)]
+pub enum RepairMessage {
+    /// Take part in a comparison.
+    Begin = 0x0130,
+    /// Name the versions of some leaves.
+    Page = 0x0131,
+    /// Give exact copies.
+    Read = 0x0132,
+    /// Take exact copies.
+    Write = 0x0133,
+    /// Note that all replicas are the same below a time.
+    Floor = 0x0134,
+}
+
+impl RepairMessage {
+    /// Every type, by number.
+    pub const ALL: [Self; 5] = [Self::Begin, Self::Page, Self::Read, Self::Write, Self::Floor];
+
+    /// Number of a request frame.
+    #[must_use]
+    pub const fn request_number(self) -> u16 {
+        self as u16
+    }
+
+    /// Number of the reply frame.
+    #[must_use]
+    pub const fn reply_number(self) -> u16 {
+        self as u16 | REPLY_BIT
+    }
+
+    /// The type of a request number, if this version knows it.
+    #[must_use]
+    pub fn from_number(number: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.request_number() == number)
+    }
+}
+
 /// What the type field of a header says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FrameKind {

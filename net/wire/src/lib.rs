@@ -24,6 +24,6 @@ pub use frame::{
     EncodeError, Frame, encode_body, encode_error, encode_reply, encode_reply_into, encode_request,
 };
 pub use header::{HEADER_BYTES, Header, HeaderError, VERSION};
-pub use kind::{FrameKind, MessageType, ShardMessage};
+pub use kind::{FrameKind, MessageType, RepairMessage, ShardMessage};
 pub use message::{Body, Request, access, decode, decode_any};
 pub use rkyv::util::AlignedVec;

@@ -68,6 +68,7 @@ pub(crate) const KEYS: [Key; 39] = [
     ),
     key(
         "checkpoint_interval_s",
+        "repair_interval_ms",
         Kind::Count,
         "SECONDS",
         "Time after which a changed shard is checkpointed anyway",

@@ -18,6 +18,7 @@ mod node;
 mod notice;
 mod object;
 mod put;
+mod repair;
 mod scan;
 mod search;
 mod shard;
@@ -82,6 +83,14 @@ pub use object::{
     ObjectColumns, ObjectView, VectorColumn, Want,
 };
 pub use put::{ArchivedPutReply, ArchivedPutRequest, PutMode, PutReply, PutRequest};
+pub use repair::{
+    ArchivedCopies, ArchivedRepairBeginReply, ArchivedRepairBeginRequest, ArchivedRepairFloorReply,
+    ArchivedRepairFloorRequest, ArchivedRepairPageReply, ArchivedRepairPageRequest,
+    ArchivedRepairReadReply, ArchivedRepairReadRequest, ArchivedRepairWriteReply,
+    ArchivedRepairWriteRequest, Copies, RepairBeginReply, RepairBeginRequest, RepairFloorReply,
+    RepairFloorRequest, RepairPageReply, RepairPageRequest, RepairReadReply, RepairReadRequest,
+    RepairRequest, RepairWriteReply, RepairWriteRequest,
+};
 pub use scan::{
     ArchivedCountReply, ArchivedCountRequest, ArchivedScanReply, ArchivedScanRequest, CountReply,
     CountRequest, ScanReply, ScanRequest,
@@ -244,7 +253,10 @@ macro_rules! messages {
                 )*
                 FrameKind::Error => walk::<ErrorReply>(body),
                 FrameKind::Notice => walk::<TopologyNotice>(body),
-                FrameKind::Unknown(number) => shard::decode_any(number, body),
+                FrameKind::Unknown(number) => match repair::decode_any(number, body) {
+                    Some(walked) => walked,
+                    None => shard::decode_any(number, body),
+                },
             }
         }
     };
