@@ -70,7 +70,7 @@ pub(super) struct Opened<D: Device> {
 
 impl<D: Device> Opened<D> {
     /// Removes older images and what no image refers to.
-    async fn remove_leftovers(&self, device: &D) -> Result<(), EngineError> {
+    pub(super) async fn remove_leftovers(&self, device: &D) -> Result<(), EngineError> {
         let shard = self.cell.id;
         let directory = self.cell.shard.borrow().spec.directory.clone();
         for name in &self.unreferenced {
@@ -193,6 +193,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         newest: Hlc,
     ) -> Self {
         let stamps = StampSource::new(config.node, config.boot, config.core, newest);
+        let work = opened.keys().copied().collect();
         let shards = opened.into_iter().map(|(id, opened)| (id, opened.cell)).collect();
         let state = State {
             shards,
@@ -205,6 +206,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
             busy: FxHashMap::default(),
             applied_lsn: Lsn(wal.next_lsn().0 - 1),
             view_version: 1,
+            viewed: BTreeMap::new(),
+            work,
             background_events: 0,
             failed: false,
             turn: ShardId(0),

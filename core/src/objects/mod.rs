@@ -440,6 +440,12 @@ impl<D: Device> ObjectStore<D> {
         }
     }
 
+    /// Do written segments wait for the next checkpoint to be removed?
+    #[must_use]
+    pub fn has_retired(&self) -> bool {
+        !self.retired.is_empty()
+    }
+
     /// Has the memtable reached its size?
     #[must_use]
     pub fn needs_flush(&self) -> bool {
