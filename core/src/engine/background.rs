@@ -15,6 +15,10 @@ use crate::shard::{Shard, ShardView};
 /// Shards that upkeep looks at before other tasks may run: about 50 us when none has work.
 const SHARDS_PER_TURN: usize = 256;
 
+/// Files of segments that a core keeps open although nobody reads them: the shards of tenants are
+/// many, and a process has its limit of open files.
+pub(super) const SEGMENT_FILES_MAX: usize = 1_024;
+
 /// What all parts of a batch share.
 #[derive(Clone, Debug)]
 struct Origin {
@@ -271,6 +275,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// does not keep the others from their turn; the first error is returned. A full disk makes
     /// writes fail with `DiskFull` once memory is used up, until a later call succeeds.
     pub async fn maintain(&self) -> Result<bool, EngineError> {
+        self.rest_files();
         let (mut is_worked, mut first_error) = (false, None);
         for (position, cell) in self.cells_in_turn().into_iter().enumerate() {
             if position % SHARDS_PER_TURN == SHARDS_PER_TURN - 1 {
@@ -285,6 +290,15 @@ impl<D: Device, C: Clock> Engine<D, C> {
             self.release_log().await?;
         }
         first_error.map_or(Ok(is_worked), Err)
+    }
+
+    /// Closes files that nobody has read lately when there are many.
+    fn rest_files(&self) {
+        let cells = self.cells();
+        let open: usize = cells.iter().map(|cell| cell.shard.borrow().objects.open_files()).sum();
+        if open > SEGMENT_FILES_MAX {
+            cells.iter().for_each(|cell| cell.shard.borrow().objects.rest_files());
+        }
     }
 
     async fn maintain_shard(&self, cell: &ShardCell<D>) -> Result<bool, EngineError> {

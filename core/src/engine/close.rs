@@ -4,8 +4,10 @@
 //! gets the name of a closed one. So the name tells a start what to do: a closed directory needs no
 //! loading and has no record in the log, any other one is opened as ever.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
+use futures::stream::{self, StreamExt};
 use heddle_types::{ApiError, Clock, Device, DeviceError, ErrorCode, Lsn, ShardId};
 
 use super::config::OpenReport;
@@ -17,6 +19,9 @@ use crate::shard::ShardSpec;
 
 /// Ending of the name of a closed shard's directory.
 pub const CLOSED_SUFFIX: &str = ".closed";
+
+/// Shards that are loaded at the same time.
+const LOADS_MAX: usize = 16;
 
 /// Directory of a shard while it is closed.
 #[must_use]
@@ -110,8 +115,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// Opens shards that were closed, or makes them if they have no files yet; those that are open
     /// are left alone.
     ///
-    /// Errors: the device's, or no memory; those before the failing one are open. Damage is none:
-    /// see [`Reopened`]. Cost: as at a start, one after the other, and one sync for all names.
+    /// Errors: the device's, or no memory; the others are open. Damage is none: see [`Reopened`].
+    /// Cost: as at a start, a few at a time, and one sync for all names.
     pub async fn open_shards(&self, specs: Vec<ShardSpec>) -> Result<Reopened, ApiError> {
         let device = &self.inner.device;
         let mut specs = specs;
@@ -128,14 +133,22 @@ impl<D: Device, C: Clock> Engine<D, C> {
             // Before the first record of theirs: a start opens only what has this name.
             device.sync_dir(parent(&spec.directory)).await.map_err(EngineError::from)?;
         }
-        let mut reopened = Reopened::default();
-        for spec in specs {
-            self.reopen(spec, &mut reopened).await?;
+        let reopened = RefCell::new(Reopened::default());
+        let reopen = |spec| self.reopen(spec, &reopened);
+        let mut opening = stream::iter(specs.into_iter().map(reopen)).buffer_unordered(LOADS_MAX);
+        let mut first = None;
+        while let Some(opened) = opening.next().await {
+            first = first.or(opened.err());
         }
-        Ok(reopened)
+        drop(opening);
+        first.map_or(Ok(reopened.into_inner()), |error| Err(error.into()))
     }
 
-    async fn reopen(&self, spec: ShardSpec, reopened: &mut Reopened) -> Result<(), EngineError> {
+    async fn reopen(
+        &self,
+        spec: ShardSpec,
+        reopened: &RefCell<Reopened>,
+    ) -> Result<(), EngineError> {
         let id = spec.id;
         let mut report = OpenReport::default();
         let loader = Loader {
@@ -155,13 +168,13 @@ impl<D: Device, C: Clock> Engine<D, C> {
                 None
             }
             Loaded::Damaged(opened, rebuild) => {
-                reopened.has_rebuilds = true;
+                reopened.borrow_mut().has_rebuilds = true;
                 let cell = opened.cell;
                 Some(Absent::Rebuilding { cell, rebuild: Some(rebuild), entries: 0 })
             }
             Loaded::Lost { collection, directory, reason } => {
                 let lost = Absent::Lost { collection, directory, reason };
-                reopened.lost.push((id, lost.error(id)));
+                reopened.borrow_mut().lost.push((id, lost.error(id)));
                 Some(lost)
             }
         };

@@ -14,6 +14,7 @@ use heddle_types::limits::{REPLAY_VALUES_BYTES_MAX, REPLAY_VALUES_SHARE};
 use heddle_types::{Clock, Device, DeviceError, Hlc, Lsn, ShardId, StampSource};
 use rustc_hash::FxHashMap;
 
+use super::background::SEGMENT_FILES_MAX;
 use super::config::{EngineConfig, OpenReport, Progress};
 use super::high_water::HighWater;
 use super::load::Loader;
@@ -270,6 +271,7 @@ impl<D: Device> Loader<'_, D> {
     ) -> Result<Found<D>, EngineError> {
         let (opened, rebuilds, lost) = Default::default();
         let mut found = Found { opened, rebuilds, lost };
+        let has_many = shards.len() > SEGMENT_FILES_MAX;
         for spec in shards {
             let id = spec.id;
             let shard = match self.load(spec, report).await? {
@@ -285,6 +287,11 @@ impl<D: Device> Loader<'_, D> {
                     continue;
                 }
             };
+            if has_many {
+                // Not read since it was opened, and not open any more.
+                let objects = &shard.cell.shard.borrow().objects;
+                (0..2).for_each(|_| objects.rest_files());
+            }
             let objects = shard.cell.shard.borrow().live_count();
             (self.progress)(Progress::ShardLoaded { shard: id, objects });
             found.opened.insert(id, shard);
