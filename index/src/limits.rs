@@ -48,7 +48,8 @@ pub const ARENA_SMALL_BYTES: usize = 8 << 20;
 /// slots as the one before: four moves from the first one to 32,768 slots.
 pub const ARENA_SMALL_FACTOR: usize = 4;
 
-/// The reservation of a shard that outgrew [`ARENA_SMALL_BYTES`]. Address space only: 16 GiB for 8,000 large shards is 2^47.
+/// The reservation of a shard that outgrew [`ARENA_SMALL_BYTES`]. Address space only: 16 GiB for
+/// 8,000 large shards is 2^47.
 pub const ARENA_LARGE_BYTES: usize = 16 << 30;
 
 /// Each further reservation is this many times the one before.

@@ -21,6 +21,7 @@ mod put;
 mod scan;
 mod search;
 mod shard;
+mod tenant;
 mod topology;
 
 use rkyv::Archive;
@@ -100,6 +101,11 @@ pub use shard::{
     ShardCountRequest, ShardDeleteReply, ShardDeleteRequest, ShardGetReply, ShardGetRequest,
     ShardHead, ShardPutReply, ShardPutRequest, ShardRequest, ShardScanReply, ShardScanRequest,
     ShardSearchReply, ShardSearchRequest,
+};
+pub use tenant::{
+    ArchivedTenantChangeReply, ArchivedTenantChangeRequest, ArchivedTenantItem,
+    ArchivedTenantListReply, ArchivedTenantListRequest, TenantAction, TenantChangeReply,
+    TenantChangeRequest, TenantItem, TenantListReply, TenantListRequest,
 };
 pub use topology::{
     ArchivedShardReplicas, ArchivedTopologyCollection, ArchivedTopologyNode,
@@ -258,6 +264,8 @@ messages! {
     CollectionList: CollectionListRequest => CollectionListReply,
     CollectionShow: CollectionShowRequest => CollectionShowReply,
     CollectionDrop: CollectionDropRequest => CollectionDropReply,
+    TenantChange: TenantChangeRequest => TenantChangeReply,
+    TenantList: TenantListRequest => TenantListReply,
     Put: PutRequest => PutReply,
     Get: GetRequest => GetReply,
     Delete: DeleteRequest => DeleteReply,
