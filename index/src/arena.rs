@@ -3,8 +3,8 @@
 //! An [`Arena`] is one contiguous range of zeroed memory: `base + position * stride` needs no
 //! table. Large arenas reserve address space without access and commit it from the front, so a
 //! reservation costs nothing until it is used; small ones are one plain mapping that the kernel
-//! fills lazily. Numbers that change while others read are atomics; floats are written once per
-//! publication.
+//! fills lazily; the smallest ones come from the heap, because a process has few mappings. Numbers
+//! that change while others read are atomics; floats are written once per publication.
 //!
 //! Sharing rule: any core may read, one owner (the writer of the index) commits and writes. What is
 //! read as plain floats was written before the position was published with release ordering, and is
@@ -13,6 +13,7 @@
 
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 
 use rustix::mm::{
     Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap,
@@ -21,29 +22,41 @@ use rustix::mm::{
 use crate::distance::prefetch;
 use crate::error::IndexError;
 use crate::limits::{
-    ARENA_COMMIT_BYTES, ARENA_COMMIT_DIVISOR, ARENA_HUGE_BYTES, ARENA_SMALL_BYTES, HUGE_PAGE_BYTES,
+    ARENA_COMMIT_BYTES, ARENA_COMMIT_DIVISOR, ARENA_HEAP_BYTES, ARENA_HUGE_BYTES,
+    ARENA_SMALL_BYTES, HUGE_PAGE_BYTES,
 };
 
 /// A contiguous, zeroed range of memory that grows from the front.
 #[derive(Debug)]
 pub(crate) struct Arena {
-    /// Start of the mapping as the kernel gave it.
-    mapping: *mut c_void,
-    mapping_bytes: usize,
-    /// First usable byte: the mapping's start, or the first huge page boundary in it.
+    backing: Backing,
+    /// First usable byte: the start of the memory, or the first huge page boundary in it.
     base: *mut u8,
     capacity_bytes: usize,
     committed_bytes: AtomicUsize,
     huge: AtomicBool,
 }
 
-// SAFETY: the mapping belongs to this value alone and is unmapped only on drop; all access goes
+/// Where the memory of an arena comes from.
+#[derive(Debug)]
+enum Backing {
+    /// There is none: the arena has no capacity.
+    Nothing,
+    /// From the allocator, by this layout.
+    Heap(Layout),
+    /// A mapping as the kernel gave it, and its length.
+    Mapping(*mut c_void, usize),
+}
+
+// SAFETY: the memory belongs to this value alone and is given back only on drop; all access goes
 // through methods that follow the sharing rule in the module head.
 unsafe impl Send for Arena {}
 // SAFETY: as for Send; concurrent reads see atomics or floats published before.
 unsafe impl Sync for Arena {}
 
 const PAGE_BYTES: usize = 4_096;
+/// Alignment of memory from the heap: a cache line, as rows are padded to whole ones.
+const LINE_BYTES: usize = 64;
 
 impl Arena {
     /// Reserves `capacity_bytes`; `expected_bytes` says how much of it is likely to be used.
@@ -51,7 +64,10 @@ impl Arena {
         capacity_bytes: usize,
         expected_bytes: usize,
     ) -> Result<Self, IndexError> {
-        let capacity_bytes = capacity_bytes.max(PAGE_BYTES).next_multiple_of(PAGE_BYTES);
+        if capacity_bytes <= ARENA_HEAP_BYTES {
+            return Self::on_heap(capacity_bytes);
+        }
+        let capacity_bytes = capacity_bytes.next_multiple_of(PAGE_BYTES);
         let small = capacity_bytes <= ARENA_SMALL_BYTES;
         let slack = if small { 0 } else { HUGE_PAGE_BYTES };
         let mapping_bytes = capacity_bytes + slack;
@@ -67,8 +83,7 @@ impl Arena {
             mapping.addr().next_multiple_of(HUGE_PAGE_BYTES) - mapping.addr()
         };
         let arena = Self {
-            mapping,
-            mapping_bytes,
+            backing: Backing::Mapping(mapping, mapping_bytes),
             base: mapping.cast::<u8>().wrapping_add(shift),
             capacity_bytes,
             committed_bytes: AtomicUsize::new(if small { capacity_bytes } else { 0 }),
@@ -78,6 +93,27 @@ impl Arena {
             arena.advise_huge();
         }
         Ok(arena)
+    }
+
+    fn on_heap(capacity_bytes: usize) -> Result<Self, IndexError> {
+        let bytes = capacity_bytes.next_multiple_of(LINE_BYTES);
+        let layout = Layout::from_size_align(bytes, LINE_BYTES).expect("small and a power of two");
+        let (backing, base) = if bytes == 0 {
+            (Backing::Nothing, core::ptr::without_provenance_mut(LINE_BYTES))
+        } else {
+            // SAFETY: the layout has a size above zero (checked above).
+            (Backing::Heap(layout), unsafe { alloc_zeroed(layout) })
+        };
+        if base.is_null() {
+            return Err(IndexError::Memory { bytes, source: rustix::io::Errno::NOMEM });
+        }
+        Ok(Self {
+            backing,
+            base,
+            capacity_bytes: bytes,
+            committed_bytes: AtomicUsize::new(bytes),
+            huge: AtomicBool::new(false),
+        })
     }
 
     /// Bytes that may be read and written now.
@@ -124,8 +160,8 @@ impl Arena {
     pub(crate) fn words(&self, start: usize, count: usize) -> &[AtomicU32] {
         assert!((start + count) * size_of::<AtomicU32>() <= self.committed_bytes());
         let first = self.base.cast::<AtomicU32>().wrapping_add(start);
-        // SAFETY: the range is committed (checked above), aligned because the base is page aligned,
-        // zero-initialised by the kernel, and only ever accessed as atomics.
+        // SAFETY: the range is committed (checked above), aligned because the base is aligned to a
+        // line at least, zeroed at the start, and only ever accessed as atomics.
         unsafe { core::slice::from_raw_parts(first, count) }
     }
 
@@ -270,9 +306,19 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `reserve`, and no reference outlives the arena.
-        let unmapped = unsafe { munmap(self.mapping, self.mapping_bytes) };
-        debug_assert!(unmapped.is_ok(), "unmapping our own mapping cannot fail");
+        match self.backing {
+            Backing::Nothing => {}
+            Backing::Heap(layout) => {
+                // SAFETY: `on_heap` got the memory by this layout, and no reference outlives the
+                // arena.
+                unsafe { dealloc(self.base, layout) };
+            }
+            Backing::Mapping(mapping, bytes) => {
+                // SAFETY: the mapping was made by `reserve`, and no reference outlives the arena.
+                let unmapped = unsafe { munmap(mapping, bytes) };
+                debug_assert!(unmapped.is_ok(), "unmapping our own mapping cannot fail");
+            }
+        }
     }
 }
 
@@ -301,6 +347,18 @@ mod tests {
         large.copy_from(&small, 4_096).unwrap();
         assert_eq!(large.words(7, 1)[0].load(Ordering::Relaxed), 9);
         assert_eq!(large.words(8, 1)[0].load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn small_arenas_take_no_more_than_they_hold_and_start_with_zeros() {
+        for bytes in [0, 1, 64, 1_000, ARENA_HEAP_BYTES] {
+            let arena = Arena::reserve(bytes, 0).unwrap();
+            assert_eq!(arena.committed_bytes(), bytes.next_multiple_of(LINE_BYTES));
+            assert_eq!(arena.byte_base().addr() % LINE_BYTES, 0);
+            assert!(arena.bytes(0, bytes).iter().all(|byte| *byte == 0));
+            arena.write_row(0, &vec![7; bytes]);
+        }
+        assert_eq!(Arena::reserve(0, 0).unwrap().long(0), 0, "nothing is there");
     }
 
     #[test]

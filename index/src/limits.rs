@@ -35,11 +35,21 @@ pub const LANE_FLOATS: usize = 16;
 /// Words (u32) in one 64-byte line.
 pub const LINE_WORDS: usize = 16;
 
-/// The first reservation of a vector arena: small shards live in one plain mapping of this size
-/// (touched lazily), without a second memory area for the uncommitted rest.
+/// Arenas up to this size come from the heap: a node holds thousands of shards of a hundred rows,
+/// with some 15 arenas each, and may have 65,530 mappings (Linux's default). Below the size from
+/// which the allocator makes mappings of its own.
+pub const ARENA_HEAP_BYTES: usize = 128 << 10;
+
+/// Arenas up to this size are one plain mapping (touched lazily), without a second memory area for
+/// the uncommitted rest.
 pub const ARENA_SMALL_BYTES: usize = 8 << 20;
 
-/// The second reservation. Address space only: 16 GiB for 8,000 large shards is 2^47.
+/// Until a shard outgrows [`ARENA_SMALL_BYTES`], each reservation holds this many times as many
+/// slots as the one before: four moves from the first one to 32,768 slots.
+pub const ARENA_SMALL_FACTOR: usize = 4;
+
+/// The reservation of a shard that outgrew [`ARENA_SMALL_BYTES`]. Address space only: 16 GiB for
+/// 8,000 large shards is 2^47.
 pub const ARENA_LARGE_BYTES: usize = 16 << 30;
 
 /// Each further reservation is this many times the one before.
@@ -59,8 +69,14 @@ pub const ARENA_COMMIT_BYTES: usize = 256 << 10;
 /// logarithmic and at most 12.5 % is committed ahead of use.
 pub const ARENA_COMMIT_DIVISOR: usize = 8;
 
-/// Slots of the smallest index.
-pub const SLOTS_MIN: usize = 256;
+/// Slots of the smallest index: a shard of a hundred rows, as many tenants have, needs not move.
+pub const SLOTS_MIN: usize = 128;
+
+/// Upper rows beyond twice their mean that a reservation has room for: a fair draw never needs
+/// them. Small ones have fewer, and growth covers an unfair draw.
+pub const UPPER_ROWS_SPARE_MAX: usize = 1_024;
+/// See [`UPPER_ROWS_SPARE_MAX`].
+pub const UPPER_ROWS_SPARE_MIN: usize = 24;
 
 /// Most slots linked as one batch. Members are compared with each other: half as many distances
 /// each, beside the thousand or two of a search.
@@ -87,5 +103,6 @@ pub const RESCORE_FIRST_MAX: usize = 128;
 pub const STEP_EVALUATIONS: u64 = 2_048;
 
 const _: () = assert!(SCAN_BLOCK >= 2 * M_MAX as usize / 2);
+const _: () = assert!(ARENA_HEAP_BYTES < ARENA_SMALL_BYTES);
 const _: () = assert!(ARENA_SMALL_BYTES < ARENA_LARGE_BYTES);
 const _: () = assert!(HUGE_PAGE_BYTES.is_power_of_two());

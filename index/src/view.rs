@@ -20,7 +20,7 @@ use crate::codes::{Codec, CodecScratch};
 use crate::directory::reservation_slots;
 use crate::distance::{Kernels, kernels};
 use crate::error::IndexError;
-use crate::limits::{LEVEL_MAX, LINE_WORDS, SLOTS_MAX};
+use crate::limits::{LEVEL_MAX, LINE_WORDS, SLOTS_MAX, UPPER_ROWS_SPARE_MAX, UPPER_ROWS_SPARE_MIN};
 use crate::params::{IndexKind, IndexParams, Metric};
 use crate::planes::{PlaneBytes, Planes, plane_bytes};
 use crate::search::SearchStats;
@@ -153,9 +153,10 @@ impl VectorView {
         (needed, upper_needed): (u32, u32),
     ) -> Result<Self, IndexError> {
         let (slots, expected) = (capacity as usize, needed as usize);
-        // A node has 1 / (m - 1) upper rows on average; twice that plus a constant is never reached
+        // A node has 1 / (m - 1) upper rows on average; twice that and some more is never reached
         // by a fair draw, and growth covers the rest.
-        let per_slot = |count: usize| 2 * count / (usize::from(params.m) - 1) + 1_024;
+        let spare = (slots / 8).clamp(UPPER_ROWS_SPARE_MIN, UPPER_ROWS_SPARE_MAX);
+        let per_slot = |count: usize| 2 * count / (usize::from(params.m) - 1) + spare;
         let upper_rows = per_slot(slots).max(upper_needed as usize);
         let word = size_of::<u32>();
         let norms = if params.metric == Metric::Cosine { word } else { 0 };

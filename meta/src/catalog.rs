@@ -1,5 +1,7 @@
 //! The catalog state machine.
 
+mod error;
+mod tenants;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -7,13 +9,16 @@ use std::sync::Arc;
 
 use heddle_types::limits::COLLECTIONS_MAX;
 use heddle_types::{
-    ApiError, CollectionConfig, CollectionId, Epoch, ErrorCode, NodeId, Quantization, RawVectors,
-    RoutingTable, ShardId,
+    CollectionConfig, CollectionId, Epoch, NodeId, Quantization, RawVectors, RoutingTable, ShardId,
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::error::CatalogError;
+pub use self::tenants::{CoreTenants, NewTenant, TENANT_BYTES_MAX};
 pub use self::validate::InvalidCatalog;
 use crate::placement::Placement;
+use crate::tenants::{TenantState, Tenants};
+use tenants::TenantUse;
 
 /// One physical shard of a collection.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -44,7 +49,7 @@ impl ShardEntry {
         self.replicas.iter().find(|place| place.node == node).map(|place| place.home)
     }
 
-    fn place_on(&mut self, node: NodeId) -> Option<&mut Placement> {
+    pub(crate) fn place_on(&mut self, node: NodeId) -> Option<&mut Placement> {
         self.replicas.iter_mut().find(|place| place.node == node)
     }
 }
@@ -82,12 +87,23 @@ pub struct CollectionEntry {
     pub id: CollectionId,
     /// The definition, with every dimension that is known by now.
     pub config: Arc<CollectionConfig>,
-    /// Its physical shards.
+    /// Its physical shards; none when it has tenants, which have their own.
     pub shards: Vec<ShardEntry>,
     /// Which shard owns which virtual shard.
     pub routing: RoutingTable,
     /// Seed of graph levels and codes, the same on every replica.
     pub seed: u64,
+    /// Its tenants, with all replicas of their shards.
+    #[serde(default, skip_serializing_if = "Tenants::is_empty")]
+    pub tenants: Tenants,
+}
+
+impl CollectionEntry {
+    /// Its shards, those of tenants included.
+    pub fn all_shards(&self) -> impl Iterator<Item = &ShardEntry> {
+        let tenants = self.tenants.iter().flat_map(|(_, tenant)| &tenant.shards);
+        self.shards.iter().chain(tenants)
+    }
 }
 
 /// A change of the catalog.
@@ -133,81 +149,57 @@ pub enum Command {
         /// The new home core.
         home: u32,
     },
-}
-
-/// Why a command was refused. The catalog is unchanged.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CatalogError {
-    /// The definition breaks a rule.
-    #[error(transparent)]
-    Invalid(#[from] ApiError),
-    /// The name is taken.
-    #[error("collection {name} exists already")]
-    Exists {
-        /// The name.
-        name: String,
+    /// Adds tenants to a collection; those that exist stay as they are.
+    AddTenants {
+        /// The collection.
+        collection: CollectionId,
+        /// Their state.
+        state: TenantState,
+        /// The tenants, each once, and where their shards go.
+        tenants: Vec<NewTenant>,
     },
-    /// No such collection.
-    #[error("collection {name} does not exist")]
-    Unknown {
-        /// The name or id asked for.
-        name: String,
+    /// Activates or deactivates tenants.
+    SetTenants {
+        /// The collection.
+        collection: CollectionId,
+        /// Their state from now on.
+        state: TenantState,
+        /// The tenants, each once.
+        names: Vec<String>,
     },
-    /// No such vector, or its dimension is fixed to another number.
-    #[error("vector {vector:?} of {collection} cannot have {asked} dimensions, it has {fixed:?}")]
-    Dims {
-        /// The collection's name.
-        collection: String,
-        /// The vector's name.
-        vector: String,
-        /// The dimension asked for.
-        asked: u32,
-        /// The dimension it has; none when there is no such vector.
-        fixed: Option<u32>,
+    /// Removes tenants; those that do not exist are passed over.
+    RemoveTenants {
+        /// The collection.
+        collection: CollectionId,
+        /// The tenants, each once.
+        names: Vec<String>,
     },
-    /// No such shard, or not on that node.
-    #[error("shard {shard} has no replica on node {node}")]
-    UnknownShard {
-        /// The shard asked for.
-        shard: ShardId,
-        /// The node asked for.
-        node: NodeId,
-    },
-    /// No core can take a shard.
-    #[error("no data core can take a shard")]
-    NoPlacement,
-    /// There are as many collections as there may be.
-    #[error("there are {limit} collections already")]
-    TooMany {
-        /// The limit.
-        limit: usize,
-    },
-}
-
-impl From<CatalogError> for ApiError {
-    fn from(error: CatalogError) -> Self {
-        let (code, expected) = match &error {
-            CatalogError::Invalid(inner) => return inner.clone(),
-            CatalogError::Exists { .. } => (ErrorCode::CollectionExists, "a new name"),
-            CatalogError::Unknown { .. } => {
-                (ErrorCode::UnknownCollection, "the name of an existing collection")
-            }
-            CatalogError::Dims { .. } => (ErrorCode::InvalidVector, "the fixed dimension"),
-            CatalogError::UnknownShard { .. } => (ErrorCode::Internal, ""),
-            CatalogError::NoPlacement => (ErrorCode::Unavailable, ""),
-            CatalogError::TooMany { .. } => (ErrorCode::TooLarge, "fewer collections"),
-        };
-        Self::new(code, error.to_string(), expected)
-    }
 }
 
 /// Every collection and where its shards live.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "StoredCatalog")]
 pub struct Catalog {
     epoch: Epoch,
     shards_made: u64,
     collections: BTreeMap<String, CollectionEntry>,
+    #[serde(skip)]
+    uses: TenantUse,
+}
+
+/// A catalog as it is stored.
+#[derive(Deserialize)]
+struct StoredCatalog {
+    epoch: Epoch,
+    shards_made: u64,
+    collections: BTreeMap<String, CollectionEntry>,
+}
+
+impl From<StoredCatalog> for Catalog {
+    fn from(StoredCatalog { epoch, shards_made, collections }: StoredCatalog) -> Self {
+        let uses = TenantUse::of(collections.values());
+        Self { epoch, shards_made, collections, uses }
+    }
 }
 
 impl Catalog {
@@ -244,9 +236,9 @@ impl Catalog {
         self.collections.get(name)
     }
 
-    /// Every shard with its collection.
+    /// Every shard with its collection, those of tenants included.
     pub fn shards(&self) -> impl Iterator<Item = (&CollectionEntry, &ShardEntry)> {
-        self.collections().flat_map(|entry| entry.shards.iter().map(move |shard| (entry, shard)))
+        self.collections().flat_map(|entry| entry.all_shards().map(move |shard| (entry, shard)))
     }
 
     /// The same catalog without the collections that the test does not hold for. Numbers of shards
@@ -254,19 +246,26 @@ impl Catalog {
     #[must_use]
     pub fn only(mut self, mut is_wanted: impl FnMut(&CollectionEntry) -> bool) -> Self {
         self.collections.retain(|_, entry| is_wanted(entry));
-        self
+        self.recount()
     }
 
     /// The same catalog with every shard on another node: for a restored copy, which is a node of
     /// its own.
     #[must_use]
     pub fn on_node(mut self, node: NodeId) -> Self {
-        let shards = self.collections.values_mut().flat_map(|entry| &mut entry.shards);
-        shards.for_each(|shard| {
+        let moved = |shard: &mut ShardEntry| {
             let home = shard.first().home;
             shard.replicas = vec![Placement { node, home }];
-        });
-        self
+        };
+        for entry in self.collections.values_mut() {
+            entry.shards.iter_mut().for_each(moved);
+            entry.tenants.replace_some(|_, tenant| {
+                let mut tenant = tenant.clone();
+                tenant.shards.iter_mut().for_each(moved);
+                Some(tenant)
+            });
+        }
+        self.recount()
     }
 
     /// The same catalog with these replicas of each shard; one that gets none keeps what it has.
@@ -291,9 +290,10 @@ impl Catalog {
     /// stays. Shards that the other one does not know get homes among `cores` cores.
     #[must_use]
     pub fn with_homes_of(mut self, other: &Self, node: NodeId, cores: u32) -> Self {
+        self.take_tenant_homes(other, node, cores);
         let home_of = |shard: &ShardEntry| Some((shard.id, shard.home_on(node)?));
-        let homes: BTreeMap<ShardId, u32> =
-            other.shards().filter_map(|(_, shard)| home_of(shard)).collect();
+        let shards = other.collections().flat_map(|entry| &entry.shards);
+        let homes: BTreeMap<ShardId, u32> = shards.filter_map(home_of).collect();
         for shard in self.collections.values_mut().flat_map(|entry| &mut entry.shards) {
             let known = homes.get(&shard.id).copied();
             if let Some(place) = shard.place_on(node) {
@@ -316,8 +316,20 @@ impl Catalog {
                 let owners = owners.map(|id| if *id == before { after } else { *id }).collect();
                 entry.routing = RoutingTable::from_owners(owners).unwrap_or(entry.routing.clone());
             }
+            let made = &mut self.shards_made;
+            entry.tenants.replace_some(|_, tenant| {
+                let is_old = |shard: &ShardEntry| old.contains(&shard.id);
+                tenant.shards.iter().any(is_old).then(|| {
+                    let mut tenant = tenant.clone();
+                    for shard in tenant.shards.iter_mut().filter(|shard| is_old(shard)) {
+                        *made += 1;
+                        shard.id = ShardId(*made);
+                    }
+                    tenant
+                })
+            });
         }
-        self
+        self.recount()
     }
 
     /// The same collections cut into `count` new shards each, dealt to `homes` cores of their node.
@@ -331,6 +343,10 @@ impl Catalog {
         }
         let mut home = 0;
         for entry in self.collections.values_mut() {
+            if entry.config.multi_tenancy.enabled {
+                let collection = entry.config.name.clone();
+                return Err(CatalogError::HasTenants { collection });
+            }
             let mut config = CollectionConfig::clone(&entry.config);
             config.sharding.count = count;
             config.validate()?;
@@ -357,14 +373,23 @@ impl Catalog {
                 self.create(config, *id, *seed, placements)?;
             }
             Command::DropCollection { name } => {
-                self.collections
-                    .remove(name)
-                    .ok_or_else(|| CatalogError::Unknown { name: name.clone() })?;
+                let unknown = || CatalogError::Unknown { name: name.clone() };
+                let entry = self.collections.remove(name).ok_or_else(unknown)?;
+                entry.tenants.iter().for_each(|(name, tenant)| self.uses.take(name, tenant));
             }
             Command::FixDims { collection, vector, dims, quantization, raw } => {
                 self.fix_dims(*collection, vector, *dims, (*quantization, *raw))?;
             }
             Command::MoveHome { shard, node, home } => self.move_home(*shard, *node, *home)?,
+            Command::AddTenants { collection, state, tenants } => {
+                self.add_tenants(*collection, *state, tenants)?;
+            }
+            Command::SetTenants { collection, state, names } => {
+                self.set_tenants(*collection, *state, names)?;
+            }
+            Command::RemoveTenants { collection, names } => {
+                self.remove_tenants(*collection, names)?;
+            }
         }
         self.epoch = Epoch(self.epoch.0 + 1);
         Ok(())
@@ -384,7 +409,7 @@ impl Catalog {
         if self.collections.len() >= COLLECTIONS_MAX {
             return Err(CatalogError::TooMany { limit: COLLECTIONS_MAX });
         }
-        if placements.is_empty() {
+        if placements.is_empty() != config.multi_tenancy.enabled {
             return Err(CatalogError::NoPlacement);
         }
         let shards: Vec<ShardEntry> = placements
@@ -393,11 +418,15 @@ impl Catalog {
             .map(|(place, number)| ShardEntry::single(ShardId(number), *place))
             .collect();
         let ids: Vec<ShardId> = shards.iter().map(|shard| shard.id).collect();
-        let routing = RoutingTable::deal(&ids, config.sharding.virtual_per_physical);
+        let routing = match ids.as_slice() {
+            [] => RoutingTable::none(),
+            ids => RoutingTable::deal(ids, config.sharding.virtual_per_physical),
+        };
         self.shards_made += shards.len() as u64;
         let config = Arc::new(config.clone());
-        let name = config.name.clone();
-        self.collections.insert(name, CollectionEntry { id, config, shards, routing, seed });
+        let (name, tenants) = (config.name.clone(), Tenants::default());
+        let entry = CollectionEntry { id, config, shards, routing, seed, tenants };
+        self.collections.insert(name, entry);
         Ok(())
     }
 
@@ -438,10 +467,15 @@ impl Catalog {
             .values_mut()
             .flat_map(|entry| &mut entry.shards)
             .find(|shard| shard.id == id)
-            .and_then(|shard| shard.place_on(node))
-            .ok_or(CatalogError::UnknownShard { shard: id, node })?;
-        place.home = home;
-        Ok(())
+            .and_then(|shard| shard.place_on(node));
+        if let Some(place) = place {
+            place.home = home;
+            return Ok(());
+        }
+        if self.move_tenant_home(id, node, home) {
+            return Ok(());
+        }
+        Err(CatalogError::UnknownShard { shard: id, node })
     }
 }
 

@@ -15,8 +15,13 @@ pub mod manifest;
 pub mod placement;
 pub mod raft;
 pub mod store;
+pub mod tenants;
 
-pub use catalog::{Catalog, CatalogError, CollectionEntry, Command, InvalidCatalog, ShardEntry};
+pub use catalog::{
+    Catalog, CatalogError, CollectionEntry, Command, CoreTenants, InvalidCatalog, NewTenant,
+    ShardEntry, TENANT_BYTES_MAX,
+};
 pub use manifest::{FileEntry, Manifest, ManifestError, MissingShard};
 pub use placement::{CoreLoad, Placement, place_shards};
 pub use store::{CatalogStore, Opened, StoreError};
+pub use tenants::{TenantEntry, TenantState, Tenants};

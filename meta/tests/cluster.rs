@@ -10,7 +10,7 @@ use heddle_meta::cluster::{
     NewCollection, NodeLoad, NodeRecord, NodeState, Outcome, PlacementRules, Request, Wanted,
     place_replicas,
 };
-use heddle_meta::{Catalog, Command, Placement};
+use heddle_meta::{Catalog, Command, NewTenant, Placement, TenantState};
 use heddle_sim::Random;
 use heddle_types::limits::{RECENT_COMMANDS_MAX, VOTERS_MAX};
 use heddle_types::{
@@ -98,8 +98,9 @@ impl Generator {
     }
 
     fn create(&mut self, state: &ClusterState) -> ClusterCommand {
-        let config =
+        let mut config =
             config(&self.name(), 1 + self.random.below(4) as u32, 1 + self.random.below(3) as u32);
+        config.multi_tenancy.enabled = self.random.one_in(2);
         let loads: BTreeMap<NodeId, NodeLoad> = state
             .nodes()
             .map(|node| {
@@ -118,6 +119,9 @@ impl Generator {
             replicas.iter_mut().take(1).for_each(|shard| shard.push(place));
         }
         let id = collection_id(self.random.below(20));
+        if config.multi_tenancy.enabled {
+            replicas.clear();
+        }
         ClusterCommand::CreateCollection(Box::new(NewCollection {
             config,
             id,
@@ -127,8 +131,42 @@ impl Generator {
         }))
     }
 
+    fn tenant(&mut self) -> String {
+        match self.random.below(40) {
+            0 => "no name".to_owned(),
+            number => format!("t-{number}"),
+        }
+    }
+
+    fn tenants(&mut self, state: &ClusterState) -> ClusterCommand {
+        let collection = self.collection(state);
+        let active =
+            if self.random.one_in(3) { TenantState::Inactive } else { TenantState::Active };
+        let names: Vec<String> = (0..1 + self.random.below(3)).map(|_| self.tenant()).collect();
+        match self.random.below(6) {
+            0 => return ClusterCommand::RemoveTenants { collection, names },
+            1 => return ClusterCommand::SetTenants { collection, state: active, names },
+            _ => {}
+        }
+        let known = state.collection(collection);
+        let counts = known.map(|it| (it.config.sharding.count, it.config.replication.factor));
+        let (shards, factor) = counts.unwrap_or((1, 1));
+        let nodes: Vec<NodeId> = state.nodes().map(|node| node.id).collect();
+        let first = self.random.below(9) as usize;
+        let tenants = names.into_iter().map(|name| {
+            let place = |at: usize| Placement {
+                node: nodes.get((first + at) % nodes.len().max(1)).copied().unwrap_or_default(),
+                home: (first % 2) as u32,
+            };
+            let replicas: Vec<Placement> = (0..factor as usize).map(place).collect();
+            NewTenant { name, replicas: vec![replicas; shards as usize] }
+        });
+        ClusterCommand::AddTenants { collection, state: active, tenants: tenants.collect() }
+    }
+
     fn command(&mut self, state: &ClusterState) -> ClusterCommand {
-        match self.random.below(12) {
+        match self.random.below(18) {
+            12.. => self.tenants(state),
             0..=1 => {
                 let (number, part) = (1 + self.random.below(9), self.state());
                 ClusterCommand::AddNode(record(number, part))
@@ -164,7 +202,7 @@ impl Generator {
                 let (alias, collection) = (self.name(), self.collection(state));
                 ClusterCommand::SetAlias { alias, collection }
             }
-            _ => ClusterCommand::DropAlias { alias: self.name() },
+            11 => ClusterCommand::DropAlias { alias: self.name() },
         }
     }
 
@@ -203,7 +241,7 @@ fn the_same_commands_give_the_same_hash_at_every_step() {
 
 #[test]
 fn every_state_is_valid_refusals_change_nothing_and_changes_make_one_epoch() {
-    let (mut applied, mut repeated, mut refused) = (0, 0, 0);
+    let (mut applied, mut repeated, mut refused, mut tenants) = (0, 0, 0, 0);
     for seed in 0..SEEDS {
         let mut state = ClusterState::default();
         let mut generator = Generator::new(seed);
@@ -228,9 +266,11 @@ fn every_state_is_valid_refusals_change_nothing_and_changes_make_one_epoch() {
             }
             assert_eq!(state.validate(), Ok(()), "seed {seed}: {request:?}");
         }
+        tenants += state.catalog().tenant_count();
         let back = ClusterState::decode(&state.encode().unwrap());
         assert_eq!(back.as_ref(), Ok(&state), "seed {seed}");
     }
+    assert!(tenants > SEEDS, "{tenants} tenants");
     let least = SEEDS * COMMANDS / 50;
     assert!(
         applied > least && repeated > least && refused > least,
@@ -499,7 +539,7 @@ fn a_collection_that_the_next_snapshot_could_not_hold_is_refused() {
             })),
         )
     };
-    for number in 1..=7 {
+    for number in 1..=3 {
         state.apply(&create(number)).unwrap();
     }
     let (before, refused) = (state.hash(), state.apply(&create(8)));

@@ -45,10 +45,15 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) fn start(core: &Rc<Core>, engine: &HomeEngine) {
     spawn(Queue::Insert, index(Rc::clone(core), engine.clone()));
     spawn(Queue::Wal, pace(engine.clone()));
-    spawn(Queue::Background, rebuild(Rc::clone(core), engine.clone()));
+    start_rebuild(core, engine);
     spawn(Queue::Background, maintain(Rc::clone(core), engine.clone()));
     spawn(Queue::Background, scrub(Rc::clone(core), engine.clone()));
     repair::start(core, engine);
+}
+
+/// Starts to build the shards whose image was unusable, if there are any.
+pub(crate) fn start_rebuild(core: &Rc<Core>, engine: &HomeEngine) {
+    spawn(Queue::Background, rebuild(Rc::clone(core), engine.clone()));
 }
 
 /// Builds the shards whose image was unusable, one after the other.
@@ -218,12 +223,7 @@ async fn scrub(core: Rc<Core>, engine: HomeEngine) {
 /// Shards whose log has grown too long, and those whose image has grown too old.
 fn due(core: &Core, engine: &HomeEngine) -> BTreeSet<ShardId> {
     let interval_us = core.node.config.checkpoint_interval_s * 1_000_000;
-    let old = engine.status().shards.into_iter().filter(|shard| {
-        // A shard without an image is as old as the node's start.
-        let uptime_us = (core.clock.monotonic_ns() - core.node.started_ns) / 1_000;
-        let age_us = shard.image_age_us.unwrap_or(uptime_us).min(uptime_us);
-        // Segments that only the last image refers to go with the next one.
-        (shard.log_bytes > 0 || shard.rows.retired > 0) && age_us >= interval_us
-    });
-    old.map(|shard| shard.id).chain(engine.checkpoint_due()).collect()
+    let uptime_us = (core.clock.monotonic_ns() - core.node.started_ns) / 1_000;
+    let old = engine.images_older_than(interval_us, uptime_us);
+    old.into_iter().chain(engine.checkpoint_due()).collect()
 }

@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use crate::core::Core;
 use crate::message::{CoreAnswer, CoreReply, CoreRequest, expect_reply};
+use crate::meta::shard_directory;
 use crate::metrics::BackupReport;
 
 /// Folder of backups under the data directory.
@@ -389,7 +390,8 @@ fn unknown(part: &Part) -> ApiError {
 /// A home core's part.
 pub(crate) async fn of_core(core: &Core, folder: &str, shards: &[ShardId]) -> CoreAnswer {
     let engine = core.engine()?;
-    Ok(CoreReply::BackedUp(engine.back_up(folder, shards).await?))
+    let directory_of = |shard| Some(shard_directory(shard));
+    Ok(CoreReply::BackedUp(engine.back_up_with(folder, shards, directory_of).await?))
 }
 
 /// Up to `wanted` bytes of a file, which consists of whole pages.

@@ -1,13 +1,13 @@
 //! The start of a node, as the meta core conducts it, and its orderly end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use heddle_core::engine::OpenReport;
+use heddle_core::engine::{CLOSED_SUFFIX, OpenReport, closed_directory};
 use heddle_core::shard::ShardSpec;
-use heddle_meta::{Catalog, CatalogStore, Command, StoreError};
+use heddle_meta::{Catalog, CatalogStore, Command, StoreError, TenantState};
 use heddle_runtime::net::Listener;
 use heddle_runtime::{GlommioDevice, Queue, SignalEvent, Signals, fatal, spawn};
 use heddle_types::{ApiError, Clock, CoreIndex, Device, DeviceError, FatalReason, NodeId, ShardId};
@@ -17,7 +17,7 @@ use crate::cluster::{self, Cluster};
 use crate::core::Core;
 use crate::identity::replace_file;
 use crate::message::{CoreReply, CoreRequest, ListenOrder, OpenOrder, Publication, unexpected};
-use crate::meta::{Meta, shard_directory, specs_by_home};
+use crate::meta::{Meta, served_shards, shard_directory, spec_of, specs_by_home};
 use crate::nodes::Nodes;
 use crate::registry::CollectionRoute;
 use crate::shared::{Phase, ReadyReport};
@@ -51,7 +51,8 @@ pub(crate) async fn start(core: &Rc<Core>) {
         tracing::warn!(%error, "files of an earlier backup are left");
     }
     let logs: Vec<u32> = numbers_in(&device, LOGS).await;
-    let shards: Vec<u64> = numbers_in(&device, SHARDS).await;
+    let folders = Folders::of(&device).await;
+    let shards: Vec<u64> = folders.all();
     if opened.catalog.is_none() && !(logs.is_empty() && shards.is_empty()) {
         let found = data_dir.join(if logs.is_empty() { SHARDS } else { LOGS });
         fatal(FatalReason::Corruption, format_args!("{} but no catalog", found.display()));
@@ -74,11 +75,12 @@ pub(crate) async fn start(core: &Rc<Core>) {
     let is_left = opened.damage.is_some();
     let unknown = shards.iter().filter(|shard| is_left && !known.contains(shard));
     let unknown: BTreeSet<ShardId> = unknown.map(|shard| ShardId(*shard)).collect();
+    folders.open_those_of_active(&device, &catalog, core.node.identity.node).await;
     let meta = Meta::new(core, catalog, store);
     meta.hold_unknown_folders(unknown);
     let handler = Rc::clone(&meta);
     core.link.serve(move |source, request| Rc::clone(&handler).handle(source, request));
-    let started = bring_up(core, &meta, device, &logs).await;
+    let started = bring_up(core, &meta, device, &logs, &folders).await;
     started.unwrap_or_else(|error| fatal(FatalReason::CoreLost, error));
 }
 
@@ -87,6 +89,7 @@ async fn bring_up(
     meta: &Rc<Meta>,
     device: GlommioDevice,
     logs: &[u32],
+    folders: &Folders,
 ) -> Result<(), ApiError> {
     let own = core.node.identity.node;
     let moved = rehome(&meta.catalog(), own, core.data_cores);
@@ -94,7 +97,8 @@ async fn bring_up(
     meta.hold_moves(moved.clone());
     // Before the shards are in, so that whoever waits for them sees how far they are.
     let http_port = open_http(core);
-    open_engines(core, &meta.catalog(), logs).await?;
+    let unclosed = folders.unclosed(&meta.catalog(), own);
+    open_engines(core, &meta.catalog(), logs, &unclosed).await?;
     let foreign_log = logs.iter().any(|log| *log as usize >= core.data_cores);
     if !moved.is_empty() || foreign_log {
         // The homes are written down only when no log of the old order is needed any more, and
@@ -107,6 +111,14 @@ async fn bring_up(
     for entry in catalog.collections() {
         let route = Arc::new(CollectionRoute::of(entry, own));
         publish(core, Publication::Collection(catalog.epoch(), route)).await?;
+    }
+    if !unclosed.is_empty() {
+        let closing = unclosed.into_iter().map(|(home, specs)| {
+            (home, specs.into_iter().map(|spec| spec.id).collect::<Vec<ShardId>>())
+        });
+        if let Err(error) = meta.finish_closing(closing.collect()).await {
+            tracing::warn!(%error, "shards of inactive tenants stay in memory");
+        }
     }
     let backups = Rc::clone(meta);
     spawn(Queue::Control, async move { backups.backups.watch().await });
@@ -202,13 +214,18 @@ async fn publish(core: &Core, publication: Publication) -> Result<(), ApiError> 
     core.call_all(0..core.data_cores, request).await.map(drop)
 }
 
-/// The entries of a folder of the data directory whose names are numbers.
-async fn numbers_in<N: FromStr + Ord>(device: &GlommioDevice, folder: &str) -> Vec<N> {
-    let names = match device.list(folder).await {
+/// The entries of a folder of the data directory.
+async fn names_in(device: &GlommioDevice, folder: &str) -> Vec<String> {
+    match device.list(folder).await {
         Ok(names) => names,
         Err(DeviceError::NotFound { .. }) => Vec::new(),
         Err(error) => fatal(FatalReason::DataDirectory, error),
-    };
+    }
+}
+
+/// The entries of a folder of the data directory whose names are numbers.
+async fn numbers_in<N: FromStr + Ord>(device: &GlommioDevice, folder: &str) -> Vec<N> {
+    let names = names_in(device, folder).await;
     let mut numbers: Vec<N> = names.iter().filter_map(|name| name.parse().ok()).collect();
     numbers.sort_unstable();
     numbers
@@ -221,15 +238,84 @@ async fn remove_orphans(device: &GlommioDevice, catalog: &Catalog, shards: &[u64
     let known: BTreeSet<u64> = catalog.shards().map(|(_, shard)| shard.id.0).collect();
     for shard in shards.iter().filter(|shard| !known.contains(shard)) {
         let directory = shard_directory(ShardId(*shard));
-        match device.remove_tree(&directory).await {
+        let removed = async {
+            device.remove_tree(&closed_directory(&directory)).await?;
+            device.remove_tree(&directory).await
+        };
+        match removed.await {
             Ok(()) => tracing::info!(directory, "files of a dropped shard removed"),
             Err(error) => tracing::warn!(directory, %error, "files of a dropped shard are left"),
         }
     }
 }
 
-async fn open_engines(core: &Rc<Core>, catalog: &Catalog, logs: &[u32]) -> Result<(), ApiError> {
+/// The folders of shards that there are, by how they are named.
+struct Folders {
+    open: BTreeSet<u64>,
+    closed: BTreeSet<u64>,
+}
+
+impl Folders {
+    async fn of(device: &GlommioDevice) -> Self {
+        let names = names_in(device, SHARDS).await;
+        let numbers = |suffix: &str| {
+            let bare = names.iter().filter_map(|name| name.strip_suffix(suffix));
+            bare.filter_map(|name| name.parse().ok()).collect()
+        };
+        Self { open: numbers(""), closed: numbers(CLOSED_SUFFIX) }
+    }
+
+    fn all(&self) -> Vec<u64> {
+        self.open.union(&self.closed).copied().collect()
+    }
+
+    /// Shards of active tenants whose opening a crash cut off get the name of open ones. Whatever
+    /// fails here ends the process: such a shard would be opened as an empty one.
+    async fn open_those_of_active(&self, device: &GlommioDevice, catalog: &Catalog, own: NodeId) {
+        if self.closed.is_empty() {
+            return;
+        }
+        let served = catalog.collections().flat_map(served_shards);
+        let served = served.filter(|shard| shard.home_on(own).is_some());
+        let renamed = async {
+            for shard in served.filter(|shard| self.closed.contains(&shard.id.0)) {
+                let directory = shard_directory(shard.id);
+                device.rename(&closed_directory(&directory), &directory).await?;
+            }
+            device.sync_dir(SHARDS).await
+        };
+        if let Err(error) = renamed.await {
+            fatal(FatalReason::DataDirectory, error);
+        }
+    }
+
+    /// Shards of inactive tenants that were not closed to the end: their log may be needed.
+    fn unclosed(&self, catalog: &Catalog, own: NodeId) -> BTreeMap<CoreIndex, Vec<ShardSpec>> {
+        let mut homes = BTreeMap::<CoreIndex, Vec<ShardSpec>>::new();
+        for entry in catalog.collections() {
+            let tenants = entry.tenants.iter();
+            let resting = tenants.filter(|(_, tenant)| tenant.state == TenantState::Inactive);
+            for shard in resting.flat_map(|(_, tenant)| &tenant.shards) {
+                let Some(home) = shard.home_on(own) else { continue };
+                if self.open.contains(&shard.id.0) {
+                    homes.entry(home as usize).or_default().push(spec_of(entry, shard.id));
+                }
+            }
+        }
+        homes
+    }
+}
+
+async fn open_engines(
+    core: &Rc<Core>,
+    catalog: &Catalog,
+    logs: &[u32],
+    unclosed: &BTreeMap<CoreIndex, Vec<ShardSpec>>,
+) -> Result<(), ApiError> {
     let mut specs = specs_by_home(catalog.collections(), core.node.identity.node);
+    for (home, resting) in unclosed {
+        specs.entry(*home).or_default().extend(resting.iter().cloned());
+    }
     let replies = core
         .call_all(0..core.data_cores, |home| {
             let shards: Vec<ShardSpec> = specs.remove(&home).unwrap_or_default();

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use futures::future::LocalBoxFuture;
-use heddle_core::engine::IndexBatch;
+use futures::stream::{self, StreamExt};
+use heddle_core::engine::{IndexBatch, ViewChanges};
 use heddle_core::shard::ShardSpec;
 use heddle_runtime::{fatal, let_others_run};
 use heddle_types::{ApiError, Clock, CoreIndex, ErrorCode, FatalReason, ShardId};
@@ -14,7 +15,11 @@ use crate::core::{Core, HomeEngine};
 use crate::message::{
     CoreAnswer, CoreReply, CoreRequest, ListenOrder, Publication, ViewSet, unexpected,
 };
-use crate::{backup, dispatch, lifecycle, peer, repair, report, server};
+use crate::meta::shard_directory;
+use crate::{background, backup, dispatch, lifecycle, peer, repair, report, server};
+
+/// Shards of tenants that are written or loaded at the same time: their syncs become one.
+const SHARDS_AT_ONCE: usize = 16;
 
 /// Works on a request of another core (or of this one).
 pub(crate) fn handle(
@@ -112,6 +117,8 @@ async fn handle_node(core: Rc<Core>, request: CoreRequest) -> CoreAnswer {
         CoreRequest::BackUp { folder, shards } => backup::of_core(&core, &folder, &shards).await,
         CoreRequest::CreateShards(specs) => create_shards(&core, specs).await,
         CoreRequest::DropShards(shards) => drop_shards(&core, shards).await,
+        CoreRequest::OpenShards(specs) => open_shards(&core, specs).await,
+        CoreRequest::CloseShards(shards) => close_shards(&core, shards).await,
         CoreRequest::FixShardDims { shards, config } => {
             let engine = core.engine()?;
             for shard in shards {
@@ -134,25 +141,50 @@ async fn handle_node(core: Rc<Core>, request: CoreRequest) -> CoreAnswer {
 async fn create_shards(core: &Rc<Core>, specs: Vec<ShardSpec>) -> CoreAnswer {
     let engine = core.engine()?;
     // Those of an attempt that did not come to its end are there.
-    for spec in specs.into_iter().filter(|spec| !engine.has_shard(spec.id)) {
-        engine.create_shard(spec).await?;
-    }
+    let specs = specs.into_iter().filter(|spec| !engine.has_shard(spec.id));
+    engine.create_shards(specs.collect()).await?;
     publish_views(core).await.map(|()| CoreReply::Done)
 }
 
 async fn drop_shards(core: &Rc<Core>, shards: Vec<ShardId>) -> CoreAnswer {
     let engine = core.engine()?;
-    let mut first = None;
-    for shard in shards {
-        if !engine.has_shard(shard) {
-            // It was never made, or a drop before has come this far.
-            continue;
-        }
-        if let Err(error) = engine.drop_shard(shard).await {
-            // The others are still to go.
-            first.get_or_insert(error);
-        }
+    // What is not here is closed, was never made, or a drop before has come this far.
+    let (open, closed): (Vec<ShardId>, Vec<ShardId>) =
+        shards.into_iter().partition(|shard| engine.has_shard(*shard));
+    let dropped = if open.is_empty() { Ok(()) } else { engine.drop_shards(&open).await };
+    let directories: Vec<String> = closed.into_iter().map(shard_directory).collect();
+    let removed = engine.remove_closed(&directories).await;
+    dropped.and(removed).map(|()| CoreReply::Done)
+}
+
+async fn open_shards(core: &Rc<Core>, specs: Vec<ShardSpec>) -> CoreAnswer {
+    let engine = core.engine()?;
+    let opened = engine.open_shards(specs).await?;
+    publish_views(core).await?;
+    if !opened.lost.is_empty() {
+        let lost = Publication::Lost(opened.lost);
+        let request = |_| CoreRequest::Publish(lost.clone());
+        core.call_all(0..core.data_cores, request).await?;
     }
+    if opened.has_rebuilds {
+        background::start_rebuild(core, &engine);
+    }
+    Ok(CoreReply::Done)
+}
+
+/// Closes what can be closed. Errors: the first one; that shard stays as it is, the others are
+/// closed.
+async fn close_shards(core: &Rc<Core>, shards: Vec<ShardId>) -> CoreAnswer {
+    let engine = core.engine()?;
+    let closing = stream::iter(shards.iter().map(|shard| engine.close_shard(*shard)));
+    let closed: Vec<_> = closing.buffer_unordered(SHARDS_AT_ONCE).collect().await;
+    // A damaged one takes no memory worth the name, and its files stay as they are.
+    let is_serious = |error: &ApiError| error.code != ErrorCode::Corrupt;
+    let first = closed.into_iter().filter_map(Result::err).find(is_serious);
+    if let Some(shard) = shards.first() {
+        engine.settle_closed(&shard_directory(*shard)).await?;
+    }
+    publish_views(core).await?;
     first.map_or(Ok(CoreReply::Done), Err)
 }
 
@@ -189,7 +221,7 @@ fn listen_to_peers(core: &Rc<Core>, port: u16) -> CoreReply {
 pub(crate) fn views_of(engine: &HomeEngine) -> ViewSet {
     // The version first: views that are newer than it are only published once more.
     let version = engine.view_version();
-    ViewSet { version, views: engine.views() }
+    ViewSet { version, views: engine.views(), gone: Vec::new() }
 }
 
 /// Tells every data core when an arena of a shard has moved, and waits until all of them know.
@@ -201,8 +233,10 @@ pub(crate) async fn publish_views(core: &Rc<Core>) -> Result<(), ApiError> {
     if core.published_version() >= engine.view_version() {
         return Ok(());
     }
-    let set = views_of(&engine);
-    let version = set.version;
+    // The version first, as above; what every core knows already is not sent again.
+    let version = engine.view_version();
+    let ViewChanges { views, gone } = engine.views_since(core.published_version());
+    let set = ViewSet { version, views, gone };
     let request = |_| CoreRequest::Publish(Publication::Views(set.clone()));
     for reply in core.call_all(0..core.data_cores, request).await? {
         let CoreReply::Done = reply else { return Err(unexpected(&reply)) };

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt};
 use heddle_core::engine::{Engine, EngineConfig, EngineError, OnDataLoss, Progress};
 use heddle_core::wal::{WalConfig, WalError};
 use heddle_runtime::{GlommioDevice, Queue, fatal, sleep, spawn};
@@ -23,6 +24,8 @@ const MEMTABLE_BYTES: usize = 16 << 20;
 const COMPACTION_BYTES_PER_S: u64 = 64 << 20;
 /// A log may hold this many times the bytes that make a single shard due for a checkpoint.
 const LOG_BYTES_FACTOR: u64 = 4;
+/// Images that are written at the same time when all are.
+const IMAGES_AT_ONCE: usize = 8;
 /// How often a draining core looks whether its connections are gone.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -145,8 +148,15 @@ fn reason_of(error: &EngineError) -> FatalReason {
 pub(crate) async fn checkpoint_all(core: &Rc<Core>) -> Result<(), ApiError> {
     let engine = core.engine()?;
     let mut first: Option<ApiError> = None;
-    for shard in engine.changed_shards() {
-        match engine.checkpoint(shard).await {
+    // With many small shards most of the time goes to syncs, which several of them share.
+    let images = engine.changed_shards().into_iter();
+    let images = images.map(|shard| {
+        let engine = engine.clone();
+        async move { (shard, engine.checkpoint(shard).await) }
+    });
+    let mut images = stream::iter(images).buffer_unordered(IMAGES_AT_ONCE);
+    while let Some((shard, written)) = images.next().await {
+        match written {
             Ok(()) => core.metrics.checkpoints.add(1),
             Err(error) => {
                 core.metrics.checkpoint_failures.add(1);

@@ -14,7 +14,7 @@ use heddle_types::{
     Stamp,
 };
 
-use heddle_wire::message::NodeFate;
+use heddle_wire::message::{NodeFate, TenantAction};
 use uuid::Uuid;
 
 use crate::backup::{Begun, Damaged, Part};
@@ -49,6 +49,10 @@ pub(crate) enum CoreRequest {
     // From the meta core, after the catalog has changed.
     CreateShards(Vec<ShardSpec>),
     DropShards(Vec<ShardId>),
+    /// Open shards of tenants; those that have no files are made.
+    OpenShards(Vec<ShardSpec>),
+    /// Write shards of tenants to disk and give their memory back.
+    CloseShards(Vec<ShardId>),
     FixShardDims {
         shards: Vec<ShardId>,
         config: Arc<CollectionConfig>,
@@ -58,6 +62,12 @@ pub(crate) enum CoreRequest {
     // To the meta core.
     CreateCollection(Box<CollectionConfig>),
     DropCollection(String),
+    /// Create, activate, deactivate or delete tenants of a collection, by its name.
+    ChangeTenants {
+        collection: String,
+        action: TenantAction,
+        names: Vec<String>,
+    },
     /// Change what part a node has in the cluster, by name or identity.
     ChangeNode {
         node: String,
@@ -172,7 +182,7 @@ pub(crate) enum Publication {
     /// A collection is new or has changed.
     Collection(Epoch, Arc<CollectionRoute>),
     /// A collection is gone, and with it these shards.
-    Removed(Epoch, String, Vec<ShardId>),
+    Removed(Epoch, CollectionId, String, Vec<ShardId>),
     /// The catalog has this version; nothing else is said. It comes last when several parts of the
     /// catalog change at once.
     Version(Epoch),
@@ -195,6 +205,8 @@ pub(crate) enum Publication {
 pub(crate) struct ViewSet {
     pub(crate) version: u64,
     pub(crate) views: Vec<Arc<ShardView>>,
+    /// Shards that it closed.
+    pub(crate) gone: Vec<ShardId>,
 }
 
 /// What a core answers.
@@ -209,6 +221,8 @@ pub(crate) enum CoreReply {
     Report(Box<CoreReport>),
     Collection(Epoch, Arc<CollectionRoute>),
     Removed(Epoch),
+    /// Tenants were changed, so many of them.
+    Tenants(Epoch, u32),
     Damaged(Vec<(ShardId, String)>),
     BackedUp(BackupPart),
     Backup(Begun),
@@ -247,6 +261,7 @@ pub(crate) fn unexpected(reply: &CoreReply) -> ApiError {
         CoreReply::Listening { .. } => "listening",
         CoreReply::Report(_) => "report",
         CoreReply::Collection(..) | CoreReply::Removed(_) => "collection",
+        CoreReply::Tenants(..) => "tenants",
         CoreReply::Damaged(_) => "damaged shards",
         CoreReply::BackedUp(_) | CoreReply::Backup(_) | CoreReply::BackupBytes(_) => "a backup",
         CoreReply::Written(_) | CoreReply::Deleted(_) => "written",
@@ -286,6 +301,9 @@ impl Routed for CoreRequest {
             | Self::Report
             | Self::CreateShards(_)
             | Self::DropShards(_)
+            | Self::OpenShards(_)
+            | Self::CloseShards(_)
+            | Self::ChangeTenants { .. }
             | Self::FixShardDims { .. }
             | Self::Publish(_)
             | Self::CreateCollection(_)

@@ -3,6 +3,7 @@
 //! cluster does (`follow`).
 
 mod follow;
+mod tenants;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,8 @@ use futures::lock::{Mutex, MutexGuard};
 use heddle_core::shard::ShardSpec;
 use heddle_core::validate::{NodeFacts, check_supported, profile_of, settle_profiles};
 use heddle_meta::{
-    Catalog, CatalogStore, CollectionEntry, Command, CoreLoad, ShardEntry, StoreError, place_shards,
+    Catalog, CatalogStore, CollectionEntry, Command, CoreLoad, ShardEntry, StoreError, TenantState,
+    place_shards,
 };
 use heddle_runtime::{GlommioDevice, fatal};
 use heddle_types::{
@@ -49,6 +51,8 @@ pub(crate) struct Meta {
     unknown_folders: RefCell<BTreeSet<ShardId>>,
     // The nodes as the cores know them.
     nodes: RefCell<Option<Arc<Nodes>>>,
+    // Tenants that requests want created or activated, and those who wait for them.
+    wanted: tenants::Wanted,
     /// The backup that is taken or waits.
     pub(crate) backups: Backups,
 }
@@ -69,6 +73,7 @@ impl Meta {
             nodes: RefCell::default(),
             moves: RefCell::default(),
             store: Mutex::new(store),
+            wanted: tenants::Wanted::default(),
             backups: Backups::new(core),
         })
     }
@@ -83,6 +88,9 @@ impl Meta {
             match request {
                 CoreRequest::CreateCollection(config) => self.create_collection(*config).await,
                 CoreRequest::DropCollection(name) => self.drop_collection(name).await,
+                CoreRequest::ChangeTenants { collection, action, names } => {
+                    self.change_tenants(&collection, action, names).await
+                }
                 CoreRequest::ChangeNode { node, fate } => self.change_node(&node, fate).await,
                 CoreRequest::FixDims { collection, dims } => self.fix_dims(collection, dims).await,
                 CoreRequest::BeginBackup(damaged) => self.back_up(damaged).await,
@@ -185,7 +193,8 @@ impl Meta {
         config.validate()?;
         settle_profiles(&mut config);
         check_supported(&config, &NodeFacts { nodes: NODES })?;
-        let placements = place_shards(config.sharding.count as usize, &self.loads());
+        let count = if config.multi_tenancy.enabled { 0 } else { config.sharding.count };
+        let placements = place_shards(count as usize, &self.loads());
         let id = CollectionId::random();
         let (seed, _) = id.0.as_u64_pair();
         let command = Command::CreateCollection { config, id, seed, placements };
@@ -225,9 +234,12 @@ impl Meta {
         self.data_cores()
             .map(|core| {
                 let core = core as u32;
-                let is_home = |shard: &ShardEntry| shard.home_on(node) == Some(core);
-                let shards = catalog.shards().filter(|(_, shard)| is_home(shard)).count();
-                CoreLoad { node, core, shards: shards as u32, objects: 0 }
+                let is_home = |shard: &&ShardEntry| shard.home_on(node) == Some(core);
+                let shards = catalog.collections().flat_map(|entry| &entry.shards);
+                let tenants = catalog.tenant_cores().filter(|(_, home, _)| *home == core);
+                let of_tenants: u32 = tenants.map(|(.., uses)| uses.shards).sum();
+                let shards = shards.filter(is_home).count() as u32 + of_tenants;
+                CoreLoad { node, core, shards, objects: 0 }
             })
             .collect()
     }
@@ -242,7 +254,7 @@ impl Meta {
 
     async fn drop_shards(&self, entry: &CollectionEntry) -> Result<(), ApiError> {
         let calls = self
-            .shards_by_home(entry)
+            .by_home(entry.all_shards())
             .into_iter()
             .map(|(home, shards)| self.core.call(home, CoreRequest::DropShards(shards)));
         join_all(calls).await
@@ -275,6 +287,7 @@ impl Meta {
         // were created since, whose numbers must not be given again.
         let meant: BTreeSet<CollectionId> = first.collections().map(|entry| entry.id).collect();
         let last = self.settled_catalog().await?.only(|entry| meant.contains(&entry.id));
+        let last = last.with_tenants_of(&first);
         Ok(CoreReply::Backup(self.backups.complete(taken, last).await?))
     }
 
@@ -297,8 +310,8 @@ impl Meta {
         self.commit(&mut store, &[Command::DropCollection { name: name.clone() }]).await?;
         let entry = entry.expect("a collection that could be dropped was there");
         let epoch = self.catalog().epoch();
-        let shards: Vec<ShardId> = entry.shards.iter().map(|shard| shard.id).collect();
-        let removed = Publication::Removed(epoch, name, shards);
+        let shards: Vec<ShardId> = entry.all_shards().map(|shard| shard.id).collect();
+        let removed = Publication::Removed(epoch, entry.id, name, shards);
         let request = |_| CoreRequest::Publish(removed.clone());
         self.core.call_all(self.data_cores(), request).await?;
         if let Err(error) = self.drop_shards(&entry).await {
@@ -335,18 +348,21 @@ impl Meta {
 
     /// Gives the shards of a collection on this node its definition as it is now.
     async fn fix_shards(&self, entry: &CollectionEntry) -> Result<(), ApiError> {
-        let calls = self.shards_by_home(entry).into_iter().map(|(home, shards)| {
+        let calls = self.by_home(served_shards(entry)).into_iter().map(|(home, shards)| {
             let config = Arc::clone(&entry.config);
             self.core.call(home, CoreRequest::FixShardDims { shards, config })
         });
         join_all(calls).await
     }
 
-    /// The shards of which this node has a replica, of one collection.
-    fn shards_by_home(&self, entry: &CollectionEntry) -> BTreeMap<CoreIndex, Vec<ShardId>> {
+    /// Those of some shards of which this node has a replica.
+    fn by_home<'a>(
+        &self,
+        shards: impl Iterator<Item = &'a ShardEntry>,
+    ) -> BTreeMap<CoreIndex, Vec<ShardId>> {
         let own = self.core.node.identity.node;
         let mut homes = BTreeMap::<CoreIndex, Vec<ShardId>>::new();
-        for shard in &entry.shards {
+        for shard in shards {
             if let Some(home) = shard.home_on(own) {
                 homes.entry(home as usize).or_default().push(shard.id);
             }
@@ -372,18 +388,29 @@ pub(crate) fn specs_by_home<'a>(
 ) -> BTreeMap<CoreIndex, Vec<ShardSpec>> {
     let mut homes = BTreeMap::<CoreIndex, Vec<ShardSpec>>::new();
     for entry in entries {
-        for shard in &entry.shards {
+        for shard in served_shards(entry) {
             let Some(home) = shard.home_on(node) else { continue };
-            homes.entry(home as usize).or_default().push(ShardSpec {
-                id: shard.id,
-                collection: entry.id,
-                config: Arc::clone(&entry.config),
-                directory: shard_directory(shard.id),
-                seed: entry.seed,
-            });
+            homes.entry(home as usize).or_default().push(spec_of(entry, shard.id));
         }
     }
     homes
+}
+
+/// The shards of a collection that are in memory where they are: not those of inactive tenants.
+pub(crate) fn served_shards(entry: &CollectionEntry) -> impl Iterator<Item = &ShardEntry> {
+    let active = entry.tenants.iter().filter(|(_, tenant)| tenant.state == TenantState::Active);
+    entry.shards.iter().chain(active.flat_map(|(_, tenant)| &tenant.shards))
+}
+
+/// What a home core needs to know to serve a shard of a collection.
+pub(crate) fn spec_of(entry: &CollectionEntry, shard: ShardId) -> ShardSpec {
+    ShardSpec {
+        id: shard,
+        collection: entry.id,
+        config: Arc::clone(&entry.config),
+        directory: shard_directory(shard),
+        seed: entry.seed,
+    }
 }
 
 /// Folder of a shard, under the data directory.

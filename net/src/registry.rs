@@ -10,7 +10,7 @@ use std::task::{Poll, Waker};
 
 use heddle_core::engine::quarantine_refusal;
 use heddle_core::shard::ShardView;
-use heddle_meta::{CollectionEntry, Placement, ShardEntry};
+use heddle_meta::{CollectionEntry, Placement, ShardEntry, TenantEntry, TenantState, Tenants};
 use heddle_types::{
     ApiError, CollectionConfig, CollectionId, CoreIndex, Epoch, ErrorCode, NodeId, ObjectId,
     RoutingTable, ShardId, token_of,
@@ -81,6 +81,10 @@ pub(crate) struct CollectionRoute {
     pub(crate) is_all_here: bool,
     /// Has a shard more than one replica?
     pub(crate) is_replicated: bool,
+    /// The tenants, which have the shards then; none of a collection without, and of the route of
+    /// one tenant. All cores and the catalog share them.
+    pub(crate) tenants: Option<Tenants>,
+    own: NodeId,
     // Position in `shards` of the owner of each virtual shard.
     owners: Vec<u16>,
     // Position in `shards` of each shard, by its number.
@@ -90,6 +94,28 @@ pub(crate) struct CollectionRoute {
 impl CollectionRoute {
     /// The route of a collection, as the node `own` sees it.
     pub(crate) fn of(entry: &CollectionEntry, own: NodeId) -> Self {
+        let tenants = entry.config.multi_tenancy.enabled.then(|| entry.tenants.clone());
+        let route = Self::with_shards(entry.id, &entry.config, &entry.shards, &entry.routing, own);
+        Self { tenants, ..route }
+    }
+
+    /// The route of one of its tenants: as that of a collection which has the tenant's shards.
+    pub(crate) fn of_tenant(&self, tenant: &TenantEntry) -> Self {
+        let ids: Vec<ShardId> = tenant.shards.iter().map(|shard| shard.id).collect();
+        let routing = match ids.as_slice() {
+            [] | [_] => RoutingTable::none(),
+            ids => RoutingTable::deal(ids, self.config.sharding.virtual_per_physical),
+        };
+        Self::with_shards(self.id, &self.config, &tenant.shards, &routing, self.own)
+    }
+
+    fn with_shards(
+        id: CollectionId,
+        config: &Arc<CollectionConfig>,
+        shards: &[ShardEntry],
+        routing: &RoutingTable,
+        own: NodeId,
+    ) -> Self {
         let replica = |place: &Placement| ReplicaPlace {
             node: place.node,
             home: place.home as usize,
@@ -99,7 +125,7 @@ impl CollectionRoute {
             id: shard.id,
             replicas: shard.replicas.iter().map(replica).collect(),
         };
-        let shards: Vec<ShardPlace> = entry.shards.iter().map(place).collect();
+        let shards: Vec<ShardPlace> = shards.iter().map(place).collect();
         let firsts: Vec<ShardAt> = shards.iter().map(|shard| shard.at(0)).collect();
         let mut positions: Vec<(ShardId, u16)> =
             shards.iter().map(|shard| shard.id).zip(0..).collect();
@@ -108,17 +134,19 @@ impl CollectionRoute {
             let found = positions.binary_search_by_key(id, |(shard, _)| *shard);
             positions[found.expect("the routing table names shards of its collection")].1
         };
-        let owners = entry.routing.owners().iter().map(owner).collect();
+        let owners = routing.owners().iter().map(owner).collect();
         Self {
-            id: entry.id,
-            config: Arc::clone(&entry.config),
-            routing: entry.routing.clone(),
+            id,
+            config: Arc::clone(config),
+            routing: routing.clone(),
             is_all_here: firsts.iter().all(|shard| shard.is_here),
             is_replicated: shards.iter().any(|shard| shard.replicas.len() > 1),
             shards,
             firsts,
             owners,
             positions,
+            tenants: None,
+            own,
         }
     }
 
@@ -143,6 +171,9 @@ impl CollectionRoute {
     }
 }
 
+/// The view of a shard, none when it was closed, and the version of its home core.
+type KnownView = (u64, Option<Arc<ShardView>>);
+
 /// A core's copy of the routes and views.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
@@ -154,7 +185,9 @@ pub(crate) struct Registry {
     health: RefCell<Arc<Health>>,
     collections: RefCell<BTreeMap<String, Arc<CollectionRoute>>>,
     names: RefCell<FxHashMap<CollectionId, String>>,
-    views: RefCell<FxHashMap<ShardId, (u64, Arc<ShardView>)>>,
+    // Whose shards those of tenants are that this node has replicas of: other nodes name shards.
+    tenant_shards: RefCell<FxHashMap<ShardId, Arc<str>>>,
+    views: RefCell<FxHashMap<ShardId, KnownView>>,
     // Shards that are gone for good: the catalog never gives a number twice.
     dropped: RefCell<FxHashSet<ShardId>>,
     // Shards that are damaged, and what a request to them is told.
@@ -200,6 +233,20 @@ impl Registry {
         self.collections.borrow().get(names.get(&id)?).cloned()
     }
 
+    /// The route of a collection by which a shard of it is found: that of the tenant whose shard it
+    /// is, if it has tenants. None when it is unknown or gone, or the tenant is inactive.
+    pub(crate) fn route_holding(
+        &self,
+        id: CollectionId,
+        shard: ShardId,
+    ) -> Option<Arc<CollectionRoute>> {
+        let route = self.route_of(id)?;
+        let Some(tenants) = &route.tenants else { return Some(route) };
+        let tenant = tenants.get(self.tenant_shards.borrow().get(&shard)?)?;
+        let is_active = tenant.state == TenantState::Active;
+        is_active.then(|| Arc::new(route.of_tenant(tenant)))
+    }
+
     /// The route of a collection. Errors: `UnknownCollection`.
     pub(crate) fn route(&self, name: &str) -> Result<Arc<CollectionRoute>, ApiError> {
         self.collections.borrow().get(name).cloned().ok_or_else(|| {
@@ -219,7 +266,7 @@ impl Registry {
     /// The view of a shard. Errors: `Unavailable` when its home core has not published it,
     /// `Corrupt` when it never will, because the shard is lost or quarantined.
     pub(crate) fn view(&self, shard: ShardId) -> Result<Arc<ShardView>, ApiError> {
-        if let Some((_, view)) = self.views.borrow().get(&shard) {
+        if let Some((_, Some(view))) = self.views.borrow().get(&shard) {
             return Ok(Arc::clone(view));
         }
         if let Some(lost) = self.lost.borrow().get(&shard) {
@@ -252,20 +299,23 @@ impl Registry {
             Publication::Collection(epoch, route) => {
                 let name = route.config.name.clone();
                 self.names.borrow_mut().insert(route.id, name.clone());
+                let known = self.collections.borrow().get(&name).cloned();
+                let known = known.filter(|known| known.id == route.id);
+                self.note_tenants(known.as_ref().and_then(|known| known.tenants.as_ref()), &route);
                 self.collections.borrow_mut().insert(name, route);
                 self.advance(epoch);
             }
-            Publication::Removed(epoch, name, shards) => {
+            Publication::Removed(epoch, id, name, shards) => {
                 // The name may be that of a successor by now.
                 let mut collections = self.collections.borrow_mut();
-                let is_meant = |route: &&mut Arc<CollectionRoute>| {
-                    route.shards.iter().all(|shard| shards.contains(&shard.id))
-                };
-                if let Some(route) = collections.get_mut(&name).filter(is_meant) {
-                    self.names.borrow_mut().remove(&route.id);
+                if collections.get(&name).is_some_and(|route| route.id == id) {
+                    self.names.borrow_mut().remove(&id);
                     collections.remove(&name);
                 }
                 drop(collections);
+                let mut tenant_shards = self.tenant_shards.borrow_mut();
+                shards.iter().for_each(|shard| drop(tenant_shards.remove(shard)));
+                drop(tenant_shards);
                 let mut views = self.views.borrow_mut();
                 for shard in &shards {
                     views.remove(shard);
@@ -298,12 +348,38 @@ impl Registry {
     fn install_views(&self, set: ViewSet) {
         let dropped = self.dropped.borrow();
         let mut views = self.views.borrow_mut();
-        for view in set.views.into_iter().filter(|view| !dropped.contains(&view.id)) {
-            match views.get(&view.id) {
+        let gone = set.gone.into_iter().map(|shard| (shard, None));
+        let there = set.views.into_iter().map(|view| (view.id, Some(view)));
+        for (shard, view) in gone.chain(there).filter(|(shard, _)| !dropped.contains(shard)) {
+            match views.get(&shard) {
                 Some((version, _)) if *version > set.version => {}
                 _ => {
-                    views.insert(view.id, (set.version, view));
+                    views.insert(shard, (set.version, view));
                 }
+            }
+        }
+    }
+
+    /// Keeps whose shards on this node are whose. Cost: the tenants that changed.
+    fn note_tenants(&self, known: Option<&Tenants>, route: &CollectionRoute) {
+        let Some(next) = &route.tenants else { return };
+        let none = Tenants::default();
+        let mut shards = self.tenant_shards.borrow_mut();
+        let mut dropped = self.dropped.borrow_mut();
+        let mut views = self.views.borrow_mut();
+        for change in known.unwrap_or(&none).changes(next) {
+            let is = change.is.map_or(&[][..], |is| &is.shards);
+            let was = change.was.map_or(&[][..], |was| &was.shards);
+            let is_kept = |id: ShardId| is.iter().any(|shard| shard.id == id);
+            for shard in was.iter().filter(|shard| !is_kept(shard.id)) {
+                shards.remove(&shard.id);
+                views.remove(&shard.id);
+                self.lost.borrow_mut().remove(&shard.id);
+                self.quarantined.borrow_mut().remove(&shard.id);
+                dropped.insert(shard.id);
+            }
+            for shard in is.iter().filter(|shard| shard.home_on(route.own).is_some()) {
+                shards.insert(shard.id, Arc::clone(change.name));
             }
         }
     }
@@ -338,14 +414,16 @@ mod tests {
                 vectors: Vec::new(),
             })
         };
-        Publication::Views(ViewSet { version, views: shards.iter().map(view).collect() })
+        let gone = Vec::new();
+        Publication::Views(ViewSet { version, views: shards.iter().map(view).collect(), gone })
     }
 
     #[test]
     fn a_late_view_of_a_dropped_shard_is_not_taken() {
         let registry = Registry::default();
         registry.install(views(1, &[1, 2]));
-        registry.install(Publication::Removed(Epoch(5), "Docs".to_owned(), vec![ShardId(1)]));
+        let (id, name) = (CollectionId::default(), "Docs".to_owned());
+        registry.install(Publication::Removed(Epoch(5), id, name, vec![ShardId(1)]));
         registry.install(views(2, &[1, 2]));
         assert!(registry.view(ShardId(1)).is_err());
         assert!(registry.view(ShardId(2)).is_ok());
@@ -385,6 +463,7 @@ mod tests {
             routing: RoutingTable::deal(&ids, 4),
             shards,
             seed: 1,
+            tenants: Tenants::default(),
         };
         Arc::new(CollectionRoute::of(&entry, node(&1)))
     }
@@ -415,6 +494,7 @@ mod tests {
             routing: RoutingTable::deal(&ids, 8),
             shards,
             seed: 1,
+            tenants: Tenants::default(),
         };
         let route = CollectionRoute::of(&entry, node(1));
         assert_eq!((route.shards[0].here(), route.shards[1].here()), (Some(1), None));
@@ -435,13 +515,68 @@ mod tests {
         let docs = route("Docs", 9, &[1]);
         registry.install(Publication::Collection(Epoch(1), Arc::clone(&docs)));
         assert!(registry.route_of(docs.id).is_some());
-        let removed = |shard| Publication::Removed(Epoch(2), "Docs".to_owned(), vec![shard]);
-        registry.install(removed(ShardId(7)));
+        let removed = |id| Publication::Removed(Epoch(2), id, "Docs".to_owned(), vec![ShardId(1)]);
+        registry.install(removed(CollectionId::default()));
         assert!(registry.route_of(docs.id).is_some(), "a predecessor of that name is gone");
-        registry.install(removed(ShardId(1)));
+        registry.install(removed(docs.id));
         assert!(registry.route_of(docs.id).is_none());
         registry.install(Publication::Collection(Epoch(3), route("Docs", 10, &[1])));
         assert!(registry.route_of(docs.id).is_none(), "the name is another collection's now");
+    }
+
+    /// A collection with these tenants, each with one shard on a node.
+    fn shops(tenants: &[(&str, u64, u128, TenantState)]) -> Arc<CollectionRoute> {
+        let node = |id: u128| NodeId(uuid::Uuid::from_u128(id));
+        let mut config = CollectionConfig { name: "Shops".to_owned(), ..Default::default() };
+        config.multi_tenancy.enabled = true;
+        let mut map = Tenants::default();
+        for (name, shard, on, state) in tenants {
+            let place = Placement { node: node(*on), home: 1 };
+            let shards = vec![ShardEntry::single(ShardId(*shard), place)];
+            map.insert(name, TenantEntry { state: *state, shards });
+        }
+        let entry = CollectionEntry {
+            id: CollectionId(uuid::Uuid::from_u128(8)),
+            config: Arc::new(config),
+            routing: RoutingTable::none(),
+            shards: Vec::new(),
+            seed: 1,
+            tenants: map,
+        };
+        Arc::new(CollectionRoute::of(&entry, node(1)))
+    }
+
+    #[test]
+    fn a_shard_of_an_active_tenant_on_this_node_leads_to_its_route() {
+        use TenantState::{Active, Inactive};
+        let registry = Registry::default();
+        let first = shops(&[("a", 4, 1, Active), ("b", 5, 2, Active), ("c", 6, 1, Inactive)]);
+        registry.install(Publication::Collection(Epoch(1), Arc::clone(&first)));
+        let holding = |shard| registry.route_holding(first.id, ShardId(shard));
+        let own = holding(4).unwrap();
+        assert_eq!((own.position(ShardId(4)), own.is_all_here), (Some(0), true));
+        assert_eq!(own.place_of(&ObjectId::from_row(9)), 0);
+        assert!(holding(5).is_none() && holding(6).is_none() && holding(7).is_none());
+        let next = shops(&[("a", 9, 1, Active), ("b", 5, 2, Active), ("c", 6, 1, Active)]);
+        registry.install(views(1, &[4, 6]));
+        registry.install(Publication::Collection(Epoch(2), next));
+        assert!(holding(4).is_none(), "another tenant has the name now");
+        assert!(holding(9).is_some() && holding(6).is_some());
+        assert!(registry.view(ShardId(4)).is_err(), "its memory is given back");
+        registry.install(views(2, &[4]));
+        assert!(registry.view(ShardId(4)).is_err(), "a late view of a dropped shard");
+    }
+
+    #[test]
+    fn a_closed_shard_has_no_view_until_a_newer_one_comes() {
+        let registry = Registry::default();
+        registry.install(views(1, &[1]));
+        let gone = vec![ShardId(1)];
+        registry.install(Publication::Views(ViewSet { version: 3, views: Vec::new(), gone }));
+        registry.install(views(2, &[1]));
+        assert_eq!(registry.view(ShardId(1)).unwrap_err().code, ErrorCode::Unavailable);
+        registry.install(views(4, &[1]));
+        assert!(registry.view(ShardId(1)).is_ok());
     }
 
     #[test]

@@ -8,8 +8,20 @@ use heddle_types::Clock;
 
 use crate::core::Core;
 use crate::metrics::{
-    CoreReport, GossipReport, QueueReport, RoutingReport, SearchReport, ServerReport,
+    CoreReport, GossipReport, QueueReport, RoutingReport, SearchReport, ServerReport, StartReport,
 };
+use crate::status;
+
+/// Shards that are ready and told of all the same.
+const STARTS_READY_MAX: usize = 64;
+
+/// How far the shards of the start are: all that are not ready, and some that are.
+fn starts_of(core: &Core) -> Vec<StartReport> {
+    let starts = core.starts.borrow();
+    let (ready, waiting): (Vec<_>, Vec<_>) =
+        starts.values().copied().partition(|start| start.phase == "ready");
+    waiting.into_iter().chain(ready.into_iter().take(STARTS_READY_MAX)).collect()
+}
 
 /// The counts of this core as they are now.
 pub(crate) fn of_core(core: &Rc<Core>) -> CoreReport {
@@ -76,7 +88,8 @@ pub(crate) fn of_core(core: &Rc<Core>) -> CoreReport {
         checkpoints: metrics.checkpoints.get(),
         checkpoint_failures: metrics.checkpoint_failures.get(),
         checkpoint_step_ns_max: metrics.checkpoint_step_ns_max.get(),
-        starts: core.starts.borrow().values().copied().collect(),
+        tenants: status::tenants(core),
+        starts: starts_of(core),
         engine: core.engine().ok().map(|engine| engine.status().into()),
         backup: None,
         gossip: core.gossip.get().map(GossipReport::of),

@@ -1,6 +1,7 @@
 //! What the node is doing, gathered from all of its cores.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use heddle_types::{ApiError, Clock};
 use heddle_wire::message::{NodeStatusReply, NodeStatusRequest};
@@ -14,6 +15,7 @@ use crate::dispatch;
 use crate::memory;
 use crate::message::{CoreRequest, expect_reply};
 use crate::metrics::{BackupReport, CoreReport, GossipReport};
+use crate::registry::CollectionRoute;
 use crate::server::request::RequestFrame;
 
 /// The node and each of its cores at one moment.
@@ -38,7 +40,18 @@ pub(crate) struct NodeReport {
     pub(crate) gossip: Option<GossipReport>,
     /// The cluster as this node sees it, on a node that is part of one.
     pub(crate) cluster: Option<ClusterReport>,
+    /// The tenants of each collection that has any; in all of the cluster.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tenants: Vec<TenantsReport>,
     pub(crate) cores: Vec<CoreReport>,
+}
+
+/// The tenants of a collection.
+#[derive(Debug, Serialize)]
+pub(crate) struct TenantsReport {
+    pub(crate) collection: String,
+    pub(crate) active: u64,
+    pub(crate) inactive: u64,
 }
 
 /// Memory of the process.
@@ -72,6 +85,7 @@ pub(crate) async fn collect(core: &Rc<Core>) -> Result<NodeReport, ApiError> {
     let backup = cores.iter_mut().find_map(|core| core.backup.take());
     let gossip = cores.iter_mut().find_map(|core| core.gossip.take());
     let cluster = cores.iter_mut().find_map(|core| core.cluster.take());
+    let tenants = cores.iter_mut().flat_map(|core| std::mem::take(&mut core.tenants)).collect();
     let engines = cores.iter().filter_map(|core| core.engine.as_ref());
     let shards_bytes = engines.map(|engine| engine.memory_bytes).sum();
     let node = &core.node;
@@ -96,8 +110,24 @@ pub(crate) async fn collect(core: &Rc<Core>) -> Result<NodeReport, ApiError> {
         backup,
         gossip,
         cluster,
+        tenants,
         cores,
     })
+}
+
+/// The tenants as the first core knows them: all data cores know the same.
+pub(crate) fn tenants(core: &Core) -> Vec<TenantsReport> {
+    if core.index > 0 {
+        return Vec::new();
+    }
+    let routes = core.registry.routes();
+    let report = |route: &Arc<CollectionRoute>| {
+        let tenants = route.tenants.as_ref()?;
+        let active = dispatch::active_tenants(tenants);
+        let (collection, inactive) = (route.config.name.clone(), tenants.len() as u64 - active);
+        Some(TenantsReport { collection, active, inactive })
+    };
+    routes.iter().filter_map(report).collect()
 }
 
 /// A line for each shard that is not served: how far its start is, or what is wrong with it.

@@ -3,6 +3,7 @@
 mod bench;
 mod cluster;
 mod node;
+mod tenant;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::config::keys::{self, KEYS, Key};
 pub(crate) use bench::{Bench, BenchChurn, BenchIngest, BenchSearch, Spread};
 pub(crate) use cluster::{Cluster, ClusterView, Node, NodeChange};
 pub(crate) use node::{Backup, CrashTest, Restore, Status};
+pub(crate) use tenant::{Tenant, TenantList, Tenants};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed or refused, 2 wrong usage or an input file that is missing or
@@ -57,6 +59,9 @@ Examples:
     /// Create, list, show and drop collections
     #[command(subcommand)]
     Collection(Collection),
+    /// Create, list, activate, deactivate and delete tenants of a collection
+    #[command(subcommand)]
+    Tenant(Tenant),
     /// Write the rows of a vector file into a collection
     #[command(after_help = "\
 Row i gets the UUID whose last 8 bytes are i, big endian, unless its properties hold an `id` that is
@@ -73,7 +78,8 @@ An import that was cut off goes on after its last acknowledged row with the same
     #[command(after_help = "\
 Examples:
   heddle get Docs 00000000-0000-0000-0000-00000000002a
-  heddle get Docs 42 --vector           a plain number means that row of an import")]
+  heddle get Docs 42 --vector           a plain number means that row of an import
+  heddle get Shops 42 --tenant acme")]
     Get(Get),
     /// Find the nearest neighbours of a vector
     #[command(after_help = "\
@@ -82,13 +88,15 @@ Filters: = != < <= > >= like, in [..], contains any|all [..], is [not] null; and
 Examples:
   heddle search Docs --like 42 --k 5
   heddle search Docs --row queries.npy:0 --filter 'year >= 2020 and source = \"pep\"'
-  heddle search Tiny --vector '[0.1, 0.2, 0.3]' --json")]
+  heddle search Tiny --vector '[0.1, 0.2, 0.3]' --json
+  heddle search Shops --tenant acme --like 42")]
     Search(Search),
     /// Count objects
     #[command(after_help = "\
 Examples:
   heddle count Docs
-  heddle count Docs --filter 'section is null or year < 2000'")]
+  heddle count Docs --filter 'section is null or year < 2000'
+  heddle count Shops --tenant acme")]
     Count(Count),
     /// Measure a running node
     #[command(subcommand)]
@@ -261,6 +269,7 @@ Examples:
   heddle collection create Docs --dims 384 --distance cosine \\
       --property text:text --property year:int --property tags:text[]
   heddle collection create Small --dims 384 --quantization 4bit --raw disk
+  heddle collection create Shops --dims 384 --tenants --auto-activate
   heddle collection create --file schema.json")]
     Create(CollectionCreate),
     /// List collections
@@ -331,6 +340,15 @@ pub(crate) struct CollectionCreate {
     /// Replicas of each shard, every one on a node of its own [default: 1]
     #[arg(long, value_name = "N", conflicts_with = "file")]
     pub(crate) replication: Option<u32>,
+    /// Divide it among tenants, each with shards of its own
+    #[arg(long, conflicts_with = "file")]
+    pub(crate) tenants: bool,
+    /// With --tenants: writing to a tenant that does not exist creates it
+    #[arg(long, requires = "tenants")]
+    pub(crate) auto_create: bool,
+    /// With --tenants: a request for an inactive tenant activates it
+    #[arg(long, requires = "tenants")]
+    pub(crate) auto_activate: bool,
     /// Links per node of the graph
     #[arg(long, value_name = "N", conflicts_with = "file")]
     pub(crate) m: Option<u16>,
@@ -432,6 +450,9 @@ pub(crate) struct Get {
     pub(crate) name: String,
     /// UUID of the object, or the number of an imported row
     pub(crate) id: String,
+    /// The tenant that it belongs to, where the collection has tenants
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub(crate) tenant: String,
     /// Show the vectors too
     #[arg(long)]
     pub(crate) vector: bool,
@@ -459,6 +480,9 @@ pub(crate) struct Search {
     /// Search for row N of a vector file
     #[arg(long, value_name = "FILE:N")]
     pub(crate) row: Option<String>,
+    /// The tenant to search, where the collection has tenants
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub(crate) tenant: String,
     /// Neighbours to find
     #[arg(short, long, value_name = "N", default_value_t = 10, value_parser = at_least_one())]
     pub(crate) k: u32,
@@ -491,6 +515,9 @@ pub(crate) struct Count {
     /// Replicas of each shard to count in: one, quorum or all [default: one]
     #[arg(long, value_name = "LEVEL")]
     pub(crate) consistency: Option<Consistency>,
+    /// The tenant whose objects are counted, where the collection has tenants
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub(crate) tenant: String,
     /// Only objects that pass, such as 'year >= 2020'
     #[arg(long, value_name = "EXPRESSION")]
     pub(crate) filter: Option<String>,

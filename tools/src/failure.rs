@@ -86,7 +86,9 @@ impl fmt::Display for Failure {
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
         let kind = match error.code {
-            ErrorCode::UnknownCollection | ErrorCode::ObjectNotFound => Kind::NotFound,
+            ErrorCode::UnknownCollection | ErrorCode::UnknownTenant | ErrorCode::ObjectNotFound => {
+                Kind::NotFound
+            }
             ErrorCode::Unknown => Kind::Unknown,
             _ => Kind::Failed,
         };

@@ -5,6 +5,7 @@ use heddle_client::Client;
 use serde::Deserialize;
 
 use crate::failure::Failure;
+use crate::output::grouped;
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -18,6 +19,7 @@ pub(crate) struct NodeStatus {
     pub(crate) backup: Option<Backup>,
     pub(crate) memory: Memory,
     pub(crate) disk: Disk,
+    pub(crate) tenants: Vec<TenantsStatus>,
     pub(crate) cores: Vec<Core>,
 }
 
@@ -108,6 +110,8 @@ pub(crate) struct Finding {
 #[serde(default)]
 pub(crate) struct Shard {
     pub(crate) id: u64,
+    /// How many shards these figures are of; 0 from servers that tell each.
+    pub(crate) shards: u64,
     pub(crate) collection: String,
     pub(crate) objects: u64,
     pub(crate) tombstones: u64,
@@ -136,6 +140,25 @@ pub(crate) struct Shard {
     /// `serving`, `rebuilding` or `lost`.
     pub(crate) state: String,
     pub(crate) problem: Option<String>,
+}
+
+impl Shard {
+    /// Its number; of a sum the first one and how many more.
+    pub(crate) fn shown(&self) -> String {
+        match self.shards {
+            0 | 1 => self.id.to_string(),
+            count => format!("{} and {} more", self.id, grouped(count - 1)),
+        }
+    }
+}
+
+/// The tenants of a collection.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct TenantsStatus {
+    pub(crate) collection: String,
+    pub(crate) active: u64,
+    pub(crate) inactive: u64,
 }
 
 impl NodeStatus {

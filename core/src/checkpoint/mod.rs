@@ -35,7 +35,7 @@ const IMAGE_PREFIX: &str = "image-";
 /// Beginning of a ledger's name.
 const LEDGER_PREFIX: &str = "ledger-";
 /// Ending of a name that is not an image or ledger yet.
-const TEMPORARY_SUFFIX: &str = ".tmp";
+pub(crate) const TEMPORARY_SUFFIX: &str = ".tmp";
 
 fn image_name(generation: u64) -> String {
     format!("{IMAGE_PREFIX}{generation}")

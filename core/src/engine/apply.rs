@@ -102,6 +102,9 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let mut state = self.inner.state.borrow_mut();
         assert!(state.applied_lsn < lsn, "records are applied in the order of the log");
         state.applied_lsn = lsn;
+        if cell.is_some() {
+            state.work.insert(shard);
+        }
         if let Some(busy) = state.busy.get_mut(&(shard, id)) {
             busy.in_flight -= 1;
             if busy.in_flight == 0 && !busy.merging {

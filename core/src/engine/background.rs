@@ -1,14 +1,23 @@
 //! Background work in small steps: linking new vectors, sweeping dead slots, writing rows.
 
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 use heddle_index::{Choice, LinkBatch, LinkRows, LinkScratch, PrunedRows};
 use heddle_types::{Clock, Device, DeviceError, ShardId, Slot};
 
+use super::yielding::yield_now;
 use super::{Engine, EngineError, ShardCell};
 use crate::objects::ObjectError;
 use crate::shard::{Shard, ShardView};
+
+/// Shards that upkeep looks at before other tasks may run: about 50 us when none has work.
+const SHARDS_PER_TURN: usize = 256;
+
+/// Files of segments that a core keeps open although nobody reads them: the shards of tenants are
+/// many, and a process has its limit of open files.
+pub(super) const SEGMENT_FILES_MAX: usize = 1_024;
 
 /// What all parts of a batch share.
 #[derive(Clone, Debug)]
@@ -164,7 +173,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// of the writes.
     #[must_use]
     pub fn index_batch(&self, limit: usize) -> Option<IndexBatch> {
-        let cells = self.cells_in_turn();
+        let cells = self.cells_at_work();
         let (cell, batch) =
             cells.iter().find_map(|cell| Some((cell, self.batch_of(cell, limit)?)))?;
         self.inner.state.borrow_mut().turn = cell.id;
@@ -238,7 +247,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// One step of removing dead slots from graphs and property indexes, on the next shard that
     /// has any to do. False when none has.
     pub fn sweep_step(&self) -> bool {
-        for cell in self.cells_in_turn() {
+        for cell in self.cells_at_work() {
             let mut shard = cell.shard.borrow_mut();
             if shard.sweep_step(&self.inner.quiescence) {
                 self.republish(&mut shard);
@@ -246,6 +255,10 @@ impl<D: Device, C: Clock> Engine<D, C> {
                 self.note_relief(&cell);
                 self.inner.state.borrow_mut().turn = cell.id;
                 return true;
+            }
+            drop(shard);
+            if is_quiet(&cell) {
+                self.inner.state.borrow_mut().work.remove(&cell.id);
             }
         }
         false
@@ -262,8 +275,12 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// does not keep the others from their turn; the first error is returned. A full disk makes
     /// writes fail with `DiskFull` once memory is used up, until a later call succeeds.
     pub async fn maintain(&self) -> Result<bool, EngineError> {
+        self.rest_files();
         let (mut is_worked, mut first_error) = (false, None);
-        for cell in self.cells_in_turn() {
+        for (position, cell) in self.cells_in_turn().into_iter().enumerate() {
+            if position % SHARDS_PER_TURN == SHARDS_PER_TURN - 1 {
+                yield_now().await;
+            }
             match self.maintain_shard(&cell).await {
                 Ok(done) => is_worked |= done,
                 Err(error) => first_error = first_error.or(Some(error)),
@@ -273,6 +290,15 @@ impl<D: Device, C: Clock> Engine<D, C> {
             self.release_log().await?;
         }
         first_error.map_or(Ok(is_worked), Err)
+    }
+
+    /// Closes files that nobody has read lately when there are many.
+    fn rest_files(&self) {
+        let cells = self.cells();
+        let open: usize = cells.iter().map(|cell| cell.shard.borrow().objects.open_files()).sum();
+        if open > SEGMENT_FILES_MAX {
+            cells.iter().for_each(|cell| cell.shard.borrow().objects.rest_files());
+        }
     }
 
     async fn maintain_shard(&self, cell: &ShardCell<D>) -> Result<bool, EngineError> {
@@ -305,7 +331,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
 
     async fn compact(&self, cell: &ShardCell<D>) -> Result<bool, EngineError> {
         let Some(pressure) = self.compaction_pressure() else { return Ok(false) };
-        if self.is_image_awaited() || !cell.shard.borrow().objects.has_compaction(pressure) {
+        // The cheap question first: the other one asks all shards.
+        if !cell.shard.borrow().objects.has_compaction(pressure) || self.is_image_awaited() {
             return Ok(false);
         }
         let image_bytes = cell.book.borrow().image_bytes;
@@ -346,14 +373,34 @@ impl<D: Device, C: Clock> Engine<D, C> {
         book.imaging || (is_due && !book.image_failed && !book.poisoned)
     }
 
+    /// The shards in which there may be something to link or to sweep, the one after the last
+    /// served first.
+    fn cells_at_work(&self) -> Vec<Rc<ShardCell<D>>> {
+        let state = self.inner.state.borrow();
+        let after =
+            state.work.range((std::ops::Bound::Excluded(state.turn), std::ops::Bound::Unbounded));
+        let ids = after.chain(state.work.range(..=state.turn));
+        ids.filter_map(|id| state.shards.get(id).cloned()).collect()
+    }
+
     /// All shards, the one after the last served first.
-    fn cells_in_turn(&self) -> Vec<std::rc::Rc<ShardCell<D>>> {
+    fn cells_in_turn(&self) -> Vec<Rc<ShardCell<D>>> {
         let state = self.inner.state.borrow();
         let after =
             state.shards.range((std::ops::Bound::Excluded(state.turn), std::ops::Bound::Unbounded));
         let before = state.shards.range(..=state.turn);
-        after.chain(before).map(|(_, cell)| std::rc::Rc::clone(cell)).collect()
+        after.chain(before).map(|(_, cell)| Rc::clone(cell)).collect()
     }
+}
+
+/// Is there nothing to link or to sweep in a shard until a record, an image or a batch ends that?
+fn is_quiet<D: Device>(cell: &ShardCell<D>) -> bool {
+    let shard = cell.shard.borrow();
+    let is_linked = || shard.vectors().all(|(_, vector)| vector.backlog() == 0);
+    !shard.is_imaging()
+        && !shard.lease.is_out()
+        && !shard.wants_sweep()
+        && (cell.book.borrow().link_failed || is_linked())
 }
 
 /// A flush or compaction under way; when its future is dropped in an await, the store learns that

@@ -9,12 +9,15 @@
 use std::rc::Rc;
 
 use heddle_types::limits::PAGE_SIZE_BYTES;
-use heddle_types::{AlignedBuf, Clock, Device, DeviceFile, ErrorCode, Lsn, OpenMode, ShardId};
+use heddle_types::{
+    AlignedBuf, Clock, Device, DeviceError, DeviceFile, ErrorCode, Lsn, OpenMode, ShardId,
+};
 
 use super::checkpoint::Imaging;
+use super::close::closed_directory;
 use super::recover::{log_directory, parent};
 use super::{Engine, EngineError, ShardCell};
-use crate::checkpoint::{ImageReader, image_path, ledger_path, superblock_paths};
+use crate::checkpoint::{ImageReader, TEMPORARY_SUFFIX, image_path, ledger_path, superblock_paths};
 use crate::objects::segment_path;
 use crate::shard::image::{ImageMeta, RestoreError};
 
@@ -90,6 +93,17 @@ impl<D: Device, C: Clock> Engine<D, C> {
         folder: &str,
         shards: &[ShardId],
     ) -> Result<BackupPart, EngineError> {
+        self.back_up_with(folder, shards, |_| None).await
+    }
+
+    /// As [`Engine::back_up`]; `directory_of` says where the files of a shard are that may be
+    /// closed. Such a shard is in the backup under the name of an open one.
+    pub async fn back_up_with(
+        &self,
+        folder: &str,
+        shards: &[ShardId],
+        directory_of: impl Fn(ShardId) -> Option<String>,
+    ) -> Result<BackupPart, EngineError> {
         let _hold = LogHold::begin(self);
         // Also what was acknowledged before its sync.
         let accepted = Lsn(self.inner.wal.next_lsn().0 - 1);
@@ -99,24 +113,95 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let mut part = BackupPart::default();
         let mut reach: Option<Reach> = None;
         for shard in shards {
-            let kept = part.files.len();
-            match self.back_up_shard(*shard, folder, &mut part.files).await {
-                Ok(covers) => {
+            let directory = directory_of(*shard);
+            match self.back_up_one(*shard, folder, directory, &mut part.files).await? {
+                Some(covers) => {
                     let known = reach.unwrap_or(Reach { all: covers, any: covers });
                     let (all, any) = (known.all.min(covers), known.any.max(covers));
                     reach = Some(Reach { all, any });
                 }
-                Err(_gone) if !self.has_shard(*shard) => {
-                    part.files.truncate(kept);
-                    part.dropped.push(*shard);
-                }
-                Err(error) => return Err(error),
+                None => part.dropped.push(*shard),
             }
         }
         if let Some(reach) = reach {
             self.copy_log(folder, reach, &mut part.files).await?;
         }
         Ok(part)
+    }
+
+    /// Backs one shard up, open or closed, also when it becomes the other one meanwhile; `None`
+    /// when it is neither.
+    async fn back_up_one(
+        &self,
+        shard: ShardId,
+        folder: &str,
+        directory: Option<String>,
+        files: &mut Vec<BackupFile>,
+    ) -> Result<Option<Lsn>, EngineError> {
+        let kept = files.len();
+        loop {
+            let is_open = self.has_shard(shard);
+            let backed_up = match (&directory, is_open) {
+                (_, true) => self.back_up_shard(shard, folder, files).await,
+                (Some(directory), false) => self.link_closed(shard, folder, directory, files).await,
+                (None, false) => return Ok(None),
+            };
+            match backed_up {
+                Ok(covers) => return Ok(Some(covers)),
+                Err(error) if self.has_shard(shard) == is_open => return Err(error),
+                Err(_changed) => {
+                    files.truncate(kept);
+                    if let Some(directory) = &directory {
+                        self.inner.device.remove_tree(&format!("{folder}/{directory}")).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives the files of a closed shard a name in the folder; the position up to which no record
+    /// of the log is needed for it.
+    async fn link_closed(
+        &self,
+        shard: ShardId,
+        folder: &str,
+        directory: &str,
+        files: &mut Vec<BackupFile>,
+    ) -> Result<Lsn, EngineError> {
+        let device = &self.inner.device;
+        let closed = closed_directory(directory);
+        let names = match device.list(&closed).await {
+            Ok(names) => names,
+            Err(DeviceError::NotFound { .. }) => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        let applied = self.inner.state.borrow().applied_lsn;
+        if names.is_empty() {
+            // Its tenant was never active.
+            return Ok(applied);
+        }
+        let failed = |source| EngineError::Checkpoint { shard, source };
+        let reader = ImageReader::open(device, &closed, shard).await.map_err(failed)?;
+        let covers = reader.map_or(Lsn(0), |reader| reader.covers());
+        let target = format!("{folder}/{directory}");
+        device.create_dir(&target).await?;
+        let superblocks: Vec<String> = superblock_paths(&closed).into_iter().collect();
+        for file in names.iter().filter(|name| !name.ends_with(TEMPORARY_SUFFIX)) {
+            let (from, name) = (format!("{closed}/{file}"), format!("{directory}/{file}"));
+            let bytes = self.length_of(&from).await?;
+            if superblocks.contains(&from) {
+                // They are written over once it is open again, so they are copied.
+                let page = device.open(&from, OpenMode::Read).await?;
+                let page = page.read_at(0, PAGE_SIZE_BYTES).await?;
+                self.write_file(&format!("{folder}/{name}"), page).await?;
+            } else {
+                device.link(&from, &format!("{folder}/{name}")).await?;
+            }
+            files.push(BackupFile { name, bytes, length: bytes });
+        }
+        device.sync_dir(&target).await?;
+        device.sync_dir(parent(&target)).await?;
+        Ok(covers.max(applied))
     }
 
     /// Backs one shard up; the position up to which no record of the log is needed for it.

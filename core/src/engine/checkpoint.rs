@@ -70,6 +70,23 @@ impl<D: Device, C: Clock> Engine<D, C> {
         due.into_iter().map(|(_, shard)| shard).collect()
     }
 
+    /// The shards with changes whose last image is so old; one without is as old as the engine.
+    #[must_use]
+    pub fn images_older_than(&self, interval_us: u64, uptime_us: u64) -> Vec<ShardId> {
+        let now_us = self.inner.clock.unix_us();
+        let is_old = |cell: &Rc<ShardCell<D>>| {
+            let book = cell.book.borrow();
+            let age_us = match book.generation {
+                0 => uptime_us,
+                _ => now_us.saturating_sub(book.imaged_us).min(uptime_us),
+            };
+            // Segments that only the last image refers to go with the next one.
+            let has_retired = || cell.shard.borrow().objects.has_retired();
+            age_us >= interval_us && (book.log_bytes > 0 || has_retired())
+        };
+        self.cells().iter().filter(|cell| is_old(cell)).map(|cell| cell.id).collect()
+    }
+
     /// Does the log wait for an image that could be written now? Rewriting rows waits for it, but
     /// not when space is short: what it gives back is needed then, and images come in between.
     pub(super) fn is_image_awaited(&self) -> bool {
@@ -482,6 +499,9 @@ impl<D: Device, C: Clock> Drop for Imaging<D, C> {
         }
         drop(shard);
         self.cell.book.borrow_mut().imaging = false;
+        if !self.cell.dropped.get() {
+            self.engine.inner.state.borrow_mut().work.insert(self.cell.id);
+        }
         self.engine.inner.settled.notify();
         self.engine.wake_background();
     }

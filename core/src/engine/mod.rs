@@ -17,6 +17,7 @@ mod arrivals;
 mod background;
 mod backup;
 mod checkpoint;
+mod close;
 mod compare;
 mod config;
 mod error;
@@ -45,6 +46,7 @@ mod tests;
 pub(crate) use background::Lease;
 pub use background::{IndexBatch, IndexedBatch, LinkProgress, RowBatch};
 pub use backup::{BackupFile, BackupPart};
+pub use close::{CLOSED_SUFFIX, Reopened, closed_directory};
 pub use config::{
     CHECKPOINT_LOG_BYTES_DEFAULT, EngineConfig, LOG_BYTES_MAX_DEFAULT, OnDataLoss, OpenReport,
     Progress,
@@ -60,7 +62,7 @@ pub use write::{merge_rows, merge_vectors};
 pub(crate) use yielding::yield_now;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -126,6 +128,11 @@ struct State<D: Device> {
     busy: FxHashMap<(ShardId, ObjectId), Busy>,
     applied_lsn: Lsn,
     view_version: u64,
+    /// Which shard's view changed at which version, as far as not everybody knows.
+    viewed: BTreeMap<u64, ShardId>,
+    /// Shards in which there may be something to link or to sweep. All others are quiet: with
+    /// thousands of shards nothing looks at each of them for every write.
+    work: BTreeSet<ShardId>,
     /// Events beside applied records that may have made background work.
     background_events: u64,
     /// The log failed; every write is refused.
@@ -156,6 +163,8 @@ struct ShardCell<D: Device> {
     pacing: RefCell<pacing::Pacing>,
     /// Gone from the engine; whatever still runs for it stops.
     dropped: Cell<bool>,
+    /// On its way to being closed: it takes no writes.
+    closing: Cell<bool>,
 }
 
 /// What the log and the image of a shard have in common.
@@ -254,15 +263,48 @@ impl<D: Device, C: Clock> Engine<D, C> {
         self.view_version()
     }
 
-    fn views_changed(&self) {
-        self.inner.state.borrow_mut().view_version += 1;
+    /// What changed behind a version that everybody knows: views, and shards that are gone.
+    ///
+    /// Cost: what changed; the engine forgets what is up to `known`.
+    #[must_use]
+    pub fn views_since(&self, known: u64) -> ViewChanges {
+        let changed: BTreeSet<ShardId> = {
+            let mut state = self.inner.state.borrow_mut();
+            state.viewed = state.viewed.split_off(&(known + 1));
+            state.viewed.values().copied().collect()
+        };
+        let mut changes = ViewChanges::default();
+        for shard in changed {
+            match self.view(shard) {
+                Some(view) => changes.views.push(view),
+                None => changes.gone.push(shard),
+            }
+        }
+        changes
+    }
+
+    fn views_changed(&self, shard: ShardId) {
+        let mut state = self.inner.state.borrow_mut();
+        state.view_version += 1;
+        let version = state.view_version;
+        state.viewed.insert(version, shard);
+        drop(state);
         self.inner.published.notify();
     }
 
     /// Publishes a shard again if one of its arenas moved.
     fn republish(&self, shard: &mut Shard<D>) {
         if shard.republish() {
-            self.views_changed();
+            self.views_changed(shard.spec.id);
         }
     }
+}
+
+/// Views that changed, and shards that have none any more.
+#[derive(Clone, Debug, Default)]
+pub struct ViewChanges {
+    /// The views as they are now.
+    pub views: Vec<Arc<ShardView>>,
+    /// Shards that are not served.
+    pub gone: Vec<ShardId>,
 }

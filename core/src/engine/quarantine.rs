@@ -163,10 +163,9 @@ impl<D: Device, C: Clock> Engine<D, C> {
         self.quarantine_needs_from().into_iter().chain(self.absent_need_from()).min()
     }
 
-    /// Forgets a quarantined shard and removes its files.
-    pub(super) async fn drop_quarantined(&self, id: ShardId) -> Result<(), ApiError> {
+    /// Forgets a quarantined shard; its directory.
+    pub(super) fn forget_quarantined(&self, id: ShardId) -> Option<String> {
         let removed = self.inner.state.borrow_mut().quarantined.remove(&id);
-        let Some(Quarantined { directory, .. }) = removed else { return Ok(()) };
-        self.remove_files(&directory).await
+        removed.map(|Quarantined { directory, .. }| directory)
     }
 }

@@ -284,6 +284,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
                 let mut state = self.inner.state.borrow_mut();
                 state.absent.remove(&shard);
                 state.shards.insert(shard, cell);
+                state.work.insert(shard);
                 Ok(())
             }
             Err(reason) => {
@@ -299,7 +300,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
                 Err(error)
             }
         };
-        self.views_changed();
+        self.views_changed(shard);
         self.wake_background();
         Some((shard, outcome))
     }

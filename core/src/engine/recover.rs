@@ -14,6 +14,7 @@ use heddle_types::limits::{REPLAY_VALUES_BYTES_MAX, REPLAY_VALUES_SHARE};
 use heddle_types::{Clock, Device, DeviceError, Hlc, Lsn, ShardId, StampSource};
 use rustc_hash::FxHashMap;
 
+use super::background::SEGMENT_FILES_MAX;
 use super::config::{EngineConfig, OpenReport, Progress};
 use super::high_water::HighWater;
 use super::load::Loader;
@@ -70,7 +71,7 @@ pub(super) struct Opened<D: Device> {
 
 impl<D: Device> Opened<D> {
     /// Removes older images and what no image refers to.
-    async fn remove_leftovers(&self, device: &D) -> Result<(), EngineError> {
+    pub(super) async fn remove_leftovers(&self, device: &D) -> Result<(), EngineError> {
         let shard = self.cell.id;
         let directory = self.cell.shard.borrow().spec.directory.clone();
         for name in &self.unreferenced {
@@ -193,6 +194,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         newest: Hlc,
     ) -> Self {
         let stamps = StampSource::new(config.node, config.boot, config.core, newest);
+        let work = opened.keys().copied().collect();
         let shards = opened.into_iter().map(|(id, opened)| (id, opened.cell)).collect();
         let state = State {
             shards,
@@ -205,6 +207,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
             busy: FxHashMap::default(),
             applied_lsn: Lsn(wal.next_lsn().0 - 1),
             view_version: 1,
+            viewed: BTreeMap::new(),
+            work,
             background_events: 0,
             failed: false,
             turn: ShardId(0),
@@ -267,6 +271,7 @@ impl<D: Device> Loader<'_, D> {
     ) -> Result<Found<D>, EngineError> {
         let (opened, rebuilds, lost) = Default::default();
         let mut found = Found { opened, rebuilds, lost };
+        let has_many = shards.len() > SEGMENT_FILES_MAX;
         for spec in shards {
             let id = spec.id;
             let shard = match self.load(spec, report).await? {
@@ -282,6 +287,11 @@ impl<D: Device> Loader<'_, D> {
                     continue;
                 }
             };
+            if has_many {
+                // Not read since it was opened, and not open any more.
+                let objects = &shard.cell.shard.borrow().objects;
+                (0..2).for_each(|_| objects.rest_files());
+            }
             let objects = shard.cell.shard.borrow().live_count();
             (self.progress)(Progress::ShardLoaded { shard: id, objects });
             found.opened.insert(id, shard);

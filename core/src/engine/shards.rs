@@ -15,16 +15,35 @@ use crate::shard::{Shard, ShardSpec};
 impl<D: Device, C: Clock> Engine<D, C> {
     /// Makes an empty shard; its directory is durable when this returns.
     ///
-    /// Call it after the catalog knows the shard: a directory that the catalog does not know is
-    /// garbage, a shard without a directory is made again when the engine opens. Errors: nothing
-    /// is served; the device's words, or no memory.
+    /// Errors and when to call it: as [`Engine::create_shards`].
     pub async fn create_shard(&self, spec: ShardSpec) -> Result<(), ApiError> {
-        if self.has_shard(spec.id) {
-            return Err(ApiError::internal(format!("shard {} exists already", spec.id)));
+        self.create_shards(vec![spec]).await
+    }
+
+    /// Makes empty shards, whose directories have one parent; all are durable when this returns.
+    ///
+    /// Call it after the catalog knows the shards: a directory that the catalog does not know is
+    /// garbage, a shard without a directory is made again when the engine opens. Errors: none of
+    /// them is served; one exists already, the device's words, or no memory. Cost: one sync for
+    /// all of them.
+    pub async fn create_shards(&self, specs: Vec<ShardSpec>) -> Result<(), ApiError> {
+        if let Some(known) = specs.iter().find(|spec| self.has_shard(spec.id)) {
+            return Err(ApiError::internal(format!("shard {} exists already", known.id)));
         }
-        let cell = self.make_shard(spec).await?;
-        self.inner.state.borrow_mut().shards.insert(cell.id, Rc::new(cell));
-        self.views_changed();
+        let parent = specs.first().map(|spec| parent(&spec.directory).to_owned());
+        let mut cells = Vec::with_capacity(specs.len());
+        for spec in specs {
+            cells.push(Rc::new(self.make_shard(spec).await?));
+        }
+        if let Some(parent) = parent {
+            let synced = self.inner.device.sync_dir(&parent).await;
+            synced.map_err(EngineError::from)?;
+        }
+        for cell in cells {
+            let id = cell.id;
+            self.inner.state.borrow_mut().shards.insert(id, cell);
+            self.views_changed(id);
+        }
         Ok(())
     }
 
@@ -34,8 +53,6 @@ impl<D: Device, C: Clock> Engine<D, C> {
         // What a shard of this number left behind was never in the catalog or is dropped.
         device.remove_tree(&directory).await?;
         device.create_dir(&directory).await?;
-        device.sync_dir(&directory).await?;
-        device.sync_dir(parent(&directory)).await?;
         let config = object_config(&self.inner.config);
         let opened = ObjectStore::open(device.clone(), &directory, id, config, &[]).await;
         let (objects, _) = opened.map_err(|source| EngineError::Objects { shard: id, source })?;
@@ -66,7 +83,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let failed = |source| EngineError::Index { shard: cell.id, source };
         shard.fix_dims(config).map_err(failed)?;
         drop(shard);
-        self.views_changed();
+        self.views_changed(cell.id);
         Ok(())
     }
 
@@ -76,20 +93,51 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// Call it after the catalog forgot the shard. Errors: the shard is gone from memory all the
     /// same; what is left of its files is garbage.
     pub async fn drop_shard(&self, id: ShardId) -> Result<(), ApiError> {
+        self.drop_shards(&[id]).await
+    }
+
+    /// Forgets shards and removes their files, as [`Engine::drop_shard`]. Errors: the first one;
+    /// the others went all the same. Cost: one sync for all of them.
+    pub async fn drop_shards(&self, ids: &[ShardId]) -> Result<(), ApiError> {
+        let mut first = None;
+        let mut last_directory = None;
+        for id in ids {
+            match self.forget_shard(*id).await {
+                Ok(directory) => last_directory = directory.or(last_directory),
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        if let Some(directory) = last_directory {
+            let synced = self.inner.device.sync_dir(parent(&directory)).await;
+            synced.map_err(EngineError::from)?;
+        }
+        self.release_log().await?;
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Takes a shard out of memory and removes its directory; which one that was.
+    async fn forget_shard(&self, id: ShardId) -> Result<Option<String>, ApiError> {
         let absent = self.inner.state.borrow_mut().absent.remove(&id);
         let cell = match absent {
-            Some(Absent::Lost { directory, .. }) => return self.remove_files(&directory).await,
+            Some(Absent::Lost { directory, .. }) => return self.remove_files(directory).await,
             Some(Absent::Rebuilding { cell, .. }) => cell,
             None => match self.cell(id) {
                 Ok(cell) => cell,
-                Err(_not_served) => return self.drop_quarantined(id).await,
+                Err(_not_served) => match self.forget_quarantined(id) {
+                    Some(directory) => return self.remove_files(directory).await,
+                    None => return Ok(None),
+                },
             },
         };
         cell.dropped.set(true);
-        self.inner.state.borrow_mut().shards.remove(&id);
+        {
+            let mut state = self.inner.state.borrow_mut();
+            state.shards.remove(&id);
+            state.work.remove(&id);
+        }
         self.inner.settled.notify();
         self.release_all_writers();
-        self.views_changed();
+        self.views_changed(id);
         // Nothing may write into the directory while it is removed.
         let is_busy = || {
             let book = cell.book.borrow();
@@ -97,16 +145,13 @@ impl<D: Device, C: Clock> Engine<D, C> {
         };
         self.inner.settled.wait_until(|| !is_busy()).await;
         let directory = cell.shard.borrow().spec.directory.clone();
-        self.remove_files(&directory).await
+        self.remove_files(directory).await
     }
 
-    pub(super) async fn remove_files(&self, directory: &str) -> Result<(), ApiError> {
-        let removed = async {
-            self.inner.device.remove_tree(directory).await?;
-            self.inner.device.sync_dir(parent(directory)).await
-        };
-        removed.await.map_err(EngineError::from)?;
-        Ok(self.release_log().await?)
+    async fn remove_files(&self, directory: String) -> Result<Option<String>, ApiError> {
+        let removed = self.inner.device.remove_tree(&directory).await;
+        removed.map_err(EngineError::from)?;
+        Ok(Some(directory))
     }
 }
 
@@ -119,6 +164,7 @@ impl<D: Device> ShardCell<D> {
             previous: RefCell::default(),
             pacing: RefCell::default(),
             dropped: Cell::new(false),
+            closing: Cell::new(false),
         }
     }
 }

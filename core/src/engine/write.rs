@@ -342,6 +342,9 @@ impl<D: Device, C: Clock> Engine<D, C> {
             let message = format!("shard {} takes no writes: {why}", cell.id);
             Err(ApiError::transient(ErrorCode::Unavailable, message))
         };
+        if cell.closing.get() {
+            return refuse("it is being closed");
+        }
         if self.inner.state.borrow().failed {
             return refuse("the log failed");
         }

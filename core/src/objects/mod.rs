@@ -440,6 +440,26 @@ impl<D: Device> ObjectStore<D> {
         }
     }
 
+    /// Files of written segments that are open.
+    #[must_use]
+    pub fn open_files(&self) -> usize {
+        let retired = self.retired.values().map(|retired| &retired.segment);
+        let all = self.segments.values().map(|sealed| &sealed.segment).chain(retired);
+        all.filter(|segment| segment.is_open()).count()
+    }
+
+    /// Closes the files of segments in use that were not read since this was called last; whoever
+    /// reads them next opens them again.
+    pub fn rest_files(&self) {
+        self.segments.values().for_each(|sealed| sealed.segment.rest());
+    }
+
+    /// Do written segments wait for the next checkpoint to be removed?
+    #[must_use]
+    pub fn has_retired(&self) -> bool {
+        !self.retired.is_empty()
+    }
+
     /// Has the memtable reached its size?
     #[must_use]
     pub fn needs_flush(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Written segments: making one from a memtable, opening one, reading parts of one.
 
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use heddle_types::limits::PAGE_SIZE_BYTES;
@@ -52,7 +53,11 @@ pub(super) fn parse_name(name: &str) -> Name {
 pub(super) struct Segment<D: Device> {
     pub(super) header: SegmentHeader,
     pub(super) path: String,
-    file: D::File,
+    device: D,
+    /// None while it rests; the next read opens it again.
+    file: RefCell<Option<Rc<D::File>>>,
+    /// Was it read since it was last asked to rest?
+    is_used: Cell<bool>,
     /// Blocks of rows in order; none in version 2.
     blocks: Vec<Block>,
 }
@@ -84,14 +89,40 @@ impl<D: Device> Segment<D> {
         if length < header.file_bytes() {
             return Err(wrong("file length", header.file_bytes(), length));
         }
-        let mut segment = Self { header, path, file, blocks: Vec::new() };
+        let (device, file) = (device.clone(), RefCell::new(Some(Rc::new(file))));
+        let is_used = Cell::new(true);
+        let mut segment = Self { header, path, device, file, is_used, blocks: Vec::new() };
         segment.blocks = segment.read_table().await?;
         Ok(segment)
     }
 
+    /// The open file.
+    async fn handle(&self) -> Result<Rc<D::File>, ObjectError> {
+        self.is_used.set(true);
+        if let Some(file) = &*self.file.borrow() {
+            return Ok(Rc::clone(file));
+        }
+        let opened = Rc::new(self.device.open(&self.path, OpenMode::Read).await?);
+        // Another read may have been faster.
+        Ok(Rc::clone(self.file.borrow_mut().get_or_insert(opened)))
+    }
+
+    /// Is its file open?
+    pub(super) fn is_open(&self) -> bool {
+        self.file.borrow().is_some()
+    }
+
+    /// Closes the file if nothing has read it since this was called last; reads under way keep it
+    /// until they end.
+    pub(super) fn rest(&self) {
+        if !self.is_used.replace(false) {
+            self.file.take();
+        }
+    }
+
     /// Reads header and table once more and compares them with what is known; bytes read.
     pub(super) async fn check_again(&self) -> Result<u64, ObjectError> {
-        let page = self.file.read_at(0, PAGE_SIZE_BYTES).await?;
+        let page = self.handle().await?.read_at(0, PAGE_SIZE_BYTES).await?;
         let header = SegmentHeader::decode(&page).map_err(|fault| corrupt(&self.path, 0, fault))?;
         if header != self.header {
             let (expected, found) = (self.header.data_bytes(), header.data_bytes());
@@ -180,7 +211,8 @@ impl<D: Device> Segment<D> {
         if end == first_page {
             return Ok(Vec::new());
         }
-        let pages = self.file.read_at(first_page, in_memory(end - first_page)).await?;
+        let file = self.handle().await?;
+        let pages = file.read_at(first_page, in_memory(end - first_page)).await?;
         let skip = in_memory(offset - first_page);
         Ok(pages[skip..skip + in_memory(length)].to_vec())
     }

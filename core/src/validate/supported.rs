@@ -34,10 +34,6 @@ pub fn check_supported(config: &CollectionConfig, facts: &NodeFacts) -> Result<(
         let message = format!("property {name} is searchable");
         return refuse(message, "searchable false: there is no text search yet".to_owned());
     }
-    if config.multi_tenancy.enabled {
-        let message = format!("collection {} has multi-tenancy", config.name);
-        return refuse(message, "multi_tenancy.enabled false".to_owned());
-    }
     if config.replication.factor > facts.nodes {
         return refuse(
             format!("replication factor {}", config.replication.factor),

@@ -61,11 +61,15 @@ pub enum ErrorCode {
     BelowFloor = 23,
     /// The object is not in the state that the write asks for. Nothing was applied.
     ConditionFailed = 24,
+    /// No tenant of that name in the collection.
+    UnknownTenant = 25,
+    /// The tenant is inactive: its objects are on disk and take no requests.
+    TenantInactive = 26,
 }
 
 impl ErrorCode {
     /// Every code, in wire order.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::Protocol,
         Self::UnknownMessage,
         Self::InvalidArgument,
@@ -90,6 +94,8 @@ impl ErrorCode {
         Self::ClockSkew,
         Self::BelowFloor,
         Self::ConditionFailed,
+        Self::UnknownTenant,
+        Self::TenantInactive,
     ];
 
     /// The wire number.

@@ -13,6 +13,18 @@ pub const VECTORS_PER_COLLECTION_MAX: usize = 16;
 pub const PROPERTIES_PER_COLLECTION_MAX: usize = 512;
 /// Most bytes of a collection, property, vector or tenant name.
 pub const NAME_LENGTH_BYTES_MAX: usize = 128;
+/// Most bytes of a tenant's name where one is made.
+pub const TENANT_NAME_BYTES_MAX: usize = 64;
+/// Most tenants of all collections together, and so of one: the state of the cluster, which every
+/// node keeps in memory and writes whole, has at most some 200 bytes for each.
+pub const TENANTS_MAX: usize = 100_000;
+/// Most tenants that one change names.
+pub const TENANT_BATCH_MAX: usize = 1_000;
+/// Most tenants of one page of a list.
+pub const TENANT_LIST_MAX: u32 = 10_000;
+/// Most shards of active tenants on one data core: each has its memory and its open files, and all
+/// of them are looked at by whatever looks at shards.
+pub const TENANT_SHARDS_PER_CORE_MAX: usize = 10_000;
 /// Most collections of a cluster.
 pub const COLLECTIONS_MAX: usize = 1_000;
 /// Deepest nesting of object properties.
@@ -125,6 +137,7 @@ pub const STEP_US_MAX: u64 = 200;
 pub const CORES_MAX: usize = 1_024;
 
 const _: () = assert!(OBJECT_BATCH_MAX >= SEARCH_BATCH_MAX);
+const _: () = assert!(TENANT_NAME_BYTES_MAX <= NAME_LENGTH_BYTES_MAX);
 const _: () =
     assert!(PROPERTY_ROW_BYTES_MAX + 4 * VECTOR_DIMS_MAX as usize <= WAL_RECORD_BYTES_MAX);
 const _: () = assert!(WAL_RECORD_BYTES_MAX < CLIENT_BODY_BYTES_MAX);

@@ -40,6 +40,12 @@ impl RoutingTable {
         Self { owners: (0..count).map(|index| shards[index % shards.len()]).collect() }
     }
 
+    /// No table: of a collection that has no shards of its own, because its tenants have them.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { owners: Vec::new() }
+    }
+
     /// A table from its list of owners, one entry a virtual shard; `None` when it is empty.
     #[must_use]
     pub fn from_owners(owners: Vec<ShardId>) -> Option<Self> {

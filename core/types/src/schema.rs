@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::{
     NAME_LENGTH_BYTES_MAX, PROPERTIES_PER_COLLECTION_MAX, PROPERTY_DEPTH_MAX,
-    SHARDS_PER_COLLECTION_MAX, VECTOR_DIMS_MAX, VECTORS_PER_COLLECTION_MAX,
+    SHARDS_PER_COLLECTION_MAX, TENANT_NAME_BYTES_MAX, VECTOR_DIMS_MAX, VECTORS_PER_COLLECTION_MAX,
     VIRTUAL_PER_PHYSICAL_DEFAULT,
 };
 pub use crate::value::DataType;
@@ -261,11 +261,18 @@ impl Default for ReplicationConfig {
 }
 
 /// Whether a collection is divided among tenants.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MultiTenancyConfig {
-    /// Every object belongs to a tenant, every tenant is a shard.
+    /// Every object belongs to a tenant, every tenant has its own shards: as many as
+    /// `sharding.count` says, one if that says nothing.
     pub enabled: bool,
+    /// A put for a tenant that does not exist creates it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub auto_create: bool,
+    /// A request for an inactive tenant activates it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub auto_activate: bool,
 }
 
 /// The definition of a collection.
@@ -337,9 +344,20 @@ impl CollectionConfig {
                 ));
             }
         }
+        self.check_tenancy()?;
         check_range("sharding.count", self.sharding.count, 0, SHARDS_PER_COLLECTION_MAX)?;
         check_range("sharding.virtual_per_physical", self.sharding.virtual_per_physical, 1, 4_096)?;
         check_range("replication.factor", self.replication.factor, 1, 64)
+    }
+
+    fn check_tenancy(&self) -> Result<(), ApiError> {
+        let MultiTenancyConfig { enabled, auto_create, auto_activate } = self.multi_tenancy;
+        if enabled || !(auto_create || auto_activate) {
+            return Ok(());
+        }
+        let what = if auto_create { "auto_create" } else { "auto_activate" };
+        let message = format!("multi_tenancy.{what} of {} without multi_tenancy", self.name);
+        Err(ApiError::new(ErrorCode::InvalidArgument, message, "multi_tenancy.enabled true"))
     }
 }
 
@@ -442,6 +460,22 @@ pub fn check_name(what: &str, name: &str) -> Result<(), ApiError> {
     ))
 }
 
+/// Checks the name of a tenant: letters, digits, `_` and `-`, 1 to 64 of them.
+///
+/// Errors: `InvalidName` with the rule.
+pub fn check_tenant_name(name: &str) -> Result<(), ApiError> {
+    let is_known = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if (1..=TENANT_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_known) {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(TENANT_NAME_BYTES_MAX).collect();
+    Err(ApiError::new(
+        ErrorCode::InvalidName,
+        format!("tenant name {shown:?} is not allowed"),
+        format!("1 to {TENANT_NAME_BYTES_MAX} letters, digits, _ or -"),
+    ))
+}
+
 fn check_count(what: &str, found: usize, limit: usize) -> Result<(), ApiError> {
     if found <= limit {
         return Ok(());
@@ -494,6 +528,27 @@ mod tests {
             assert_eq!(check_name("collection", name).unwrap_err().code, ErrorCode::InvalidName);
         }
         assert_eq!(check_name("collection", "aZ_09"), Ok(()));
+    }
+
+    #[test]
+    fn names_of_tenants_may_be_numbers_and_hold_dashes() {
+        for name in ["a", "7", "-", "_", "6f9619ff-8b86-d011-b42d-00c04fc964ff", &"a".repeat(64)] {
+            assert_eq!(check_tenant_name(name), Ok(()));
+        }
+        for name in ["", "a b", "a/b", "ä", ".", &"a".repeat(65)] {
+            assert_eq!(check_tenant_name(name).unwrap_err().code, ErrorCode::InvalidName, "{name}");
+        }
+    }
+
+    #[test]
+    fn automatic_tenants_need_tenants() {
+        let mut config = minimal();
+        config.multi_tenancy.auto_create = true;
+        assert_eq!(code_of(&config), ErrorCode::InvalidArgument);
+        config.multi_tenancy.enabled = true;
+        assert_eq!(config.validate(), Ok(()));
+        let text = serde_json::to_string(&minimal()).unwrap();
+        assert!(text.contains(r#""multi_tenancy":{"enabled":false}"#), "as ever: {text}");
     }
 
     #[test]

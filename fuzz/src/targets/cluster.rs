@@ -1,10 +1,10 @@
 //! The cluster's state, as it comes from a snapshot or a peer.
 
-use heddle_meta::Placement;
 use heddle_meta::cluster::{
     Addresses, ClusterCommand, ClusterState, CommandId, Labels, NewCollection, NodeRecord,
     NodeState, PlacementRules, Request,
 };
+use heddle_meta::{NewTenant, Placement, TenantState};
 use heddle_types::{CollectionConfig, CollectionId, NodeId};
 
 /// Bytes of the header.
@@ -67,7 +67,34 @@ fn node(number: u64, state: NodeState) -> NodeRecord {
     }
 }
 
-/// Two nodes, a collection, an alias.
+/// A collection with an active and an inactive tenant.
+fn tenants() -> [ClusterCommand; 3] {
+    let mut config = CollectionConfig { name: "T".to_owned(), ..CollectionConfig::default() };
+    config.fill_defaults();
+    config.sharding.count = 1;
+    config.multi_tenancy.enabled = true;
+    let collection = CollectionId(NodeId::from(8).0);
+    let create = NewCollection {
+        config,
+        id: collection,
+        seed: 1,
+        rules: PlacementRules::default(),
+        replicas: Vec::new(),
+    };
+    let tenant = |name: &str| NewTenant {
+        name: name.to_owned(),
+        replicas: vec![vec![Placement { node: NodeId::from(1), home: 0 }]],
+    };
+    let (state, tenants) = (TenantState::Active, vec![tenant("a"), tenant("b-1")]);
+    let (resting, names) = (TenantState::Inactive, vec!["b-1".to_owned()]);
+    [
+        ClusterCommand::CreateCollection(Box::new(create)),
+        ClusterCommand::AddTenants { collection, state, tenants },
+        ClusterCommand::SetTenants { collection, state: resting, names },
+    ]
+}
+
+/// Two nodes, a collection, an alias, tenants.
 pub(super) fn requests() -> Vec<Request> {
     let mut config = CollectionConfig { name: "C".to_owned(), ..CollectionConfig::default() };
     config.fill_defaults();
@@ -91,7 +118,7 @@ pub(super) fn requests() -> Vec<Request> {
     let request = |(number, command)| {
         Request::new(CommandId(NodeId::from(number).0), command).expect("it is small")
     };
-    (100..).zip(commands).map(request).collect()
+    (100..).zip(commands.into_iter().chain(tenants())).map(request).collect()
 }
 
 /// The empty state and one with everything.

@@ -24,13 +24,14 @@ use heddle_wire::message::{
     ReplicaDigestReply, ReplicaDigestRequest, ReplicaReadReply, ReplicaReadRequest,
     ReplicaWriteReply, ReplicaWriteRequest, ScanAtReply, ScanAtRequest, SearchAtReply,
     SearchAtRequest, TicketsReply, TicketsRequest,
+    TenantChangeReply, TenantChangeRequest, TenantListReply, TenantListRequest,
 };
 use heddle_wire::{AlignedVec, Body, access, decode, decode_any, encode_reply};
 
 pub use samples::seeds;
 
 /// One check for each message; the position is the first byte of the input.
-const CHECKS: [fn(&[u8]); 76] = [
+const CHECKS: [fn(&[u8]); 80] = [
     round_trip::<HelloRequest>,
     round_trip::<HelloReply>,
     round_trip::<TopologyRequest>,
@@ -107,6 +108,10 @@ const CHECKS: [fn(&[u8]); 76] = [
     round_trip::<ReplicaReadReply>,
     round_trip::<ReplicaConditionalRequest>,
     round_trip::<ReplicaConditionalReply>,
+    tenant_change_request,
+    round_trip::<TenantChangeReply>,
+    round_trip::<TenantListRequest>,
+    tenant_list_reply,
 ];
 
 /// Checks a body and reads all of it, in place and copied.
@@ -142,6 +147,22 @@ fn topology_reply(body: &[u8]) {
         assert!(collection.owners().iter().all(|owner| usize::from(*owner) < shards.len()));
     }
     _ = reply.nodes.iter().map(|node| node.core_ports().len()).sum::<usize>();
+}
+
+fn tenant_change_request(body: &[u8]) {
+    round_trip::<TenantChangeRequest>(body);
+    let Ok(request) = access::<TenantChangeRequest>(body) else { return };
+    assert_eq!(request.action() as u8, request.action);
+}
+
+fn tenant_list_reply(body: &[u8]) {
+    round_trip::<TenantListReply>(body);
+    let Ok(reply) = decode::<TenantListReply>(body) else { return };
+    for tenant in reply.tenants {
+        assert_eq!(tenant.ends.len(), tenant.shards.len());
+        let last = tenant.ends.last().copied().unwrap_or_default();
+        assert_eq!(last as usize * 16, tenant.nodes.len());
+    }
 }
 
 fn put_request(body: &[u8]) {

@@ -6,9 +6,10 @@
 
 use std::collections::BTreeSet;
 
-use heddle_types::limits::{COLLECTIONS_MAX, CORES_MAX, SHARDS_PER_COLLECTION_MAX};
+use heddle_types::limits::{COLLECTIONS_MAX, CORES_MAX, SHARDS_PER_COLLECTION_MAX, TENANTS_MAX};
+use heddle_types::schema::check_tenant_name;
 
-use super::{Catalog, CollectionEntry, ShardEntry};
+use super::{Catalog, CollectionEntry, ShardEntry, TENANT_BYTES_MAX};
 
 /// Largest version and largest number of a shard that are believed: one more can always be counted.
 const NUMBER_MAX: u64 = 1 << 48;
@@ -71,17 +72,54 @@ impl Catalog {
                 expected: error.expected,
             })?;
             expect(ids.insert(entry.id), || field(".id"), entry.id, "an id of its own")?;
-            entry.validate_shards(&field, made)?;
-            for (index, shard) in entry.shards.iter().enumerate() {
-                let place = || field(&format!(".shards[{index}].id"));
+            if entry.config.multi_tenancy.enabled {
+                entry.validate_tenants(&field, made)?;
+            } else {
+                let none = || field(".tenants");
+                expect(entry.tenants.is_empty(), none, entry.tenants.len(), "no tenants")?;
+                entry.validate_shards(&field, made)?;
+            }
+            for shard in entry.all_shards() {
+                let place = || field(&format!(" shard {}", shard.id));
                 expect(shards.insert(shard.id), place, shard.id, "a number of its own")?;
             }
         }
-        Ok(())
+        let (count, bytes) = (self.uses.count, self.uses.bytes);
+        let most = format!("at most {TENANTS_MAX}");
+        expect(count <= TENANTS_MAX as u64, || "the number of tenants".to_owned(), count, &most)?;
+        let most = format!("at most {TENANT_BYTES_MAX}");
+        expect(bytes <= TENANT_BYTES_MAX, || "the bytes of all tenants".to_owned(), bytes, &most)
     }
 }
 
 impl CollectionEntry {
+    fn validate_tenants(
+        &self,
+        field: &impl Fn(&str) -> String,
+        made: u64,
+    ) -> Result<(), InvalidCatalog> {
+        let (shards, owners) = (self.shards.len(), self.routing.owners().len());
+        let own = format_args!("{shards} shards and {owners} virtual shards");
+        let is_bare = shards == 0 && owners == 0;
+        expect(is_bare, || field(".shards"), own, "none beside those of tenants")?;
+        let wanted = self.config.sharding.count as usize;
+        let known = format!("1 to {made}, the number of shards made");
+        for (name, tenant) in self.tenants.iter() {
+            let part = |part: &str| field(&format!(".tenants.{}{part}", shown(name)));
+            let named = check_tenant_name(name);
+            expect(named.is_ok(), || part(""), shown(name), "the name of a tenant")?;
+            let count = tenant.shards.len();
+            let some = format!("{wanted}, as the definition says");
+            expect(count == wanted && count > 0, || part(".shards"), count, &some)?;
+            for (index, shard) in tenant.shards.iter().enumerate() {
+                let place = |name: &str| part(&format!(".shards[{index}].{name}"));
+                expect((1..=made).contains(&shard.id.0), || place("id"), shard.id, &known)?;
+                shard.validate_replicas(&place)?;
+            }
+        }
+        Ok(())
+    }
+
     fn validate_shards(
         &self,
         field: &impl Fn(&str) -> String,

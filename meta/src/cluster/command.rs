@@ -11,8 +11,9 @@ use uuid::Uuid;
 use super::error::ClusterError;
 use super::node::{Addresses, Labels, NodeRecord, NodeState};
 use super::rules::PlacementRules;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, NewTenant};
 use crate::placement::Placement;
+use crate::tenants::TenantState;
 
 /// Identity of a change: every attempt at the same change carries the same one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -159,6 +160,31 @@ pub enum ClusterCommand {
         /// The new home core.
         home: u32,
     },
+    /// Adds tenants to a collection; those that exist stay as they are.
+    AddTenants {
+        /// The collection.
+        collection: CollectionId,
+        /// Their state.
+        state: TenantState,
+        /// The tenants, each once, and where their shards go.
+        tenants: Vec<NewTenant>,
+    },
+    /// Activates or deactivates tenants, which all exist.
+    SetTenants {
+        /// The collection.
+        collection: CollectionId,
+        /// Their state from now on.
+        state: TenantState,
+        /// The tenants, each once.
+        names: Vec<String>,
+    },
+    /// Removes tenants with everything in them; those that do not exist are passed over.
+    RemoveTenants {
+        /// The collection.
+        collection: CollectionId,
+        /// The tenants, each once.
+        names: Vec<String>,
+    },
     /// Gives a collection another name, or moves that name over from another collection.
     SetAlias {
         /// The other name.
@@ -187,6 +213,9 @@ impl ClusterCommand {
             Self::DropCollection { .. } => "drop_collection",
             Self::FixDims { .. } => "fix_dims",
             Self::MoveHome { .. } => "move_home",
+            Self::AddTenants { .. } => "add_tenants",
+            Self::SetTenants { .. } => "set_tenants",
+            Self::RemoveTenants { .. } => "remove_tenants",
             Self::SetAlias { .. } => "set_alias",
             Self::DropAlias { .. } => "drop_alias",
         }

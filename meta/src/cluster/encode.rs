@@ -13,6 +13,7 @@
 
 use super::state::ClusterState;
 use super::validate::Inconsistency;
+use crate::catalog::TENANT_BYTES_MAX;
 
 const MAGIC: &[u8; 8] = b"HDLCLUST";
 const VERSION: u32 = 1;
@@ -21,12 +22,14 @@ const HEADER_BYTES: usize = 32;
 /// a damaged length may ask for.
 pub const CLUSTER_BYTES_MAX: usize = 64 << 20;
 
-/// Largest canonical state in which a collection may be created (60 MiB). The 4 MiB above it hold
-/// what can be added otherwise: 1.3 MiB of nodes, 1 MiB of dimensions, 0.2 MiB of aliases, 0.2 MiB
-/// of removed nodes, 0.1 MiB of recent commands.
-pub(super) const CREATE_BYTES_MAX: usize = 60 << 20;
+/// Largest canonical state without tenants in which a collection may be created (28 MiB). Tenants
+/// may take 32 MiB, of which they count what they take at most; the 4 MiB that are left hold what
+/// can be added otherwise: 1.3 MiB of nodes, 1 MiB of dimensions, 0.2 MiB of aliases, 0.2 MiB of
+/// removed nodes, 0.1 MiB of recent commands.
+pub(super) const CREATE_BYTES_MAX: usize = 28 << 20;
 
-const _: () = assert!(CREATE_BYTES_MAX + (4 << 20) <= CLUSTER_BYTES_MAX);
+const _: () =
+    assert!(CREATE_BYTES_MAX + TENANT_BYTES_MAX as usize + (4 << 20) <= CLUSTER_BYTES_MAX);
 
 /// The state does not fit its stored form. Nothing was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

@@ -86,13 +86,22 @@ impl ClusterState {
         self.replicas.get(&shard).map_or(&[], Vec::as_slice)
     }
 
-    /// The replicas that a node holds. Cost: one pass over all.
+    /// The replicas of shards, tenants' ones not included, that a node holds. Cost: one pass over
+    /// all.
     pub fn places_of(&self, node: NodeId) -> impl Iterator<Item = &Placement> {
         self.replicas.values().flatten().filter(move |place| place.node == node)
     }
 
-    /// The shards of which a node holds a replica, each with its home core there. Cost: one pass
-    /// over all replicas.
+    /// How many replicas a node holds, tenants' ones included.
+    #[must_use]
+    pub fn replica_count(&self, node: NodeId) -> usize {
+        let tenants = self.catalog.tenant_cores().filter(|(holder, ..)| *holder == node);
+        let of_tenants: usize = tenants.map(|(.., uses)| uses.shards as usize).sum();
+        self.places_of(node).count() + of_tenants
+    }
+
+    /// The shards, tenants' ones not included, of which a node holds a replica, each with its home
+    /// core there. Cost: one pass over all replicas.
     pub fn homes_on(&self, node: NodeId) -> impl Iterator<Item = (ShardId, u32)> {
         self.replicas.iter().filter_map(move |(shard, replicas)| {
             let place = replicas.iter().find(|place| place.node == node)?;
@@ -175,6 +184,26 @@ impl ClusterState {
             ClusterCommand::MoveHome { shard, node, home } => {
                 return self.move_home(*shard, Placement { node: *node, home: *home });
             }
+            ClusterCommand::AddTenants { collection, state, tenants } => {
+                for tenant in tenants {
+                    self.check_replicas(&tenant.replicas)?;
+                }
+                let (collection, state, tenants) = (*collection, *state, tenants.clone());
+                let command = Command::AddTenants { collection, state, tenants };
+                return Ok(self.catalog.apply(&command)?);
+            }
+            ClusterCommand::SetTenants { collection, state, names } => {
+                let (collection, state, names) = (*collection, *state, names.clone());
+                return Ok(self.catalog.apply(&Command::SetTenants {
+                    collection,
+                    state,
+                    names,
+                })?);
+            }
+            ClusterCommand::RemoveTenants { collection, names } => {
+                let (collection, names) = (*collection, names.clone());
+                return Ok(self.catalog.apply(&Command::RemoveTenants { collection, names })?);
+            }
             ClusterCommand::SetAlias { alias, collection } => self.set_alias(alias, *collection)?,
             ClusterCommand::DropAlias { alias } => {
                 let unknown = || ClusterError::UnknownAlias { alias: alias.clone() };
@@ -233,8 +262,8 @@ impl ClusterState {
         let mut next = self.clone();
         next.catalog = catalog.clone();
         next.catalog.raise_epoch(self.epoch());
-        next.replicas =
-            catalog.shards().map(|(_, shard)| (shard.id, shard.replicas.clone())).collect();
+        let shards = catalog.collections().flat_map(|entry| &entry.shards);
+        next.replicas = shards.map(|shard| (shard.id, shard.replicas.clone())).collect();
         if let Some(alias) = self.aliases.keys().find(|alias| catalog.collection(alias).is_some()) {
             return Err(ClusterError::NameTaken { name: alias.clone() });
         }
@@ -242,7 +271,7 @@ impl ClusterState {
         // Others with collections of their own cannot bring theirs in any more.
         next.nodes.values_mut().for_each(|record| record.brings_collections = false);
         next.validate().map_err(wrap)?;
-        let (found, limit) = (next.canonical().len(), CREATE_BYTES_MAX);
+        let (found, limit) = (next.bytes_beside_tenants(), CREATE_BYTES_MAX);
         if found > limit {
             return Err(ClusterError::StateTooLarge { found, limit });
         }
@@ -253,11 +282,10 @@ impl ClusterState {
     /// Has every replica of a node a home among its cores?
     fn check_homes(&self, record: &NodeRecord) -> Result<(), ClusterError> {
         let (node, cores) = (record.id, record.data_cores);
-        let mut places = self.replicas.values().flatten();
-        match places.find(|place| place.node == node && place.home >= cores) {
-            Some(Placement { home, .. }) => {
-                Err(ClusterError::NoSuchCore { node, home: *home, cores })
-            }
+        let places = self.replicas.values().flatten().map(|place| (place.node, place.home));
+        let tenants = self.catalog.tenant_cores().map(|(node, home, _)| (node, home));
+        match places.chain(tenants).find(|(holder, home)| *holder == node && *home >= cores) {
+            Some((_, home)) => Err(ClusterError::NoSuchCore { node, home, cores }),
             None => Ok(()),
         }
     }
@@ -285,7 +313,7 @@ impl ClusterState {
         if self.known_node(node)?.state != NodeState::Draining {
             return Err(ClusterError::NotDraining { node });
         }
-        let shards = self.places_of(node).count();
+        let shards = self.replica_count(node);
         if shards > 0 {
             return Err(ClusterError::HoldsReplicas { node, shards });
         }
@@ -309,14 +337,23 @@ impl ClusterState {
 
     fn check_new_replicas(&self, new: &NewCollection) -> Result<(), ClusterError> {
         let (count, factor) = (new.config.sharding.count, new.config.replication.factor);
-        if new.replicas.len() != count as usize || count == 0 {
-            return Err(ClusterError::ShardCount { found: new.replicas.len(), expected: count });
+        // Tenants bring their own shards.
+        let expected = if new.config.multi_tenancy.enabled { 0 } else { count };
+        if new.replicas.len() != expected as usize || count == 0 {
+            return Err(ClusterError::ShardCount { found: new.replicas.len(), expected });
         }
         for (index, replicas) in new.replicas.iter().enumerate() {
             if replicas.len() != factor as usize {
                 let found = replicas.len();
                 return Err(ClusterError::ReplicaCount { index, found, expected: factor });
             }
+        }
+        self.check_replicas(&new.replicas)
+    }
+
+    /// May the replicas of new shards be where they were placed?
+    fn check_replicas(&self, shards: &[Vec<Placement>]) -> Result<(), ClusterError> {
+        for (index, replicas) in shards.iter().enumerate() {
             for (position, placement) in replicas.iter().enumerate() {
                 let node = placement.node;
                 self.check_placement(*placement)?;
@@ -349,12 +386,19 @@ impl ClusterState {
         // the next snapshot fits.
         let mut next = self.clone();
         next.insert_collection(new)?;
-        let (found, limit) = (next.canonical().len(), CREATE_BYTES_MAX);
+        let (found, limit) = (next.bytes_beside_tenants(), CREATE_BYTES_MAX);
         if found > limit {
             return Err(ClusterError::StateTooLarge { found, limit });
         }
         *self = next;
         Ok(())
+    }
+
+    /// Bytes of the canonical state without the tenants. Cost: a copy and an encoding.
+    fn bytes_beside_tenants(&self) -> usize {
+        let mut bare = self.clone();
+        bare.catalog = bare.catalog.without_tenants();
+        bare.canonical().len()
     }
 
     fn insert_collection(&mut self, new: &NewCollection) -> Result<(), ClusterError> {
@@ -393,7 +437,9 @@ impl ClusterState {
             .as_ref()
             .and_then(|replicas| replicas.iter().position(|replica| replica.node == node));
         let (Some(replicas), Some(position)) = (replicas, position) else {
-            return Err(ClusterError::NoReplica { shard, node });
+            // A tenant's shard stands in the catalog alone.
+            let moved = self.catalog.apply(&Command::MoveHome { shard, node, home: target.home });
+            return moved.map_err(|_unknown| ClusterError::NoReplica { shard, node });
         };
         replicas[position] = target;
         if position == 0 {

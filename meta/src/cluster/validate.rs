@@ -83,6 +83,15 @@ impl ClusterState {
             let checked = rules.validate();
             checked.map_err(|error| Inconsistency { what: format!("rules of {name}: {error}") })?;
         }
+        if config.multi_tenancy.enabled {
+            // The catalog has checked the rest of them.
+            let shards = entry.tenants.iter().flat_map(|(_, tenant)| &tenant.shards);
+            for shard in shards {
+                let factor = config.replication.factor;
+                self.validate_replicas(name, shard.id, factor, &shard.replicas)?;
+            }
+            return Ok(());
+        }
         let (count, found) = (config.sharding.count as usize, entry.shards.len());
         ensure(found > 0 && found == count, || format!("{name} has {found} shards, not {count}"))?;
         let owners: BTreeSet<ShardId> = entry.routing.owners().iter().copied().collect();

@@ -97,13 +97,14 @@ impl Cluster {
         if own.data_cores > known.data_cores {
             return Some(describe);
         }
-        let home_here = |(_, shard): (_, &ShardEntry)| Some((shard.id, shard.home_on(node)?));
-        let homes: std::collections::BTreeMap<_, _> =
-            own_catalog.shards().filter_map(home_here).collect();
+        let home_here = |shard: &ShardEntry| Some((shard.id, shard.home_on(node)?));
+        let own_shards = own_catalog.collections().flat_map(|entry| &entry.shards);
+        let homes: std::collections::BTreeMap<_, _> = own_shards.filter_map(home_here).collect();
         let moved = state.homes_on(node).find_map(|(shard, known)| {
             let home = *homes.get(&shard)?;
             (home != known).then_some((shard, home))
         });
+        let moved = moved.or_else(|| state.catalog().moved_tenant(&own_catalog, node));
         if let Some((shard, home)) = moved {
             return Some(ClusterCommand::MoveHome { shard, node, home });
         }

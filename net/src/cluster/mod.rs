@@ -174,6 +174,11 @@ impl Cluster {
                     core.shards += 1;
                 }
             }
+            for (_, home, uses) in state.catalog().tenant_cores().filter(|it| it.0 == node.id) {
+                if let Some(core) = cores.get_mut(home as usize) {
+                    core.shards += uses.shards;
+                }
+            }
             loads.insert(node.id, NodeLoad { free_bytes, cores });
         }
         loads

@@ -54,7 +54,7 @@ impl Cluster {
         voters.sort_unstable();
         self.with_state(|state| {
             let nodes = state.nodes().map(|record| NodeReport {
-                replicas: state.places_of(record.id).count(),
+                replicas: state.replica_count(record.id),
                 is_answering: answering.as_ref().map(|nodes| nodes.contains(&record.id)),
                 record: record.clone(),
             });

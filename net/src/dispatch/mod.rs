@@ -15,6 +15,7 @@ mod replicas;
 mod scan;
 mod search;
 mod shards;
+mod tenant;
 mod terms;
 mod tickets;
 mod topology;
@@ -41,6 +42,7 @@ pub(crate) use chunks::ObjectSize;
 pub(crate) use replicas::{Conditional, Held, Latencies, Tails, answer_conditional};
 pub(crate) use search::SearchRoom;
 pub(crate) use shards::answer as answer_peer;
+pub(crate) use tenant::active_of as active_tenants;
 
 /// When a request stops being worth its work: its time is over, or nobody waits for the reply.
 #[derive(Clone, Copy, Debug)]
@@ -140,6 +142,8 @@ async fn work(
         MessageType::CollectionList => collection::list(core, request),
         MessageType::CollectionShow => collection::show(core, request),
         MessageType::CollectionDrop => collection::drop(core, request).await,
+        MessageType::TenantChange => tenant::change(core, request).await,
+        MessageType::TenantList => tenant::list(core, request),
         MessageType::Put => Box::pin(put::answer(core, request, deadline)).await,
         MessageType::PutWith => Box::pin(put::answer_with(core, request, deadline)).await,
         MessageType::Get => Box::pin(get::answer(core, request, deadline)).await,
@@ -213,6 +217,9 @@ async fn route(
         return Err(ApiError::new(ErrorCode::StaleEpoch, message, format!("epoch {newest}")));
     }
     let route = core.registry.route(collection)?;
+    if route.tenants.is_some() {
+        return Box::pin(tenant::route(core, request.kind, route, tenant)).await;
+    }
     if !tenant.is_empty() {
         return Err(ApiError::new(
             ErrorCode::InvalidArgument,

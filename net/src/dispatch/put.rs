@@ -343,6 +343,10 @@ async fn with_dims(
     }
     let order = CoreRequest::FixDims { collection: route.id, dims };
     match core.call(core.meta_index(), order).await? {
+        CoreReply::Collection(_, fixed) if fixed.tenants.is_some() => {
+            // The tenant may have been deactivated meanwhile.
+            super::tenant::settled(&fixed, message.tenant.as_str())
+        }
         CoreReply::Collection(_, route) => Ok(route),
         CoreReply::Done => {
             Err(ApiError::transient(ErrorCode::Unavailable, "the collection was dropped meanwhile"))

@@ -199,6 +199,7 @@ mod tests {
             routing: RoutingTable::deal(&ids, 1),
             shards,
             seed: 1,
+            tenants: heddle_meta::Tenants::default(),
         };
         CollectionRoute::of(&entry, node_id(2))
     }

@@ -25,7 +25,7 @@ use crate::nodes::{Nodes, PeerNode};
 use crate::registry::CollectionRoute;
 
 /// Times that a change is decided anew because the state had moved on.
-const DECISIONS_MAX: usize = 5;
+pub(super) const DECISIONS_MAX: usize = 5;
 
 impl Meta {
     /// Makes true on this node what the cluster has decided. False when the state does not hold the
@@ -113,9 +113,9 @@ impl Meta {
                 Some(known) if *known == entry => {}
                 Some(known) => {
                     if known.config != entry.config {
-                        self.fix_shards(entry).await?;
+                        self.fix_shards(&fixed(known, entry)).await?;
                     }
-                    self.publish_at(before, entry).await?;
+                    self.change_shards(before, known, entry).await?;
                 }
                 None => {
                     self.check_unused(entry);
@@ -132,7 +132,7 @@ impl Meta {
     fn check_unused(&self, entry: &CollectionEntry) {
         let own = self.core.node.identity.node;
         let found = self.unknown_folders.borrow();
-        let mut shards = entry.shards.iter().filter(|shard| shard.home_on(own).is_some());
+        let mut shards = entry.all_shards().filter(|shard| shard.home_on(own).is_some());
         if let Some(shard) = shards.find(|shard| found.contains(&shard.id)) {
             let name = &entry.config.name;
             let what = format!("shard {} of {name} has files, the catalog does not know", shard.id);
@@ -144,8 +144,8 @@ impl Meta {
     /// A collection goes from every core, and its shards from this node.
     async fn remove(&self, epoch: Epoch, entry: &CollectionEntry) -> Result<(), ApiError> {
         let name = entry.config.name.clone();
-        let shards: Vec<ShardId> = entry.shards.iter().map(|shard| shard.id).collect();
-        let removed = Publication::Removed(epoch, name, shards);
+        let shards: Vec<ShardId> = entry.all_shards().map(|shard| shard.id).collect();
+        let removed = Publication::Removed(epoch, entry.id, name, shards);
         let request = |_| CoreRequest::Publish(removed.clone());
         self.core.call_all(self.data_cores(), request).await?;
         if let Err(error) = self.drop_shards(entry).await {
@@ -269,7 +269,11 @@ impl Meta {
         Ok(CoreReply::Removed(epoch))
     }
 
-    async fn until_made_true(&self, cluster: &Cluster, epoch: Epoch) -> Result<(), ApiError> {
+    pub(super) async fn until_made_true(
+        &self,
+        cluster: &Cluster,
+        epoch: Epoch,
+    ) -> Result<(), ApiError> {
         let made = timeout(CHANGE_BUDGET, cluster.until_made_true(epoch)).await;
         made.map_err(|_late| {
             ApiError::unknown("the cluster has decided the change, this node has not made it true")
@@ -300,6 +304,12 @@ fn peer_node(record: &NodeRecord) -> PeerNode {
     }
 }
 
+/// A collection as it was with its definition as it is: only shards that it had are fixed, those
+/// that come are made with it.
+fn fixed(was: &CollectionEntry, is: &CollectionEntry) -> CollectionEntry {
+    CollectionEntry { config: Arc::clone(&is.config), ..was.clone() }
+}
+
 /// Everything that is decided about a new collection before it is proposed.
 fn new_collection(
     cluster: &Cluster,
@@ -308,7 +318,9 @@ fn new_collection(
     let state = cluster.state();
     cluster.check_founders(&state)?;
     let takes = |node: &&NodeRecord| node.state != NodeState::Draining;
-    if config.sharding.count == 0 {
+    if config.sharding.count == 0 && config.multi_tenancy.enabled {
+        config.sharding.count = 1;
+    } else if config.sharding.count == 0 {
         config.sharding.count = state.nodes().filter(takes).count().max(1) as u32;
     }
     config.validate()?;
@@ -318,8 +330,9 @@ fn new_collection(
     let id = CollectionId::random();
     let (seed, _) = id.0.as_u64_pair();
     let rules = PlacementRules::default();
-    let (shards, factor) = (config.sharding.count, config.replication.factor);
-    let wanted = Wanted { shards, factor, rules: &rules };
+    // Tenants bring their own shards; that there are enough nodes for them is looked at now.
+    let shards = if config.multi_tenancy.enabled { 0 } else { config.sharding.count };
+    let wanted = Wanted { shards, factor: config.replication.factor, rules: &rules };
     let replicas = place_replicas(wanted, state.nodes(), &cluster.loads(&state), seed)?;
     Ok((id, NewCollection { config, id, seed, rules, replicas }))
 }

@@ -4,6 +4,7 @@
 //! shared, so counting costs an addition.
 
 mod cluster;
+mod fold;
 mod peers;
 mod prometheus;
 mod report;

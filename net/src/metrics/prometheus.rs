@@ -122,6 +122,15 @@ fn node(page: &mut Page, report: &NodeReport) {
 }
 
 fn requests(page: &mut Page, report: &NodeReport) {
+    const TENANTS: &str = "heddle_tenants";
+    page.metric(TENANTS, "gauge", "Tenants of a collection in all of the cluster, by state.");
+    for tenants in &report.tenants {
+        for (state, count) in [("active", tenants.active), ("inactive", tenants.inactive)] {
+            let labels: [(&str, &dyn Display); 2] =
+                [("collection", &tenants.collection), ("state", &state)];
+            page.line(TENANTS, &labels, count);
+        }
+    }
     const LATENCY: &str = "heddle_request_duration_seconds";
     page.metric(LATENCY, "histogram", "From the last byte of a request to its encoded reply.");
     for core in &report.cores {

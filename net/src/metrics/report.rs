@@ -10,6 +10,9 @@ use uuid::Uuid;
 use crate::cluster::ClusterReport;
 use crate::gossip::GossipHandle;
 use crate::peer::PeerReport;
+use crate::status::TenantsReport;
+
+use super::fold::listed;
 
 /// Upper bounds of the latency buckets, microseconds.
 pub(crate) const BUCKETS_US: [u64; 18] = [
@@ -46,6 +49,9 @@ pub(crate) struct CoreReport {
     pub(crate) checkpoint_failures: u64,
     /// Longest CPU time of a checkpoint between two moments when other tasks could run.
     pub(crate) checkpoint_step_ns_max: u64,
+    /// The tenants of each collection, from the first core; they go to the report of the node.
+    #[serde(skip)]
+    pub(crate) tenants: Vec<TenantsReport>,
     /// The shards of this core since the start began.
     pub(crate) starts: Vec<StartReport>,
     pub(crate) engine: Option<EngineReport>,
@@ -317,10 +323,12 @@ pub(crate) struct WalReport {
     pub(crate) durable_lsn: u64,
 }
 
-/// One shard at its home core.
+/// One shard at its home core, or the sum of many of one collection.
 #[derive(Debug, Serialize)]
 pub(crate) struct ShardReport {
     pub(crate) id: u64,
+    /// How many shards these figures are of.
+    pub(crate) shards: u32,
     pub(crate) collection: String,
     pub(crate) objects: u64,
     pub(crate) tombstones: u64,
@@ -393,7 +401,7 @@ impl From<EngineStatus> for EngineReport {
             },
             scrub: status.scrub.into(),
             memory_bytes: status.memory_bytes,
-            shards: status.shards.into_iter().map(ShardReport::from).collect(),
+            shards: listed(status.shards),
             quarantined: status
                 .quarantined
                 .into_iter()
@@ -408,6 +416,7 @@ impl From<ShardStatus> for ShardReport {
         let (memory, rows) = (status.memory, status.rows);
         Self {
             id: status.id.0,
+            shards: 1,
             collection: status.collection,
             objects: status.objects,
             tombstones: status.tombstones,

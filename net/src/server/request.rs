@@ -154,6 +154,8 @@ pub(super) fn queue_of(kind: MessageType) -> Queue {
         | MessageType::CollectionDrop
         | MessageType::NodeStatus
         | MessageType::NodeChange
+        | MessageType::TenantChange
+        | MessageType::TenantList
         | MessageType::BackupBegin
         | MessageType::BackupEnd => Queue::Control,
     }

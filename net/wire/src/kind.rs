@@ -25,6 +25,10 @@ pub enum MessageType {
     CollectionShow = 0x0012,
     /// Drop a collection and its data.
     CollectionDrop = 0x0013,
+    /// Create, activate, deactivate or delete tenants of a collection.
+    TenantChange = 0x0014,
+    /// List tenants of a collection.
+    TenantList = 0x0015,
     /// Write objects.
     Put = 0x0020,
     /// Read objects by id.
@@ -69,7 +73,7 @@ pub enum MessageType {
 
 impl MessageType {
     /// Every type, by number.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::Hello,
         Self::Topology,
         Self::TopologyReplicas,
@@ -77,6 +81,8 @@ impl MessageType {
         Self::CollectionList,
         Self::CollectionShow,
         Self::CollectionDrop,
+        Self::TenantChange,
+        Self::TenantList,
         Self::Put,
         Self::Get,
         Self::Delete,
@@ -128,6 +134,8 @@ impl MessageType {
             Self::CollectionList => "collection_list",
             Self::CollectionShow => "collection_show",
             Self::CollectionDrop => "collection_drop",
+            Self::TenantChange => "tenant_change",
+            Self::TenantList => "tenant_list",
             Self::Put => "put",
             Self::Get => "get",
             Self::Delete => "delete",

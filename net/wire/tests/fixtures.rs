@@ -94,6 +94,8 @@ fn again(frame: &[u8]) -> Vec<u8> {
         CollectionList: CollectionListRequest => CollectionListReply,
         CollectionShow: CollectionShowRequest => CollectionShowReply,
         CollectionDrop: CollectionDropRequest => CollectionDropReply,
+        TenantChange: TenantChangeRequest => TenantChangeReply,
+        TenantList: TenantListRequest => TenantListReply,
         Put: PutRequest => PutReply,
         Get: GetRequest => GetReply,
         Delete: DeleteRequest => DeleteReply,

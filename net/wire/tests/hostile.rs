@@ -412,6 +412,32 @@ fn conditions_and_outcomes_are_read_back_as_they_were_set() {
 }
 
 #[test]
+fn tenants_that_do_not_fit_together_are_refused() {
+    let list = |change: fn(&mut TenantListReply)| {
+        let mut reply = samples::tenant_list();
+        change(&mut reply);
+        access::<TenantListReply>(encode_reply(1, &reply).unwrap().body()).err()
+    };
+    assert_eq!(list(|_| ()), None);
+    let unknown = |field, found| Some(MessageError::UnknownValue { field, found });
+    assert_eq!(list(|r| r.tenants[0].active = 2), unknown("state of a tenant", 2));
+    assert_eq!(list(|r| r.more = 2), unknown("more tenants", 2));
+    assert!(is_mismatch(list(|r| r.tenants[0].nodes.truncate(47)), "nodes of a tenant"));
+    assert!(is_mismatch(list(|r| r.tenants[0].ends.truncate(1)), "replicas of each shard"));
+    let change = |change: fn(&mut TenantChangeRequest)| {
+        let mut request = samples::tenant_change();
+        change(&mut request);
+        access::<TenantChangeRequest>(encode_request(1, 0, &request).unwrap().body()).err()
+    };
+    assert_eq!(change(|_| ()), None);
+    assert_eq!(change(|r| r.action = 5), unknown("action on tenants", 5));
+    let many = change(|r| r.tenants = vec!["t".to_owned(); 1_001]);
+    assert!(matches!(many, Some(MessageError::TooLarge { limit: 1_000, .. })), "{many:?}");
+    let long = change(|r| r.tenants.push("t".repeat(129)));
+    assert!(matches!(long, Some(MessageError::TooLarge { limit: 128, .. })), "{long:?}");
+}
+
+#[test]
 fn outcomes_keep_their_order_and_share_equal_errors() {
     let error = |text: &str| ApiError::new(ErrorCode::InvalidVector, text, "3");
     let mut reply = PutReply::default();

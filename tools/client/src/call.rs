@@ -11,6 +11,7 @@ use heddle_wire::message::{
     DeleteRequest, DeleteWithRequest, ErrorReply, GetRequest, NodeChangeRequest, NodeStatusRequest,
     PutRequest, PutWithRequest, ScanRequest, SearchRequest, TopologyReplicasRequest, decode,
 };
+use heddle_wire::message::{TenantChangeRequest, TenantListRequest};
 use heddle_wire::{AlignedVec, Frame, FrameKind, Request, encode_request};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -67,7 +68,8 @@ macro_rules! sendable {
 sendable!(Read: TopologyReplicasRequest, CollectionListRequest, CollectionShowRequest);
 sendable!(Read: NodeStatusRequest, BackupReadRequest, BackupEndRequest);
 sendable!(Schema: CollectionCreateRequest, CollectionDropRequest, BackupBeginRequest);
-sendable!(Schema: NodeChangeRequest);
+sendable!(Schema: NodeChangeRequest, TenantChangeRequest);
+sendable!(Read: TenantListRequest);
 sendable!(Read routed: GetRequest, SearchRequest, ScanRequest, CountRequest);
 sendable!(Write routed: PutRequest, DeleteRequest);
 
@@ -377,7 +379,9 @@ impl Shared {
         avoided: Option<usize>,
     ) -> Option<CoreAddress> {
         let route = collection.and_then(|name| topology.collections.get(name));
-        let holds = |node| route.is_none_or(|route| route.nodes.binary_search(&node).is_ok());
+        let holds = |node| {
+            route.is_none_or(|it| it.nodes.is_empty() || it.nodes.binary_search(&node).is_ok())
+        };
         let turn = self.turns.fetch_add(1, Ordering::Relaxed) as usize;
         let count = topology.cores().count();
         // Equal cores take turns: the one that `turn` points at comes first.

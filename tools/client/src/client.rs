@@ -232,7 +232,11 @@ impl Client {
         self.call(BackupEndRequest { backup: backup.as_bytes().to_vec() }).await.map(drop)
     }
 
-    async fn call<M: Sendable>(&self, message: M) -> Result<Reply, ClientError> {
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub(crate) async fn call<M: Sendable>(&self, message: M) -> Result<Reply, ClientError> {
         self.send(Route::Told, message).await
     }
 

@@ -106,6 +106,10 @@ impl Collection {
         Self { tenant: tenant.into(), ..self.clone() }
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     fn place(&self) -> Place<'_> {
         Place { collection: &self.name, tenant: &self.tenant }
     }

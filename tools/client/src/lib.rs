@@ -39,6 +39,7 @@ mod level;
 pub mod limits;
 mod object;
 mod search;
+mod tenants;
 mod topology;
 mod transport;
 
@@ -46,9 +47,10 @@ pub use client::{Client, ClientOptions, DamagedShards};
 pub use collection::{Collection, Page, Scan, Scanner};
 pub use error::ClientError;
 pub use heddle_types::Consistency;
-pub use heddle_wire::message::{Condition, Durability, NodeFate, PutMode, Want};
+pub use heddle_wire::message::{Condition, Durability, NodeFate, PutMode, TenantAction, Want};
 pub use object::{Object, StoredObject};
 pub use search::{Hit, Search, SearchResult};
+pub use tenants::{Tenant, TenantPage};
 pub use uuid::Uuid;
 
 pub use topology::{CollectionRoute, CoreAddress, NodeInfo, Topology};

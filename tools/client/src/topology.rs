@@ -42,12 +42,13 @@ pub struct CollectionRoute {
     pub definition: String,
     /// Home core of each replica of each physical shard; none is without.
     pub shards: BTreeMap<ShardId, Vec<CoreAddress>>,
-    /// Positions of the nodes that hold replicas, ascending.
+    /// Positions of the nodes that hold replicas, ascending; none when it has tenants: then any
+    /// node knows where theirs are.
     pub nodes: Vec<usize>,
     /// Has a shard more than one replica?
     pub is_replicated: bool,
-    /// From object to shard.
-    pub table: RoutingTable,
+    /// From object to shard; none when it has tenants.
+    pub table: Option<RoutingTable>,
 }
 
 impl CollectionRoute {
@@ -60,7 +61,8 @@ impl CollectionRoute {
     /// The home cores of the replicas of an object's shard.
     #[must_use]
     pub fn replicas_of(&self, id: &ObjectId) -> &[CoreAddress] {
-        self.shards.get(&self.table.shard_of(id)).map_or(&[], Vec::as_slice)
+        let shard = self.table.as_ref().map(|table| table.shard_of(id));
+        shard.and_then(|shard| self.shards.get(&shard)).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -122,7 +124,11 @@ fn collection_route(
     let places: Vec<Vec<CoreAddress>> = places.collect::<Option<_>>().ok_or(invalid)?;
     let owners: Option<Vec<ShardId>> =
         collection.owners.iter().map(|owner| ids.get(usize::from(*owner)).copied()).collect();
-    let table = owners.and_then(RoutingTable::from_owners).ok_or(invalid)?;
+    let table = owners.and_then(RoutingTable::from_owners);
+    // A collection with tenants has no shards of its own.
+    if table.is_none() && !ids.is_empty() {
+        return Err(invalid);
+    }
     let shards: BTreeMap<ShardId, Vec<CoreAddress>> = ids.iter().copied().zip(places).collect();
     let mut nodes: Vec<usize> = cores.iter().map(|core| core.node).collect();
     nodes.sort_unstable();
@@ -242,6 +248,21 @@ mod tests {
             let second = [CoreAddress { node: 1, core: 1 }];
             assert_eq!(others, if core == 1 { &second[..0] } else { &second });
         }
+    }
+
+    #[test]
+    fn a_collection_with_tenants_has_no_shards_and_routes_nothing() {
+        let collection = TopologyCollection {
+            id: [2; 16],
+            definition: r#"{"name":"Docs"}"#.to_owned(),
+            shard_ids: vec![],
+            shard_nodes: vec![],
+            shard_cores: vec![],
+            owners: vec![],
+        };
+        let reply = reply(vec![node("")], Some((collection, ShardReplicas::default())));
+        let topology = Topology::from_reply(reply, "h:1").unwrap();
+        assert_eq!(topology.collections["Docs"].home_of(&ObjectId::from_row(1)), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod device;
 pub(crate) mod ingest;
 mod pipeline;
 mod raw;
+pub(crate) mod tenants;
 mod timer;
 pub(crate) mod writes;
 

@@ -48,6 +48,13 @@ Batches are due at fixed times. The rows are those of the file, under the ids of
 Example:
   heddle bench churn Docs --vectors base.npy --rate 2000 --seconds 60 --json -")]
     Churn(BenchChurn),
+    /// Tenants: how fast they are created, filled, searched, deactivated, activated and deleted
+    #[command(after_help = "\
+Examples:
+  heddle collection create Shops --dims 128 --tenants
+  heddle bench tenants Shops --tenants 10000 --rows 100
+  heddle bench tenants Shops --tenants 10000 --steps deactivate,activate,search --json")]
+    Tenants(crate::bench::tenants::BenchTenants),
 }
 
 #[derive(Args, Debug)]

@@ -1,10 +1,13 @@
 //! `heddle collection`: create, list, show and drop.
 
+use std::fmt;
 use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 
+use heddle_client::Client;
 use heddle_types::schema::{
-    CollectionConfig, DataType, IndexType, PropertyConfig, Quantization, RawVectors, VectorConfig,
+    CollectionConfig, DataType, IndexType, MultiTenancyConfig, PropertyConfig, Quantization,
+    RawVectors, VectorConfig,
 };
 
 use crate::cli::{Collection, CollectionCreate, Connection};
@@ -19,11 +22,14 @@ pub(crate) async fn run(action: &Collection) -> Result<(), Failure> {
         Collection::List { connection, json } => list(connection, *json).await,
         Collection::Show { name, connection, json } => show(name, connection, *json).await,
         Collection::Drop { name, yes, connection, json } => {
-            let count = drop_one(name, *yes, connection).await?;
+            let held = drop_one(name, *yes, connection).await?;
             if *json {
-                return print_json(&serde_json::json!({ "dropped": name, "objects": count }));
+                let (objects, tenants) = (held.objects(), held.tenants());
+                return print_json(
+                    &serde_json::json!({ "dropped": name, "objects": objects, "tenants": tenants }),
+                );
             }
-            println!("dropped collection {name} with {} objects", grouped(count));
+            println!("dropped collection {name} with {held}");
             Ok(())
         }
     }
@@ -78,6 +84,11 @@ fn definition(arguments: &CollectionCreate) -> Result<CollectionConfig, Failure>
     config.vectors.push(vector);
     config.sharding.count = arguments.shards.unwrap_or(config.sharding.count);
     config.replication.factor = arguments.replication.unwrap_or(config.replication.factor);
+    config.multi_tenancy = MultiTenancyConfig {
+        enabled: arguments.tenants,
+        auto_create: arguments.auto_create,
+        auto_activate: arguments.auto_activate,
+    };
     Ok(config)
 }
 
@@ -106,12 +117,14 @@ async fn list(connection: &Connection, json: bool) -> Result<(), Failure> {
     let collections = client.collections().await?;
     let mut counts = Vec::new();
     for config in &collections {
-        counts.push(client.collection(&config.name).count(None).await?);
+        counts.push(Held::of(&client, config).await?);
     }
     if json {
-        let entry = |(config, count): (&CollectionConfig, &u64)| {
-            let name = &config.name;
-            serde_json::json!({ "name": name, "objects": count, "definition": config })
+        let entry = |(config, held): (&CollectionConfig, &Held)| {
+            let (name, objects, tenants) = (&config.name, held.objects(), held.tenants());
+            serde_json::json!({
+                "name": name, "objects": objects, "tenants": tenants, "definition": config
+            })
         };
         let entries: Vec<_> = collections.iter().zip(&counts).map(entry).collect();
         return print_json(&entries);
@@ -120,12 +133,12 @@ async fn list(connection: &Connection, json: bool) -> Result<(), Failure> {
         println!("no collections");
         return Ok(());
     }
-    let mut table = Table::new(&["name", "objects", "vectors", "properties"]);
+    let mut table = Table::new(&["name", "holds", "vectors", "properties"]);
     for (config, count) in collections.iter().zip(&counts) {
         let vectors: Vec<String> = config.vectors.iter().map(vector_text).collect();
         table.row(vec![
             config.name.clone(),
-            grouped(*count),
+            count.to_string(),
             vectors.join(", "),
             config.properties.len().to_string(),
         ]);
@@ -162,8 +175,8 @@ async fn show(name: &str, connection: &Connection, json: bool) -> Result<(), Fai
         return print_json(&config);
     }
     let style = Style::of_stdout();
-    let count = client.collection(name).count(None).await?;
-    println!("{}  {} objects", style.bold(&config.name), grouped(count));
+    let held = Held::of(&client, &config).await?;
+    println!("{}  {held}", style.bold(&config.name));
     for vector in &config.vectors {
         let index = &vector.index;
         println!(
@@ -183,27 +196,62 @@ async fn show(name: &str, connection: &Connection, json: bool) -> Result<(), Fai
     Ok(())
 }
 
-/// Drops a collection; returns how many objects it held.
-async fn drop_one(name: &str, is_sure: bool, connection: &Connection) -> Result<u64, Failure> {
+/// What a collection holds.
+#[derive(Clone, Copy)]
+enum Held {
+    Objects(u64),
+    Tenants(u64),
+}
+
+impl Held {
+    async fn of(client: &Client, config: &CollectionConfig) -> Result<Self, Failure> {
+        let collection = client.collection(&config.name);
+        if config.multi_tenancy.enabled {
+            return Ok(Self::Tenants(collection.tenants_after("", 1).await?.total));
+        }
+        Ok(Self::Objects(collection.count(None).await?))
+    }
+
+    fn objects(self) -> Option<u64> {
+        if let Self::Objects(count) = self { Some(count) } else { None }
+    }
+
+    fn tenants(self) -> Option<u64> {
+        if let Self::Tenants(count) = self { Some(count) } else { None }
+    }
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Objects(count) => write!(f, "{} objects", grouped(*count)),
+            Self::Tenants(count) => write!(f, "{} tenants", grouped(*count)),
+        }
+    }
+}
+
+/// Drops a collection; returns what it held.
+async fn drop_one(name: &str, is_sure: bool, connection: &Connection) -> Result<Held, Failure> {
     let client = session::connect(connection).await?;
     let id = client.topology().collections.get(name).map(|route| route.id.to_string());
-    let count = client.collection(name).count(None).await?;
-    if !is_sure && !confirm(name, count)? {
+    let config = client.collection_config(name).await?;
+    let held = Held::of(&client, &config).await?;
+    if !is_sure && !confirm(name, held)? {
         return Err(Failure::failed("nothing was dropped"));
     }
     client.drop_collection(name).await?;
     if let Some(id) = id {
         forget_collection(&id);
     }
-    Ok(count)
+    Ok(held)
 }
 
-fn confirm(name: &str, count: u64) -> Result<bool, Failure> {
+fn confirm(name: &str, held: Held) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::usage("say --yes to drop a collection without being asked"));
     }
     // Standard output is for the result.
-    eprint!("Drop {name} and its {} objects? Type its name: ", grouped(count));
+    eprint!("Drop {name} and its {held}? Type its name: ");
     std::io::stderr().flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;

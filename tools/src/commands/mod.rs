@@ -12,3 +12,4 @@ pub(crate) mod read;
 pub(crate) mod restore;
 pub(crate) mod serve;
 pub(crate) mod status;
+pub(crate) mod tenant;

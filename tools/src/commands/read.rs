@@ -26,9 +26,9 @@ pub(crate) async fn get(arguments: &cli::Get) -> Result<(), Failure> {
     let id = id_from_text(&arguments.id)?;
     let client = session::connect(&arguments.connection).await?;
     let want = Want { vectors: arguments.vector, ..Want::ALL };
-    let found = session::collection(&client, &arguments.name, arguments.consistency)
-        .get_batch(&[id], want)
-        .await?;
+    let collection = session::collection(&client, &arguments.name, arguments.consistency)
+        .tenant(&arguments.tenant);
+    let found = collection.get_batch(&[id], want).await?;
     let Some(object) = found.into_iter().next().transpose()?.flatten() else {
         return Err(Failure::not_found(format!("{} has no object {id}", arguments.name)));
     };
@@ -83,9 +83,9 @@ pub(crate) async fn count(arguments: &cli::Count) -> Result<(), Failure> {
     let config = client.collection_config(&arguments.name).await?;
     let (expression, json) = (arguments.filter.as_deref(), arguments.filter_json.as_deref());
     let filter = session::read_filter(expression, json, &config)?;
-    let count = session::collection(&client, &arguments.name, arguments.consistency)
-        .count(filter.as_ref())
-        .await?;
+    let collection = session::collection(&client, &arguments.name, arguments.consistency)
+        .tenant(&arguments.tenant);
+    let count = collection.count(filter.as_ref()).await?;
     if arguments.json {
         return print_json(&json!({ "collection": arguments.name, "count": count }));
     }
@@ -114,10 +114,10 @@ pub(crate) async fn search(arguments: &cli::Search) -> Result<(), Failure> {
     if let Some(filter) = filter {
         search = search.filter(filter);
     }
+    let collection = session::collection(&client, &arguments.name, arguments.consistency)
+        .tenant(&arguments.tenant);
     let start = Instant::now();
-    let mut result = session::collection(&client, &arguments.name, arguments.consistency)
-        .search(&search)
-        .await?;
+    let mut result = collection.search(&search).await?;
     let elapsed = start.elapsed();
     result.hits.retain(|hit| Some(hit.id) != like);
     result.hits.truncate(arguments.k as usize);

@@ -51,6 +51,10 @@ pub(crate) async fn run(arguments: &Status) -> Result<(), Failure> {
             uptime(backup.idle_s as f64)
         );
     }
+    for tenants in &status.tenants {
+        let (active, inactive) = (grouped(tenants.active), grouped(tenants.inactive));
+        println!("  tenants      {}: {active} active, {inactive} inactive", tenants.collection);
+    }
     print_scrub(&status, style);
     let failed = |core: &&crate::status::Core| core.engine.as_ref().is_some_and(|e| e.failed);
     for core in status.cores.iter().filter(failed) {
@@ -99,7 +103,7 @@ fn byte_table(status: &NodeStatus) -> Table {
         "log",
     ]);
     for (_, shard) in status.shards() {
-        let mut cells = vec![shard.collection.clone(), shard.id.to_string()];
+        let mut cells = vec![shard.collection.clone(), shard.shown()];
         let rows = shard.row_memory_bytes + shard.row_table_bytes;
         let parts = [
             shard.vector_bytes,
@@ -144,7 +148,7 @@ fn shard_table(status: &NodeStatus) -> Table {
             shard.image_age_us.map_or_else(|| "none".to_owned(), |us| uptime(us as f64 / 1e6));
         table.row(vec![
             shard.collection.clone(),
-            shard.id.to_string(),
+            shard.shown(),
             core.to_string(),
             grouped(shard.objects),
             grouped(shard.tail),

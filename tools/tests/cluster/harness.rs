@@ -183,6 +183,13 @@ impl Cluster {
         kill_process(Pid::from_child(&running.child), signal).unwrap();
     }
 
+    /// The folders of shards that a node has.
+    pub(crate) fn shard_folders(&self, position: usize) -> Vec<String> {
+        let shards = format!("{}/shards", self.members[position].data_dir);
+        let Ok(entries) = std::fs::read_dir(shards) else { return Vec::new() };
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
     /// Where clients connect to a node.
     pub(crate) fn address(&self, position: usize) -> String {
         format!("{}:7700", self.members[position].host)

@@ -15,3 +15,4 @@ mod linear;
 mod membership;
 mod replicas;
 mod schema;
+mod tenants;

@@ -15,6 +15,10 @@ use heddle_wire::message::{
     ShardSearchReply, ShardSearchRequest, TopologyCollection, TopologyNode, TopologyNotice,
     TopologyReplicasReply, TopologyReplicasRequest, TopologyReply, TopologyRequest, Want,
 };
+use heddle_wire::message::{
+    TenantAction, TenantChangeReply, TenantChangeRequest, TenantItem, TenantListReply,
+    TenantListRequest,
+};
 use heddle_wire::{Body, encode_reply};
 
 use super::levels;
@@ -29,7 +33,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let reads = [queries(), levels::over_shards()].concat();
     let plain = [control(), collections(), writes, reads, status()].concat();
     let shards = [shard_writes(), shard_reads(), levels::between_replicas()].concat();
-    let bodies = [plain, shards].concat();
+    let bodies = [plain, shards, tenants()].concat();
     assert_eq!(bodies.len(), super::CHECKS.len(), "one sample for each message");
     let numbered = (0_u8..).zip(bodies);
     numbered.map(|(kind, body)| [vec![kind], body].concat()).collect()
@@ -51,6 +55,25 @@ pub(super) fn error() -> ApiError {
 
 fn entry() -> CollectionEntry {
     CollectionEntry { id: [7; 16], definition: DEFINITION.to_owned() }
+}
+
+fn tenants() -> Vec<Vec<u8>> {
+    let names = vec!["t".to_owned(), "acme-1".to_owned()];
+    let (collection, tenants) = (COLLECTION.to_owned(), names.clone());
+    let (shards, ends, nodes) = (vec![4, 5], vec![2, 3], vec![7; 48]);
+    let item = TenantItem { name: "t".to_owned(), active: 1, shards, ends, nodes };
+    vec![
+        body(&TenantChangeRequest::new(COLLECTION, TenantAction::Create, names)),
+        body(&TenantChangeReply { epoch: 5, changed: 2 }),
+        body(&TenantListRequest {
+            collection,
+            tenants,
+            after: "a".to_owned(),
+            limit: 9,
+            places: 1,
+        }),
+        body(&TenantListReply { epoch: 5, total: 3, active: 2, tenants: vec![item], more: 1 }),
+    ]
 }
 
 fn control() -> Vec<Vec<u8>> {

@@ -190,7 +190,8 @@ impl Job<'_> {
         shards: Vec<u64>,
     ) -> Result<(Arc<CollectionRoute>, Vec<ShardAt>), ApiError> {
         let id = CollectionId(Uuid::from_bytes(head.collection));
-        if let Some(route) = self.core.registry.route_of(id) {
+        let first = ShardId(shards.first().copied().unwrap_or_default());
+        if let Some(route) = self.core.registry.route_holding(id, first) {
             let places = shards.iter().map(|shard| {
                 let shard = &route.shards[route.position(ShardId(*shard))?];
                 Some(shard.at(shard.here()?))
@@ -219,9 +220,11 @@ impl Job<'_> {
             let message = format!("{what} by epoch {epoch}, the request was routed by {asked}");
             ApiError::transient(ErrorCode::StaleEpoch, message)
         };
-        let registry = &self.core.registry;
-        let route =
-            registry.route_of(id).ok_or_else(|| stale(format!("there is no collection {id}")))?;
+        let mut shards = shards.peekable();
+        let first = ShardId(shards.peek().copied().unwrap_or_default());
+        let route = self.core.registry.route_holding(id, first);
+        let unknown = || stale(format!("there is no shard {first} of collection {id}"));
+        let route = route.ok_or_else(unknown)?;
         let place = |shard| {
             let known = route.position(ShardId(shard)).and_then(|position| {
                 let shard = &route.shards[position];

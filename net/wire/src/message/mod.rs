@@ -22,6 +22,7 @@ mod repair;
 mod scan;
 mod search;
 mod shard;
+mod tenant;
 mod topology;
 
 use rkyv::Archive;
@@ -109,6 +110,11 @@ pub use shard::{
     ShardCountRequest, ShardDeleteReply, ShardDeleteRequest, ShardGetReply, ShardGetRequest,
     ShardHead, ShardPutReply, ShardPutRequest, ShardRequest, ShardScanReply, ShardScanRequest,
     ShardSearchReply, ShardSearchRequest,
+};
+pub use tenant::{
+    ArchivedTenantChangeReply, ArchivedTenantChangeRequest, ArchivedTenantItem,
+    ArchivedTenantListReply, ArchivedTenantListRequest, TenantAction, TenantChangeReply,
+    TenantChangeRequest, TenantItem, TenantListReply, TenantListRequest,
 };
 pub use topology::{
     ArchivedShardReplicas, ArchivedTopologyCollection, ArchivedTopologyNode,
@@ -270,6 +276,8 @@ messages! {
     CollectionList: CollectionListRequest => CollectionListReply,
     CollectionShow: CollectionShowRequest => CollectionShowReply,
     CollectionDrop: CollectionDropRequest => CollectionDropReply,
+    TenantChange: TenantChangeRequest => TenantChangeReply,
+    TenantList: TenantListRequest => TenantListReply,
     Put: PutRequest => PutReply,
     Get: GetRequest => GetReply,
     Delete: DeleteRequest => DeleteReply,

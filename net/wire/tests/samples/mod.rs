@@ -23,6 +23,10 @@ use heddle_wire::message::{
     TopologyNode, TopologyNotice, TopologyReplicasReply, TopologyReplicasRequest, TopologyReply,
     TopologyRequest, Want,
 };
+use heddle_wire::message::{
+    TenantAction, TenantChangeReply, TenantChangeRequest, TenantItem, TenantListReply,
+    TenantListRequest,
+};
 use heddle_wire::{Body, Frame, Request, encode_error, encode_reply, encode_request};
 
 fn request<M: Request>(id: u64, deadline_us: u32, message: &M) -> Frame {
@@ -36,6 +40,7 @@ fn reply<M: Body>(id: u64, message: &M) -> Frame {
 /// Every sample with the name of its fixture.
 pub(crate) fn all() -> Vec<(&'static str, Frame)> {
     let mut samples = plain();
+    samples.extend(tenants());
     samples.extend(data());
     samples.extend(shards::all());
     samples.extend(levels::all());
@@ -98,6 +103,34 @@ fn hello() -> HelloReply {
         requests_in_flight_max: 128,
         bytes_in_flight_max: 32 << 20,
     }
+}
+
+pub(crate) fn tenant_list() -> TenantListReply {
+    let (shards, ends, nodes) = (vec![11, 12], vec![2, 3], vec![7; 48]);
+    let acme = TenantItem { name: "acme".to_owned(), active: 1, shards, ends, nodes };
+    let other = TenantItem { name: "other-1".to_owned(), ..TenantItem::default() };
+    TenantListReply { epoch: 5, total: 9, active: 4, tenants: vec![acme, other], more: 1 }
+}
+
+pub(crate) fn tenant_change() -> TenantChangeRequest {
+    let tenants = vec!["acme".to_owned(), "other-1".to_owned()];
+    TenantChangeRequest::new("Docs", TenantAction::Deactivate, tenants)
+}
+
+fn tenants() -> Vec<(&'static str, Frame)> {
+    let list = TenantListRequest {
+        collection: "Docs".to_owned(),
+        tenants: vec!["acme".to_owned()],
+        after: "a".to_owned(),
+        limit: 100,
+        places: 1,
+    };
+    vec![
+        ("tenant_change.request", request(61, 61, &tenant_change())),
+        ("tenant_change.reply", reply(61, &TenantChangeReply { epoch: 5, changed: 2 })),
+        ("tenant_list.request", request(62, 62, &list)),
+        ("tenant_list.reply", reply(62, &tenant_list())),
+    ]
 }
 
 fn plain() -> Vec<(&'static str, Frame)> {

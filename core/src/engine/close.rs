@@ -1,0 +1,219 @@
+//! Shards that rest: closed, they are files and nothing in memory, and need nothing of the log.
+//!
+//! A shard is closed when its image holds everything that was acknowledged; only then its directory
+//! gets the name of a closed one. So the name tells a start what to do: a closed directory needs no
+//! loading and has no record in the log, any other one is opened as ever.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use futures::stream::{self, StreamExt};
+use heddle_types::{ApiError, Clock, Device, DeviceError, ErrorCode, Lsn, ShardId};
+
+use super::config::OpenReport;
+use super::load::Loader;
+use super::rebuild::{Absent, Loaded};
+use super::recover::parent;
+use super::{Engine, EngineError, ShardCell};
+use crate::shard::ShardSpec;
+
+/// Ending of the name of a closed shard's directory.
+pub const CLOSED_SUFFIX: &str = ".closed";
+
+/// Shards that are loaded at the same time.
+const LOADS_MAX: usize = 16;
+
+/// Directory of a shard while it is closed.
+#[must_use]
+pub fn closed_directory(directory: &str) -> String {
+    format!("{directory}{CLOSED_SUFFIX}")
+}
+
+/// What came of opening closed shards.
+#[derive(Clone, Debug, Default)]
+pub struct Reopened {
+    /// Those that are damaged and will not be served, each with what a request to it is told.
+    pub lost: Vec<(ShardId, ApiError)>,
+    /// Some are to be built again, by [`Engine::rebuild_next`].
+    pub has_rebuilds: bool,
+}
+
+impl<D: Device, C: Clock> Engine<D, C> {
+    /// Writes what is in memory of a shard to disk, forgets it and gives its memory back.
+    ///
+    /// Writes are refused from the call on, reads go on until the end. When this returns the
+    /// directory has the name of a closed one, durably once [`Engine::settle_closed`] has returned,
+    /// which releases the log as well. A shard that is not here is fine: it was closed before.
+    /// Errors: the shard serves on; it is damaged, a write of it could not be applied, or the
+    /// device's. If the rename fails, the shard is gone from memory all the same, and the next
+    /// start opens it. Needs [`Engine::run_wal`] to be running. Cost: an image, if it has changes.
+    pub async fn close_shard(&self, id: ShardId) -> Result<(), ApiError> {
+        if !self.has_shard(id) {
+            return Ok(());
+        }
+        let cell = self.cell(id)?;
+        let closing = Closing::begin(&cell);
+        self.settle_writes().await;
+        self.image_all(&cell).await?;
+        cell.dropped.set(true);
+        drop(closing);
+        {
+            let mut state = self.inner.state.borrow_mut();
+            state.shards.remove(&id);
+            state.work.remove(&id);
+        }
+        self.inner.settled.notify();
+        self.release_all_writers();
+        self.views_changed(id);
+        let directory = cell.shard.borrow().spec.directory.clone();
+        let renamed = self.inner.device.rename(&directory, &closed_directory(&directory)).await;
+        Ok(renamed.map_err(EngineError::from)?)
+    }
+
+    /// Makes the names of closed shards durable, and gives up the log that they held. `directory`
+    /// is that of any of them.
+    pub async fn settle_closed(&self, directory: &str) -> Result<(), ApiError> {
+        let synced = self.inner.device.sync_dir(parent(directory)).await;
+        synced.map_err(EngineError::from)?;
+        Ok(self.release_log().await?)
+    }
+
+    /// Waits until every record that is in the log now has taken effect.
+    async fn settle_writes(&self) {
+        let accepted = Lsn(self.inner.wal.next_lsn().0 - 1);
+        let is_settled = || {
+            let state = self.inner.state.borrow();
+            state.applied_lsn >= accepted || state.failed
+        };
+        self.inner.settled.wait_until(is_settled).await;
+    }
+
+    /// Writes images until one holds everything and nothing else writes into the directory.
+    async fn image_all(&self, cell: &Rc<ShardCell<D>>) -> Result<(), ApiError> {
+        let is_busy = || {
+            let book = cell.book.borrow();
+            book.imaging || book.flushing || book.compacting
+        };
+        loop {
+            self.inner.settled.wait_until(|| !is_busy()).await;
+            let has_failed = self.inner.state.borrow().failed;
+            if cell.dropped.get() || cell.book.borrow().poisoned || has_failed {
+                let message = format!("shard {} cannot be closed: its log is needed", cell.id);
+                return Err(ApiError::transient(ErrorCode::Unavailable, message));
+            }
+            let is_imaged = {
+                let book = cell.book.borrow();
+                book.first_unimaged.is_none() && !book.needs_image
+            };
+            if is_imaged {
+                return Ok(());
+            }
+            self.checkpoint(cell.id).await?;
+        }
+    }
+
+    /// Opens shards that were closed, or makes them if they have no files yet; those that are open
+    /// are left alone.
+    ///
+    /// Errors: the device's, or no memory; the others are open. Damage is none: see [`Reopened`].
+    /// Cost: as at a start, a few at a time, and one sync for all names.
+    pub async fn open_shards(&self, specs: Vec<ShardSpec>) -> Result<Reopened, ApiError> {
+        let device = &self.inner.device;
+        let mut specs = specs;
+        specs.retain(|spec| !self.has_shard(spec.id));
+        let mut is_renamed = false;
+        for spec in &specs {
+            match device.rename(&closed_directory(&spec.directory), &spec.directory).await {
+                Ok(()) => is_renamed = true,
+                Err(DeviceError::NotFound { .. }) => {}
+                Err(error) => return Err(EngineError::from(error).into()),
+            }
+        }
+        if let Some(spec) = specs.first().filter(|_| is_renamed) {
+            // Before the first record of theirs: a start opens only what has this name.
+            device.sync_dir(parent(&spec.directory)).await.map_err(EngineError::from)?;
+        }
+        let reopened = RefCell::new(Reopened::default());
+        let reopen = |spec| self.reopen(spec, &reopened);
+        let mut opening = stream::iter(specs.into_iter().map(reopen)).buffer_unordered(LOADS_MAX);
+        let mut first = None;
+        while let Some(opened) = opening.next().await {
+            first = first.or(opened.err());
+        }
+        drop(opening);
+        first.map_or(Ok(reopened.into_inner()), |error| Err(error.into()))
+    }
+
+    async fn reopen(
+        &self,
+        spec: ShardSpec,
+        reopened: &RefCell<Reopened>,
+    ) -> Result<(), EngineError> {
+        let id = spec.id;
+        let mut report = OpenReport::default();
+        let loader = Loader {
+            device: &self.inner.device,
+            config: &self.inner.config,
+            quiescence: &self.inner.quiescence,
+            progress: &|_| {},
+        };
+        let absent = match loader.load(spec, &mut report).await? {
+            Loaded::Whole(opened) => {
+                opened.remove_leftovers(&self.inner.device).await?;
+                let newest = opened.cell.shard.borrow().newest_hlc();
+                let mut state = self.inner.state.borrow_mut();
+                state.stamps.observe(newest);
+                state.shards.insert(id, opened.cell);
+                state.work.insert(id);
+                None
+            }
+            Loaded::Damaged(opened, rebuild) => {
+                reopened.borrow_mut().has_rebuilds = true;
+                let cell = opened.cell;
+                Some(Absent::Rebuilding { cell, rebuild: Some(rebuild), entries: 0 })
+            }
+            Loaded::Lost { collection, directory, reason } => {
+                let lost = Absent::Lost { collection, directory, reason };
+                reopened.borrow_mut().lost.push((id, lost.error(id)));
+                Some(lost)
+            }
+        };
+        if let Some(absent) = absent {
+            self.inner.state.borrow_mut().absent.insert(id, absent);
+        }
+        self.views_changed(id);
+        self.wake_background();
+        Ok(())
+    }
+
+    /// Removes the files of shards that are closed. Errors: what is left is garbage.
+    pub async fn remove_closed(&self, directories: &[String]) -> Result<(), ApiError> {
+        let removed = async {
+            for directory in directories {
+                self.inner.device.remove_tree(&closed_directory(directory)).await?;
+                self.inner.device.remove_tree(directory).await?;
+            }
+            match directories.first() {
+                Some(first) => self.inner.device.sync_dir(parent(first)).await,
+                None => Ok(()),
+            }
+        };
+        Ok(removed.await.map_err(EngineError::from)?)
+    }
+}
+
+/// A shard that takes no writes because it is being closed; it does again when closing fails.
+struct Closing<D: Device>(Rc<ShardCell<D>>);
+
+impl<D: Device> Closing<D> {
+    fn begin(cell: &Rc<ShardCell<D>>) -> Self {
+        cell.closing.set(true);
+        Self(Rc::clone(cell))
+    }
+}
+
+impl<D: Device> Drop for Closing<D> {
+    fn drop(&mut self) {
+        self.0.closing.set(false);
+    }
+}
