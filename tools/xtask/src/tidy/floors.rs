@@ -64,7 +64,7 @@ const fn with_ring(package: Package, ring: Ring) -> Package {
 }
 
 /// The code map of docs/architecture.md.
-pub(super) const PACKAGES: [Package; 15] = [
+pub(super) const PACKAGES: [Package; 16] = [
     sealed(package(TYPES, "core/types", 0, &[])),
     sealed(package(INDEX, "index", 0, &[])),
     sealed(package(CHECKERS, "tools/checkers", 0, &[])),
@@ -89,6 +89,7 @@ pub(super) const PACKAGES: [Package; 15] = [
         Ring::Baseline,
     ),
     package("heddle-fuzz", "fuzz", 5, &[TYPES, INDEX, WIRE, REPLICATION, CORE, META, CLIENT, SIM]),
+    package("heddle-nemesis", "tools/nemesis", 5, &[TYPES, CHECKERS, CLIENT]),
     package("xtask", "tools/xtask", 5, &[]),
     // The command imports the same files of vectors that the benchmark suite reads.
     package("heddle", "tools", 6, &[TYPES, INDEX, WIRE, RUNTIME, CORE, CLIENT, META, NET, BENCH]),
