@@ -10,6 +10,7 @@ mod compare;
 mod cross;
 mod disk;
 mod fuzz;
+mod nemesis;
 mod report;
 mod sim;
 mod tidy;
@@ -42,6 +43,9 @@ Usage: cargo xtask <command>
   disk                      a node on a full disk and on a failing one; needs root and loop devices
   cluster [--nodes N] [-- COMMAND]
                             a cluster of nodes on this machine; --help says more
+  nemesis [--fault F] [--workload W] [--level L] [--seconds S] [--seed N]
+                            a cluster of real nodes is broken while clients use it, and what
+                            they saw is judged; --help says more
   compare --set DIR         Heddle beside other libraries: recall, queries per second, memory
   cross-test [FILTER...]    the kernels of aarch64 in an emulator; --help says what it needs
   help                      this text
@@ -72,6 +76,7 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
         "test" => test(&root, rest),
         "fuzz" => fuzz::attack(&root, rest),
         "sim" => sim::explore(&root, rest),
+        "nemesis" => nemesis::run_cells(&root, rest),
         "cross-test" => cross::run(&root, rest),
         "exhaustive-wal" => refuse_arguments(rest).and_then(|()| exhaustive_wal(&root)),
         "disk" => refuse_arguments(rest).and_then(|()| disk::run(&root)),
