@@ -1,5 +1,7 @@
 //! The machine's clocks behind the [`Clock`] seam.
 
+use std::sync::OnceLock;
+
 use heddle_types::Clock;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
@@ -16,9 +18,21 @@ pub(crate) fn nanoseconds(time: Timespec) -> u64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(fraction)
 }
 
+/// Milliseconds by which the wall clock of this process is wrong, for `cargo xtask nemesis`: several
+/// nodes on one machine have one clock, and a cluster has to bear several.
+pub const CLOCK_OFFSET_VARIABLE: &str = "HEDDLE_TEST_CLOCK_OFFSET_MS";
+
+fn offset_us() -> i64 {
+    static OFFSET_US: OnceLock<i64> = OnceLock::new();
+    *OFFSET_US.get_or_init(|| {
+        let text = std::env::var(CLOCK_OFFSET_VARIABLE).unwrap_or_default();
+        text.parse::<i64>().unwrap_or(0).saturating_mul(1_000)
+    })
+}
+
 impl Clock for RealClock {
     fn unix_us(&self) -> u64 {
-        nanoseconds(clock_gettime(ClockId::Realtime)) / 1_000
+        (nanoseconds(clock_gettime(ClockId::Realtime)) / 1_000).saturating_add_signed(offset_us())
     }
 
     fn monotonic_ns(&self) -> u64 {

@@ -7,10 +7,11 @@
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::OnceLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -36,6 +37,25 @@ const KEEPALIVE_PROBES: u32 = 3;
 const USER_TIMEOUT_MS: u32 = 15_000;
 /// Most pieces of one vectored write (the kernel's limit is 1,024).
 const WRITE_PIECES_MAX: usize = 64;
+
+/// Ways to other addresses, `ADDRESS=INSTEAD,...` without ports, for `cargo xtask nemesis`: a
+/// connection to an address is made to the one instead, where something stands between.
+pub const ROUTES_VARIABLE: &str = "HEDDLE_TEST_ROUTES";
+
+/// Where a connection to an address is made.
+fn routed(address: SocketAddr) -> SocketAddr {
+    static ROUTES: OnceLock<Vec<(IpAddr, IpAddr)>> = OnceLock::new();
+    let routes = ROUTES.get_or_init(|| {
+        let text = std::env::var(ROUTES_VARIABLE).unwrap_or_default();
+        let route = |pair: &str| {
+            let (from, to) = pair.split_once('=')?;
+            Some((from.parse().ok()?, to.parse().ok()?))
+        };
+        text.split(',').filter_map(route).collect()
+    });
+    let instead = routes.iter().find(|(from, _)| *from == address.ip()).map(|(_, to)| *to);
+    SocketAddr::new(instead.unwrap_or(address.ip()), address.port())
+}
 
 fn open_socket(address: &SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
@@ -162,7 +182,7 @@ impl Socket {
     /// caller, off the core.
     pub async fn connect(address: SocketAddr, limit: Duration) -> io::Result<Self> {
         let descriptor = open_socket(&address)?;
-        let begun = rustix::net::connect(&descriptor, &address);
+        let begun = rustix::net::connect(&descriptor, &routed(address));
         let socket = Self::new(descriptor, address)?;
         match begun {
             Ok(()) => return Ok(socket),

@@ -12,6 +12,7 @@ mod disk;
 mod host;
 pub mod raft;
 mod random;
+pub mod replicas;
 
 pub use clock::SimClock;
 pub use disk::{Crash, Fault, SimDisk, SimFile};

@@ -11,7 +11,6 @@ mod support;
 
 mod data;
 mod harness;
-mod linear;
 mod membership;
 mod replicas;
 mod schema;

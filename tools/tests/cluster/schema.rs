@@ -5,12 +5,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use heddle_checkers::linear::{Event, Model, Verdict, check};
 use heddle_client::{Client, ClientError, ClientOptions};
 use heddle_types::{CollectionConfig, ErrorCode};
 use rustix::process::Signal;
 
 use crate::harness::Cluster;
-use crate::linear::{Event, Model, Verdict, check};
 
 const NAMES: usize = 8;
 const DEADLINE: Duration = Duration::from_secs(15);

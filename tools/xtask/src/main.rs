@@ -10,7 +10,9 @@ mod compare;
 mod cross;
 mod disk;
 mod fuzz;
+mod nemesis;
 mod report;
+mod sim;
 mod tidy;
 mod verify;
 mod wrap;
@@ -34,10 +36,16 @@ Usage: cargo xtask <command>
   test [FILTER]             unit and integration tests whose name contains FILTER
   fuzz [TARGET] [--seconds N] [--seed N]
                             feed mutated bytes to one decoder, or to each in turn (default 60 s)
+  sim [--seeds N] [--from S] [--seed N] [--engine] [--bugs]
+                            histories of simulated clusters of replicas, judged; --seed replays
+                            one and prints it when it is broken, --bugs plants each known bug
   exhaustive-wal            every way to damage a small log, every crash and failure of a script
   disk                      a node on a full disk and on a failing one; needs root and loop devices
   cluster [--nodes N] [-- COMMAND]
                             a cluster of nodes on this machine; --help says more
+  nemesis [--fault F] [--workload W] [--level L] [--seconds S] [--seed N]
+                            a cluster of real nodes is broken while clients use it, and what
+                            they saw is judged; --help says more
   compare --set DIR         Heddle beside other libraries: recall, queries per second, memory
   cross-test [FILTER...]    the kernels of aarch64 in an emulator; --help says what it needs
   help                      this text
@@ -67,6 +75,8 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
         "tidy" => refuse_arguments(rest).and_then(|()| tidy::run(&root)),
         "test" => test(&root, rest),
         "fuzz" => fuzz::attack(&root, rest),
+        "sim" => sim::explore(&root, rest),
+        "nemesis" => nemesis::run_cells(&root, rest),
         "cross-test" => cross::run(&root, rest),
         "exhaustive-wal" => refuse_arguments(rest).and_then(|()| exhaustive_wal(&root)),
         "disk" => refuse_arguments(rest).and_then(|()| disk::run(&root)),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::command::{Failure, has_cargo_subcommand, run_cargo, run_cargo_with};
 use crate::report::{Outcome, Report};
-use crate::{disk, fuzz, tidy};
+use crate::{disk, fuzz, sim, tidy};
 
 /// Seconds per fuzz target inside `verify`: enough to catch a decoder that panics on ordinary
 /// damage. Longer runs are `cargo xtask fuzz`.
@@ -46,7 +46,7 @@ impl Options {
 
 type Gate = fn(&Path, &Options) -> Outcome;
 
-const GATES: [(&str, Gate); 9] = [
+const GATES: [(&str, Gate); 10] = [
     ("format", |root, _| outcome(run_cargo(root, &["fmt", "--all", "--check"]))),
     ("tidy", |root, _| outcome(tidy::run(root))),
     ("clippy", |root, _| {
@@ -60,6 +60,7 @@ const GATES: [(&str, Gate); 9] = [
         outcome(run_cargo_with(root, &["doc", "--workspace", "--no-deps"], &variables))
     }),
     ("deny", |root, _| deny(root)),
+    ("sim", |root, _| outcome(sim::smoke(root))),
     ("disk", |root, _| disk::gate(root)),
     ("fuzz", |root, options| outcome(fuzz::smoke(root, options.fuzz_seconds))),
 ];

@@ -8,12 +8,14 @@ use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
+use heddle_meta::raft::Host;
 use heddle_types::device::DeviceSpace;
 use heddle_types::limits::PAGE_SIZE_BYTES;
 use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, OpenMode};
 
-use crate::Random;
+use crate::{Random, SimHost};
 use image::{Entry, Image, InodeId, SECTOR_BYTES, parent_of};
 
 pub use image::Crash;
@@ -47,6 +49,8 @@ struct DiskState {
     random: Random,
     /// Most turns an operation waits before it takes effect.
     latency_turns_max: u64,
+    /// Longest time that an operation takes in a simulation with virtual time.
+    latency_us_max: u64,
     space_bytes: u64,
     operations: u64,
     changes: u64,
@@ -90,6 +94,7 @@ impl SimDisk {
             image,
             random: Random::new(seed),
             latency_turns_max: 1,
+            latency_us_max: 0,
             space_bytes: u64::MAX,
             operations: 0,
             changes: 0,
@@ -111,6 +116,7 @@ impl SimDisk {
         {
             let mut other_state = other.state.borrow_mut();
             other_state.latency_turns_max = state.latency_turns_max;
+            other_state.latency_us_max = state.latency_us_max;
             other_state.space_bytes = state.space_bytes;
         }
         other
@@ -126,6 +132,12 @@ impl SimDisk {
     /// Lets each operation wait a random number of turns, at most this many; 0 for none.
     pub fn set_latency_turns_max(&self, turns: u64) {
         self.state.borrow_mut().latency_turns_max = turns;
+    }
+
+    /// Lets changes of the disk take up to so many microseconds of virtual time; 0 for none. Needs
+    /// [`SimHost::run`] unless it is 0.
+    pub fn set_latency_us_max(&self, us: u64) {
+        self.state.borrow_mut().latency_us_max = us;
     }
 
     /// Limits the bytes of all files; a limit below what is used refuses growth only.
@@ -224,12 +236,17 @@ impl SimDisk {
         operation: &'static str,
         effect: Effect,
     ) -> Result<Option<Fault>, DeviceError> {
-        let turns = {
+        let (turns, us) = {
             let mut state = self.state.borrow_mut();
-            let most = state.latency_turns_max;
-            if most <= 1 { most } else { state.random.below(most + 1) }
+            let (most, us_most) = (state.latency_turns_max, state.latency_us_max);
+            let turns = if most <= 1 { most } else { state.random.below(most + 1) };
+            let takes_time = us_most > 0 && effect == Effect::Change;
+            (turns, if takes_time { 1 + state.random.below(us_most) } else { 0 })
         };
         wait_turns(turns).await;
+        if us > 0 {
+            SimHost::sleep(Duration::from_micros(us)).await;
+        }
         let mut state = self.state.borrow_mut();
         if !state.powered {
             return Err(io_error(path, operation));

@@ -43,6 +43,7 @@ const CLIENT: &str = "heddle-client";
 const META: &str = "heddle-meta";
 const NET: &str = "heddle-net";
 const SIM: &str = "heddle-sim";
+const CHECKERS: &str = "heddle-checkers";
 const BENCH: &str = "heddle-bench";
 
 const fn package(
@@ -63,9 +64,10 @@ const fn with_ring(package: Package, ring: Ring) -> Package {
 }
 
 /// The code map of docs/architecture.md.
-pub(super) const PACKAGES: [Package; 14] = [
+pub(super) const PACKAGES: [Package; 16] = [
     sealed(package(TYPES, "core/types", 0, &[])),
     sealed(package(INDEX, "index", 0, &[])),
+    sealed(package(CHECKERS, "tools/checkers", 0, &[])),
     sealed(package(WIRE, "net/wire", 1, &[TYPES])),
     sealed(package(REPLICATION, "core/replication", 1, &[TYPES])),
     with_ring(package(RUNTIME, "core/runtime", 1, &[TYPES]), Ring::Direct),
@@ -76,7 +78,7 @@ pub(super) const PACKAGES: [Package; 14] = [
         package(NET, "net", 4, &[TYPES, INDEX, WIRE, REPLICATION, RUNTIME, CORE, CLIENT, META]),
         Ring::Direct,
     ),
-    sealed(package(SIM, "tools/sim", 4, &[TYPES, WIRE, REPLICATION, CORE, META])),
+    sealed(package(SIM, "tools/sim", 4, &[TYPES, INDEX, CHECKERS, WIRE, REPLICATION, CORE, META])),
     with_ring(
         package(
             BENCH,
@@ -87,6 +89,7 @@ pub(super) const PACKAGES: [Package; 14] = [
         Ring::Baseline,
     ),
     package("heddle-fuzz", "fuzz", 5, &[TYPES, INDEX, WIRE, REPLICATION, CORE, META, CLIENT, SIM]),
+    package("heddle-nemesis", "tools/nemesis", 5, &[TYPES, CHECKERS, CLIENT]),
     package("xtask", "tools/xtask", 5, &[]),
     // The command imports the same files of vectors that the benchmark suite reads.
     package("heddle", "tools", 6, &[TYPES, INDEX, WIRE, RUNTIME, CORE, CLIENT, META, NET, BENCH]),

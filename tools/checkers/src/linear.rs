@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 /// What operations do.
-pub(crate) trait Model {
+pub trait Model {
     /// What they act on.
     type State: Clone + Ord;
     /// A call with the result that was seen, if one was.
@@ -24,22 +24,25 @@ pub(crate) trait Model {
 
 /// An operation and when it was under way, by one clock.
 #[derive(Clone, Debug)]
-pub(crate) struct Event<O> {
+pub struct Event<O> {
     /// When it was called.
-    pub(crate) called: u64,
+    pub called: u64,
     /// When its result came; none when no result is known.
-    pub(crate) returned: Option<u64>,
+    pub returned: Option<u64>,
     /// What it was.
-    pub(crate) operation: O,
+    pub operation: O,
 }
 
 /// What came of a check.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// There is an order.
     Linearizable,
     /// There is none; so many operations could be placed at most.
-    Broken { placed: usize },
+    Broken {
+        /// Operations that the longest order found holds.
+        placed: usize,
+    },
     /// More sets would have to be looked at than allowed.
     Undecided,
 }
@@ -47,11 +50,7 @@ pub(crate) enum Verdict {
 /// Checks a history; `sets_max` bounds memory and time.
 ///
 /// Cost: exponential in how many operations overlap, linear in how many there are.
-pub(crate) fn check<M: Model>(
-    model: &M,
-    history: &[Event<M::Operation>],
-    sets_max: usize,
-) -> Verdict {
+pub fn check<M: Model>(model: &M, history: &[Event<M::Operation>], sets_max: usize) -> Verdict {
     let mut order: Vec<usize> = (0..history.len()).collect();
     order.sort_by_key(|position| history[*position].called);
     let mut search = Search {
