@@ -23,8 +23,8 @@ use heddle_wire::message::{
     PutAtReply, PutAtRequest, ReplicaConditionalReply, ReplicaConditionalRequest,
     ReplicaDigestReply, ReplicaDigestRequest, ReplicaReadReply, ReplicaReadRequest,
     ReplicaWriteReply, ReplicaWriteRequest, ScanAtReply, ScanAtRequest, SearchAtReply,
-    SearchAtRequest, TicketsReply, TicketsRequest,
-    TenantChangeReply, TenantChangeRequest, TenantListReply, TenantListRequest,
+    SearchAtRequest, TenantChangeReply, TenantChangeRequest, TenantListReply, TenantListRequest,
+    TicketsReply, TicketsRequest,
 };
 use heddle_wire::{AlignedVec, Body, access, decode, decode_any, encode_reply};
 

@@ -39,7 +39,7 @@ const fn key(name: &'static str, kind: Kind, placeholder: &'static str, help: &'
 }
 
 /// Every setting, in the order of the help text.
-pub(crate) const KEYS: [Key; 39] = [
+pub(crate) const KEYS: [Key; 40] = [
     key("data_dir", Kind::Text, "DIR", "Folder that holds everything the node keeps"),
     key("name", Kind::Text, "NAME", "Name of the node; in a cluster the host's when not given"),
     key("listen", Kind::Text, "IP", "Address to listen on"),
@@ -68,10 +68,15 @@ pub(crate) const KEYS: [Key; 39] = [
     ),
     key(
         "checkpoint_interval_s",
-        "repair_interval_ms",
         Kind::Count,
         "SECONDS",
         "Time after which a changed shard is checkpointed anyway",
+    ),
+    key(
+        "repair_interval_ms",
+        Kind::Count,
+        "MILLISECONDS",
+        "Time between two comparisons of the replicas of a shard",
     ),
     key(
         "scrub_bytes_per_s",
