@@ -25,9 +25,9 @@ mod quantized;
 #[cfg(test)]
 mod raw;
 #[cfg(test)]
-mod replicas;
-#[cfg(test)]
 mod repair;
+#[cfg(test)]
+mod replicas;
 #[cfg(test)]
 mod spread;
 #[cfg(test)]
