@@ -3,173 +3,23 @@
 //! Every data core has its own copy. The meta core and the home cores replace parts of it by
 //! message and wait for every core before they acknowledge the change to a client.
 
+mod route;
+
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use heddle_core::engine::quarantine_refusal;
 use heddle_core::shard::ShardView;
-use heddle_meta::{CollectionEntry, Placement, ShardEntry, TenantEntry, TenantState, Tenants};
-use heddle_types::{
-    ApiError, CollectionConfig, CollectionId, CoreIndex, Epoch, ErrorCode, NodeId, ObjectId,
-    RoutingTable, ShardId, token_of,
-};
+use heddle_meta::{TenantEntry, TenantState, Tenants};
+use heddle_types::{ApiError, CollectionId, Epoch, ErrorCode, ShardId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::health::Health;
 use crate::message::{Publication, ViewSet};
 use crate::nodes::Nodes;
-
-/// Where a replica of a shard is served.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct ReplicaPlace {
-    /// The node that holds it.
-    pub(crate) node: NodeId,
-    /// The data core of that node which works on it.
-    pub(crate) home: CoreIndex,
-    /// Is that node this one?
-    pub(crate) is_here: bool,
-}
-
-/// A shard and everywhere it is served.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct ShardPlace {
-    pub(crate) id: ShardId,
-    /// Its replicas, in catalog order; never empty.
-    pub(crate) replicas: Vec<ReplicaPlace>,
-}
-
-impl ShardPlace {
-    /// The shard at one of its replicas.
-    pub(crate) fn at(&self, replica: usize) -> ShardAt {
-        let ReplicaPlace { node, home, is_here } = self.replicas[replica];
-        ShardAt { id: self.id, node, home, is_here, replica: replica as u8 }
-    }
-
-    /// The position of this node's replica, if it has one.
-    pub(crate) fn here(&self) -> Option<usize> {
-        self.replicas.iter().position(|replica| replica.is_here)
-    }
-}
-
-/// A shard at one of the replicas that it has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct ShardAt {
-    pub(crate) id: ShardId,
-    /// The node of that replica.
-    pub(crate) node: NodeId,
-    /// The data core of that node which works on it.
-    pub(crate) home: CoreIndex,
-    /// Is that node this one?
-    pub(crate) is_here: bool,
-    /// Which of the replicas it is.
-    pub(crate) replica: u8,
-}
-
-/// How the requests of one collection are routed.
-#[derive(Debug)]
-pub(crate) struct CollectionRoute {
-    pub(crate) id: CollectionId,
-    pub(crate) config: Arc<CollectionConfig>,
-    pub(crate) routing: RoutingTable,
-    /// The shards, in catalog order.
-    pub(crate) shards: Vec<ShardPlace>,
-    /// Each shard at its first replica.
-    pub(crate) firsts: Vec<ShardAt>,
-    /// Are the first replicas of all shards on this node?
-    pub(crate) is_all_here: bool,
-    /// Has a shard more than one replica?
-    pub(crate) is_replicated: bool,
-    /// The tenants, which have the shards then; none of a collection without, and of the route of
-    /// one tenant. All cores and the catalog share them.
-    pub(crate) tenants: Option<Tenants>,
-    own: NodeId,
-    // Position in `shards` of the owner of each virtual shard.
-    owners: Vec<u16>,
-    // Position in `shards` of each shard, by its number.
-    positions: Vec<(ShardId, u16)>,
-}
-
-impl CollectionRoute {
-    /// The route of a collection, as the node `own` sees it.
-    pub(crate) fn of(entry: &CollectionEntry, own: NodeId) -> Self {
-        let tenants = entry.config.multi_tenancy.enabled.then(|| entry.tenants.clone());
-        let route = Self::with_shards(entry.id, &entry.config, &entry.shards, &entry.routing, own);
-        Self { tenants, ..route }
-    }
-
-    /// The route of one of its tenants: as that of a collection which has the tenant's shards.
-    pub(crate) fn of_tenant(&self, tenant: &TenantEntry) -> Self {
-        let ids: Vec<ShardId> = tenant.shards.iter().map(|shard| shard.id).collect();
-        let routing = match ids.as_slice() {
-            [] | [_] => RoutingTable::none(),
-            ids => RoutingTable::deal(ids, self.config.sharding.virtual_per_physical),
-        };
-        Self::with_shards(self.id, &self.config, &tenant.shards, &routing, self.own)
-    }
-
-    fn with_shards(
-        id: CollectionId,
-        config: &Arc<CollectionConfig>,
-        shards: &[ShardEntry],
-        routing: &RoutingTable,
-        own: NodeId,
-    ) -> Self {
-        let replica = |place: &Placement| ReplicaPlace {
-            node: place.node,
-            home: place.home as usize,
-            is_here: place.node == own,
-        };
-        let place = |shard: &ShardEntry| ShardPlace {
-            id: shard.id,
-            replicas: shard.replicas.iter().map(replica).collect(),
-        };
-        let shards: Vec<ShardPlace> = shards.iter().map(place).collect();
-        let firsts: Vec<ShardAt> = shards.iter().map(|shard| shard.at(0)).collect();
-        let mut positions: Vec<(ShardId, u16)> =
-            shards.iter().map(|shard| shard.id).zip(0..).collect();
-        positions.sort_unstable();
-        let owner = |id: &ShardId| {
-            let found = positions.binary_search_by_key(id, |(shard, _)| *shard);
-            positions[found.expect("the routing table names shards of its collection")].1
-        };
-        let owners = routing.owners().iter().map(owner).collect();
-        Self {
-            id,
-            config: Arc::clone(config),
-            routing: routing.clone(),
-            is_all_here: firsts.iter().all(|shard| shard.is_here),
-            is_replicated: shards.iter().any(|shard| shard.replicas.len() > 1),
-            shards,
-            firsts,
-            owners,
-            positions,
-            tenants: None,
-            own,
-        }
-    }
-
-    /// Position in [`CollectionRoute::shards`] of a shard.
-    pub(crate) fn position(&self, shard: ShardId) -> Option<usize> {
-        let found = self.positions.binary_search_by_key(&shard, |(id, _)| *id).ok()?;
-        Some(usize::from(self.positions[found].1))
-    }
-
-    /// Position in [`CollectionRoute::shards`] of the owner of each virtual shard.
-    pub(crate) fn owners(&self) -> &[u16] {
-        &self.owners
-    }
-
-    /// Position in [`CollectionRoute::shards`] of the shard that owns an object. Cost: a hash of
-    /// the id, however many shards there are.
-    pub(crate) fn place_of(&self, id: &ObjectId) -> usize {
-        if self.shards.len() == 1 {
-            return 0;
-        }
-        usize::from(self.owners[self.routing.virtual_of(token_of(id))])
-    }
-}
+pub(crate) use route::{CollectionRoute, ReplicaPlace, ShardAt, ShardPlace};
 
 /// The view of a shard, none when it was closed, and the version of its home core.
 type KnownView = (u64, Option<Arc<ShardView>>);
@@ -245,6 +95,40 @@ impl Registry {
         let tenant = tenants.get(self.tenant_shards.borrow().get(&shard)?)?;
         let is_active = tenant.state == TenantState::Active;
         is_active.then(|| Arc::new(route.of_tenant(tenant)))
+    }
+
+    /// The route by which a shard is found, of whatever collection; none when the tenant whose shard
+    /// it is is inactive. Cost: a look at all collections, and at all tenants for a shard of theirs
+    /// that this node does not have.
+    pub(crate) fn route_with(&self, shard: ShardId) -> Option<Arc<CollectionRoute>> {
+        let named = self.tenant_shards.borrow().get(&shard).cloned();
+        let has = |tenant: &TenantEntry| tenant.shards.iter().any(|own| own.id == shard);
+        self.routes().into_iter().find_map(|route| {
+            let Some(tenants) = &route.tenants else {
+                return route.position(shard).is_some().then_some(route);
+            };
+            let named = named.as_ref().and_then(|name| tenants.get(name));
+            let found = named
+                .filter(|tenant| has(tenant))
+                .or_else(|| tenants.iter().map(|(_, tenant)| tenant).find(|tenant| has(tenant)))?;
+            let is_active = found.state == TenantState::Active;
+            is_active.then(|| Arc::new(route.of_tenant(found)))
+        })
+    }
+
+    /// The routes of a collection that lead to replicated shards: its own, or those of its active
+    /// tenants with shards on this node. Cost: for one with tenants a look at all that are here,
+    /// nothing while there is one replica.
+    pub(crate) fn replicated_here(&self, route: Arc<CollectionRoute>) -> Vec<Arc<CollectionRoute>> {
+        if route.config.replication.factor < 2 {
+            return Vec::new();
+        }
+        let Some(tenants) = &route.tenants else { return vec![route] };
+        let shards = self.tenant_shards.borrow();
+        let names: BTreeSet<&str> = shards.values().map(Arc::as_ref).collect();
+        let here = names.into_iter().filter_map(|name| tenants.get(name));
+        let active = here.filter(|tenant| tenant.state == TenantState::Active);
+        active.map(|tenant| Arc::new(route.of_tenant(tenant))).collect()
     }
 
     /// The route of a collection. Errors: `UnknownCollection`.
@@ -400,6 +284,8 @@ impl Drop for Wait<'_> {
 #[cfg(test)]
 mod tests {
     use heddle_index::{DirectoryWriter, Quiescence};
+    use heddle_meta::{CollectionEntry, Placement, ShardEntry};
+    use heddle_types::{CollectionConfig, NodeId, ObjectId, RoutingTable};
 
     use super::*;
 
@@ -557,6 +443,8 @@ mod tests {
         assert_eq!((own.position(ShardId(4)), own.is_all_here), (Some(0), true));
         assert_eq!(own.place_of(&ObjectId::from_row(9)), 0);
         assert!(holding(5).is_none() && holding(6).is_none() && holding(7).is_none());
+        let with = |shard| registry.route_with(ShardId(shard)).is_some();
+        assert_eq!([4, 5, 6, 7].map(with), [true, true, false, false], "5 is elsewhere");
         let next = shops(&[("a", 9, 1, Active), ("b", 5, 2, Active), ("c", 6, 1, Active)]);
         registry.install(views(1, &[4, 6]));
         registry.install(Publication::Collection(Epoch(2), next));
