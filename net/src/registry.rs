@@ -247,6 +247,25 @@ impl Registry {
         is_active.then(|| Arc::new(route.of_tenant(tenant)))
     }
 
+    /// The route by which a shard is found, of whatever collection; none when the tenant whose shard
+    /// it is is inactive. Cost: a look at all collections, and at all tenants for a shard of theirs
+    /// that this node does not have.
+    pub(crate) fn route_with(&self, shard: ShardId) -> Option<Arc<CollectionRoute>> {
+        let named = self.tenant_shards.borrow().get(&shard).cloned();
+        let has = |tenant: &TenantEntry| tenant.shards.iter().any(|own| own.id == shard);
+        self.routes().into_iter().find_map(|route| {
+            let Some(tenants) = &route.tenants else {
+                return route.position(shard).is_some().then_some(route);
+            };
+            let named = named.as_ref().and_then(|name| tenants.get(name));
+            let found = named
+                .filter(|tenant| has(tenant))
+                .or_else(|| tenants.iter().map(|(_, tenant)| tenant).find(|tenant| has(tenant)))?;
+            let is_active = found.state == TenantState::Active;
+            is_active.then(|| Arc::new(route.of_tenant(found)))
+        })
+    }
+
     /// The route of a collection. Errors: `UnknownCollection`.
     pub(crate) fn route(&self, name: &str) -> Result<Arc<CollectionRoute>, ApiError> {
         self.collections.borrow().get(name).cloned().ok_or_else(|| {
@@ -557,6 +576,8 @@ mod tests {
         assert_eq!((own.position(ShardId(4)), own.is_all_here), (Some(0), true));
         assert_eq!(own.place_of(&ObjectId::from_row(9)), 0);
         assert!(holding(5).is_none() && holding(6).is_none() && holding(7).is_none());
+        let with = |shard| registry.route_with(ShardId(shard)).is_some();
+        assert_eq!([4, 5, 6, 7].map(with), [true, true, false, false], "5 is elsewhere");
         let next = shops(&[("a", 9, 1, Active), ("b", 5, 2, Active), ("c", 6, 1, Active)]);
         registry.install(views(1, &[4, 6]));
         registry.install(Publication::Collection(Epoch(2), next));

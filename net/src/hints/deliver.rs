@@ -65,14 +65,13 @@ pub(super) async fn deliver(
     Delivered { target, log, bytes, end, result: result.map(|()| tally) }
 }
 
-/// Where a node has a shard by now, and of which collection it is; none when the shard is gone or
-/// has moved away.
+/// Where a node has a shard by now, and of which collection it is; none when the shard is gone, has
+/// moved away, or rests with its tenant.
 fn place_of(core: &Core, target: NodeId, shard: ShardId) -> Option<(CollectionId, ShardAt)> {
-    core.registry.routes().into_iter().find_map(|route| {
-        let place = &route.shards[route.position(shard)?];
-        let replica = place.replicas.iter().position(|replica| replica.node == target)?;
-        Some((route.id, place.at(replica)))
-    })
+    let route = core.registry.route_with(shard)?;
+    let place = &route.shards[route.position(shard)?];
+    let replica = place.replicas.iter().position(|replica| replica.node == target)?;
+    Some((route.id, place.at(replica)))
 }
 
 async fn send(

@@ -106,10 +106,6 @@ impl Collection {
         Self { tenant: tenant.into(), ..self.clone() }
     }
 
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
-    }
-
     fn place(&self) -> Place<'_> {
         Place { collection: &self.name, tenant: &self.tenant }
     }
