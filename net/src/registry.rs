@@ -4,7 +4,7 @@
 //! message and wait for every core before they acknowledge the change to a client.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
@@ -264,6 +264,21 @@ impl Registry {
             let is_active = found.state == TenantState::Active;
             is_active.then(|| Arc::new(route.of_tenant(found)))
         })
+    }
+
+    /// The routes of a collection that lead to replicated shards: its own, or those of its active
+    /// tenants with shards on this node. Cost: for one with tenants a look at all that are here,
+    /// nothing while there is one replica.
+    pub(crate) fn replicated_here(&self, route: Arc<CollectionRoute>) -> Vec<Arc<CollectionRoute>> {
+        if route.config.replication.factor < 2 {
+            return Vec::new();
+        }
+        let Some(tenants) = &route.tenants else { return vec![route] };
+        let shards = self.tenant_shards.borrow();
+        let names: BTreeSet<&str> = shards.values().map(Arc::as_ref).collect();
+        let here = names.into_iter().filter_map(|name| tenants.get(name));
+        let active = here.filter(|tenant| tenant.state == TenantState::Active);
+        active.map(|tenant| Arc::new(route.of_tenant(tenant))).collect()
     }
 
     /// The route of a collection. Errors: `UnknownCollection`.

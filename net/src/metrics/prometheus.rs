@@ -270,6 +270,7 @@ fn replicas(page: &mut Page, report: &NodeReport) {
         "Writes that are not settled at all of their replicas.",
     );
     page.each_core(report, unsettled, |core| core.routing.writes_unsettled);
+}
 
 fn repair(page: &mut Page, report: &NodeReport) {
     let sessions =

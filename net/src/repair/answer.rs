@@ -92,7 +92,7 @@ fn replica(
     shard: u64,
 ) -> Result<(HomeEngine, ShardId), ApiError> {
     let (collection, shard) = (CollectionId(Uuid::from_bytes(head.collection)), ShardId(shard));
-    let route = core.registry.route_of(collection);
+    let route = core.registry.route_holding(collection, shard);
     let here = route.and_then(|route| {
         let place = &route.shards[route.position(shard)?];
         Some(place.replicas[place.here()?])

@@ -17,6 +17,7 @@ mod answer;
 mod side;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,7 +126,8 @@ async fn run(core: Rc<Core>, engine: HomeEngine) {
             return;
         }
         let shards = own_shards(&core);
-        core.repair.keep(|shard| shards.iter().any(|(_, place, _)| place.id == *shard));
+        let ids: BTreeSet<ShardId> = shards.iter().map(|(_, place, _)| place.id).collect();
+        core.repair.keep(|shard| ids.contains(shard));
         for (route, place, own) in shards {
             if core.is_draining() {
                 return;
@@ -140,7 +142,8 @@ async fn run(core: Rc<Core>, engine: HomeEngine) {
 /// The shards with several replicas of which one is at home on this core, and which.
 fn own_shards(core: &Core) -> Vec<(Arc<CollectionRoute>, ShardPlace, u8)> {
     let mut own = Vec::new();
-    for route in core.registry.routes() {
+    let all = core.registry.routes().into_iter();
+    for route in all.flat_map(|route| core.registry.replicated_here(route)) {
         for place in route.shards.iter().filter(|place| place.replicas.len() > 1) {
             let Some(here) = place.here() else { continue };
             if place.replicas[here].home == core.index
