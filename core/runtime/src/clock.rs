@@ -20,7 +20,7 @@ pub(crate) fn nanoseconds(time: Timespec) -> u64 {
 
 /// Milliseconds by which the wall clock of this process is wrong, for `cargo xtask nemesis`: several
 /// nodes on one machine have one clock, and a cluster has to bear several.
-pub const CLOCK_OFFSET_VARIABLE: &str = "HEDDLE_TEST_CLOCK_OFFSET_MS";
+pub const CLOCK_OFFSET_VARIABLE: &str = "NEMESIS_CLOCK_OFFSET_MS";
 
 fn offset_us() -> i64 {
     static OFFSET_US: OnceLock<i64> = OnceLock::new();

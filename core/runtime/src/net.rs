@@ -40,7 +40,7 @@ const WRITE_PIECES_MAX: usize = 64;
 
 /// Ways to other addresses, `ADDRESS=INSTEAD,...` without ports, for `cargo xtask nemesis`: a
 /// connection to an address is made to the one instead, where something stands between.
-pub const ROUTES_VARIABLE: &str = "HEDDLE_TEST_ROUTES";
+pub const ROUTES_VARIABLE: &str = "NEMESIS_ROUTES";
 
 /// Where a connection to an address is made.
 fn routed(address: SocketAddr) -> SocketAddr {

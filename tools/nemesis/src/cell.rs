@@ -153,10 +153,13 @@ async fn settle(last: &Worker, workload: Workload, record: &Record) -> Result<u6
         }
         if Instant::now() > deadline {
             // The verdict says what is missing.
+            let (acknowledged, failed) = (record.acknowledged.get(), record.failed.get());
+            let last = record.last_error.borrow();
+            let counts = format!("{acknowledged} acknowledged, {failed} failed, last: {last}");
             return match workload {
                 Workload::W1 => Ok(settled),
-                Workload::W2 | Workload::W3 => Err("not everything can be read again".to_owned()),
-                Workload::W4 => Err("not every vector is found where it was put".to_owned()),
+                Workload::W2 | Workload::W3 => Err(format!("not all can be read again; {counts}")),
+                Workload::W4 => Err(format!("not every vector is found again; {counts}")),
             };
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

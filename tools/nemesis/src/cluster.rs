@@ -110,8 +110,8 @@ impl Cluster {
             .args(["--wal-segment-bytes", "32MiB", "--disk-reserve-bytes", "0"])
             .args(["--ready-line", "always", "--log-level", "info"])
             .env("HEDDLE_CLUSTER_SECRET", SECRET)
-            .env("HEDDLE_TEST_ROUTES", routes.join(","))
-            .env("HEDDLE_TEST_CLOCK_OFFSET_MS", node.clock_offset_ms.to_string())
+            .env("NEMESIS_ROUTES", routes.join(","))
+            .env("NEMESIS_CLOCK_OFFSET_MS", node.clock_offset_ms.to_string())
             .stdout(Stdio::piped())
             .stderr(log);
         let child = command.spawn();

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Port on which nodes talk to each other.
-pub(crate) const PEER_PORT: u16 = 7500;
+/// Ports on which nodes talk to each other: about the cluster, and core to core with one core.
+const PEER_PORTS: [u16; 2] = [7500, 7600];
 const BUFFER_BYTES: usize = 64 << 10;
 /// How often a direction that is cut looks whether it is whole again.
 const LOOK: Duration = Duration::from_millis(5);
@@ -92,23 +92,30 @@ impl Network {
         route: Ipv4Addr,
         real: Ipv4Addr,
     ) -> io::Result<()> {
-        let listener = TcpListener::bind((route, PEER_PORT))?;
-        listener.set_nonblocking(true)?;
-        let network = Arc::clone(self);
-        std::thread::spawn(move || {
-            while !network.is_over() {
-                match listener.accept() {
-                    Ok((dialer, _)) => network.join((source, target), dialer, real),
-                    Err(_) => std::thread::sleep(LOOK),
+        for port in PEER_PORTS {
+            let listener = TcpListener::bind((route, port))?;
+            listener.set_nonblocking(true)?;
+            let network = Arc::clone(self);
+            std::thread::spawn(move || {
+                while !network.is_over() {
+                    match listener.accept() {
+                        Ok((dialer, _)) => network.join((source, target), dialer, (real, port)),
+                        Err(_) => std::thread::sleep(LOOK),
+                    }
                 }
-            }
-        });
+            });
+        }
         Ok(())
     }
 
-    fn join(self: &Arc<Self>, (source, target): (usize, usize), dialer: TcpStream, real: Ipv4Addr) {
+    fn join(
+        self: &Arc<Self>,
+        (source, target): (usize, usize),
+        dialer: TcpStream,
+        real: (Ipv4Addr, u16),
+    ) {
         // A node that is down refuses, and so does its proxy.
-        let Ok(listener) = TcpStream::connect((real, PEER_PORT)) else { return };
+        let Ok(listener) = TcpStream::connect(real) else { return };
         let ends = [dialer.try_clone(), listener.try_clone()];
         let [Ok(dialer_again), Ok(listener_again)] = ends else { return };
         for (direction, from, to) in
@@ -176,10 +183,10 @@ mod tests {
     #[test]
     fn bytes_pass_both_ways_and_a_cut_holds_one_of_them() {
         let (route, real) = (Ipv4Addr::new(127, 91, 1, 2), Ipv4Addr::new(127, 91, 0, 2));
-        let node = TcpListener::bind((real, PEER_PORT)).unwrap();
+        let node = TcpListener::bind((real, PEER_PORTS[1])).unwrap();
         let network = Network::new(2);
         network.link((0, 1), route, real).unwrap();
-        let mut dialer = TcpStream::connect((route, PEER_PORT)).unwrap();
+        let mut dialer = TcpStream::connect((route, PEER_PORTS[1])).unwrap();
         dialer.write_all(b"hello").unwrap();
         let (mut taken, _) = node.accept().unwrap();
         let mut bytes = [0; 5];

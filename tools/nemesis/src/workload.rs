@@ -65,6 +65,8 @@ pub(crate) struct Record {
     pub(crate) acknowledged: Cell<u64>,
     pub(crate) operations: Cell<u64>,
     pub(crate) failed: Cell<u64>,
+    /// What the last call that failed was told.
+    pub(crate) last_error: RefCell<String>,
     values: Cell<u64>,
 }
 
@@ -81,16 +83,20 @@ pub(crate) struct Worker {
 /// How a write ended.
 enum Fate<T> {
     Done(T),
-    Unknown,
-    NotApplied,
+    Unknown(ClientError),
+    NotApplied(ClientError),
 }
 
 fn fate<T>(result: Result<T, ClientError>) -> Fate<T> {
     match result {
         Ok(value) => Fate::Done(value),
-        Err(ClientError::Api(error)) if error.retry != Retry::MayHaveApplied => Fate::NotApplied,
-        Err(ClientError::Connection { .. } | ClientError::Timeout { .. }) => Fate::NotApplied,
-        Err(_) => Fate::Unknown,
+        Err(ClientError::Api(error)) if error.retry != Retry::MayHaveApplied => {
+            Fate::NotApplied(error.into())
+        }
+        Err(error @ (ClientError::Connection { .. } | ClientError::Timeout { .. })) => {
+            Fate::NotApplied(error)
+        }
+        Err(error) => Fate::Unknown(error),
     }
 }
 
@@ -131,13 +137,15 @@ impl Worker {
 
     /// A call has ended.
     async fn count<T>(&self, fate: &Fate<T>) {
-        let Record { operations, acknowledged, failed, .. } = &*self.record;
+        let Record { operations, acknowledged, failed, last_error, .. } = &*self.record;
         operations.set(operations.get() + 1);
-        if matches!(fate, Fate::Done(_)) {
-            acknowledged.set(acknowledged.get() + 1);
-        } else {
-            failed.set(failed.get() + 1);
-            tokio::time::sleep(REST).await;
+        match fate {
+            Fate::Done(_) => acknowledged.set(acknowledged.get() + 1),
+            Fate::Unknown(error) | Fate::NotApplied(error) => {
+                failed.set(failed.get() + 1);
+                last_error.replace(error.to_string());
+                tokio::time::sleep(REST).await;
+            }
         }
     }
 
@@ -156,8 +164,8 @@ impl Worker {
         self.count(&fate).await;
         let added = match fate {
             Fate::Done(_) => Added::At(self.now()),
-            Fate::Unknown => Added::Unknown,
-            Fate::NotApplied => Added::Refused,
+            Fate::Unknown(_) => Added::Unknown,
+            Fate::NotApplied(_) => Added::Refused,
         };
         self.record.adds.borrow_mut().push(Add { element, called, added });
         if turn % SCAN_EVERY == SCAN_EVERY - 1 && self.number == 0 {
@@ -199,8 +207,8 @@ impl Worker {
             self.count(&fate).await;
             let outcome = match fate {
                 Fate::Done(stamp) => Outcome::Done(stamp.0),
-                Fate::Unknown => Outcome::Unknown(None),
-                Fate::NotApplied => Outcome::NotApplied,
+                Fate::Unknown(_) => Outcome::Unknown(None),
+                Fate::NotApplied(_) => Outcome::NotApplied,
             };
             self.remember(key, called, Action::Put { value, outcome });
         } else {
@@ -286,8 +294,8 @@ impl Worker {
         let mut vectors = self.record.vectors.borrow_mut();
         match fate {
             Fate::Done(_) => drop(vectors.insert(key, value)),
-            Fate::Unknown => drop(vectors.remove(&key)),
-            Fate::NotApplied => {}
+            Fate::Unknown(_) => drop(vectors.remove(&key)),
+            Fate::NotApplied(_) => {}
         }
     }
 
@@ -302,8 +310,8 @@ impl Worker {
 fn outcome_of<T>(fate: &Fate<T>, version: Version) -> Outcome<Version> {
     match fate {
         Fate::Done(_) => Outcome::Done(version),
-        Fate::Unknown => Outcome::Unknown(Some(version)),
-        Fate::NotApplied => Outcome::NotApplied,
+        Fate::Unknown(_) => Outcome::Unknown(Some(version)),
+        Fate::NotApplied(_) => Outcome::NotApplied,
     }
 }
 

@@ -1,7 +1,6 @@
 //! The real engine on a simulated disk.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,13 +13,11 @@ use heddle_core::wal::WalConfig;
 use heddle_index::Quiescence;
 use heddle_replication::{LeafSet, TreeLeaves};
 use heddle_types::{
-    ApiError, Clock, CollectionConfig, CollectionId, ErrorCode, Hlc, NodeId, ObjectDigest,
-    ObjectId, ShardId, Stamp, token_of,
+    ApiError, CollectionConfig, CollectionId, Hlc, NodeId, ObjectDigest, ObjectId, ShardId, Stamp,
 };
 
 use crate::{Crash, Fault, Random, SimDisk};
 
-use super::model::{TREE_HEIGHT, digest_of, hash_of};
 use super::store::{Applied, Copies, Entries, ReplicaStore};
 use super::time::NodeClock;
 
@@ -38,14 +35,10 @@ const SCHEMA: &str = r#"{"name":"Things",
 /// The engine of a node in the world.
 pub(crate) type SimEngine = Engine<SimDisk, NodeClock>;
 
-/// What survives a crash: the disk, and what the engine does not keep itself.
+/// What survives a crash.
 pub(crate) struct EngineDisk {
     disk: RefCell<SimDisk>,
     random: RefCell<Random>,
-    /// What ids were ever sent here.
-    ids: RefCell<BTreeSet<(ShardId, ObjectId)>>,
-    floors: RefCell<BTreeMap<ShardId, Hlc>>,
-    fences: RefCell<BTreeMap<ShardId, Hlc>>,
     shards: u64,
     boot: Cell<u32>,
 }
@@ -57,9 +50,6 @@ impl EngineDisk {
         Rc::new(Self {
             disk: RefCell::new(disk),
             random: RefCell::new(Random::new(seed ^ 0x4449_534B)),
-            ids: RefCell::default(),
-            floors: RefCell::default(),
-            fences: RefCell::default(),
             shards,
             boot: Cell::new(0),
         })
@@ -113,11 +103,11 @@ impl EngineDisk {
         };
         let specs = (0..self.shards).map(|shard| spec(ShardId(shard))).collect();
         let quiescence = Quiescence::new(1);
-        let opened = Engine::open(self.disk(), clock.clone(), config, quiescence, specs, |_| {});
+        let opened = Engine::open(self.disk(), clock, config, quiescence, specs, |_| {});
         let (engine, report) = opened.await?;
         let is_whole = report.quarantined.is_empty() && report.shards_lost.is_empty();
         assert!(is_whole, "a crash is no damage: {report:?}");
-        Ok(Rc::new(EngineStore { engine, clock, kept: Rc::clone(self) }))
+        Ok(Rc::new(EngineStore { engine }))
     }
 }
 
@@ -142,37 +132,10 @@ fn spec(shard: ShardId) -> ShardSpec {
 /// A running engine.
 pub(crate) struct EngineStore {
     pub(crate) engine: SimEngine,
-    clock: NodeClock,
-    kept: Rc<EngineDisk>,
 }
 
-impl EngineStore {
-    fn ids(&self, shard: ShardId) -> Vec<ObjectId> {
-        let ids = self.kept.ids.borrow();
-        ids.iter().filter(|(of, _)| *of == shard).map(|(_, id)| *id).collect()
-    }
-
-    fn known(&self, shard: ShardId) -> Result<Entries, ApiError> {
-        let ids = self.ids(shard);
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let digests = self.engine.digests(real(shard), &ids)?;
-        let known = ids.into_iter().zip(digests);
-        Ok(known.filter_map(|(id, digest)| Some((id, digest?))).collect())
-    }
-
-    /// Below the floor a copy is taken only over an older version, below the fence nothing else is.
-    fn is_too_old(&self, shard: ShardId, write: &StampedWrite) -> Result<bool, ApiError> {
-        let known = self.engine.digests(real(shard), &[write.id])?[0];
-        let hlc = write.stamp.hlc;
-        if write.exact {
-            return Ok(hlc < self.floor(shard) && known.is_none());
-        }
-        let fence = self.kept.fences.borrow().get(&shard).copied().unwrap_or_default();
-        Ok(hlc < fence && known < Some(digest_of(write)))
-    }
-}
+/// Entries that are read at a time.
+const PAGE_ENTRIES: usize = 256;
 
 impl ReplicaStore for EngineStore {
     fn issue(&self) -> LocalBoxFuture<'_, Result<Stamp, ApiError>> {
@@ -184,29 +147,7 @@ impl ReplicaStore for EngineStore {
     }
 
     fn apply(&self, shard: ShardId, writes: Vec<StampedWrite>) -> LocalBoxFuture<'_, Applied> {
-        Box::pin(async move {
-            let mut results = Vec::with_capacity(writes.len());
-            let mut taken = Vec::new();
-            for write in writes {
-                if self.is_too_old(shard, &write)? {
-                    let error = ApiError::transient(ErrorCode::BelowFloor, "older than repaired");
-                    results.push(Some(Err(error)));
-                    continue;
-                }
-                self.kept.ids.borrow_mut().insert((shard, write.id));
-                results.push(None);
-                taken.push(write);
-            }
-            let mut applied = Vec::new().into_iter();
-            if !taken.is_empty() {
-                let done = self.engine.apply_stamped(real(shard), Durability::Sync, taken);
-                applied = done.await?.into_iter();
-            }
-            let each = |result: Option<_>| {
-                result.unwrap_or_else(|| applied.next().expect("one result a write"))
-            };
-            Ok(results.into_iter().map(each).collect())
-        })
+        Box::pin(self.engine.apply_stamped(real(shard), Durability::Sync, writes))
     }
 
     fn digests(
@@ -227,60 +168,52 @@ impl ReplicaStore for EngineStore {
     }
 
     fn time(&self) -> Hlc {
-        let entries = (0..self.kept.shards).filter_map(|shard| self.known(ShardId(shard)).ok());
-        let newest = entries.flatten().map(|(_, digest)| digest.stamp.hlc).max();
-        newest.unwrap_or_default().max(Hlc::from_unix_us(self.clock.unix_us()))
+        self.engine.hybrid_time()
     }
 
-    fn tree(&self, shard: ShardId) -> Result<TreeLeaves, ApiError> {
-        let mut tree = TreeLeaves::new(TREE_HEIGHT);
-        for (id, digest) in self.known(shard)? {
-            tree.add(token_of(&id), hash_of(&id, &digest));
-        }
-        Ok(tree)
+    fn tree(&self, shard: ShardId) -> LocalBoxFuture<'_, Result<TreeLeaves, ApiError>> {
+        Box::pin(self.engine.tree(real(shard)))
     }
 
     fn entries(
         &self,
         shard: ShardId,
-        leaves: &LeafSet,
+        leaves: LeafSet,
         after: Option<ObjectId>,
         limit: usize,
     ) -> LocalBoxFuture<'_, Result<Entries, ApiError>> {
-        let entries = self.known(shard).map(|known| {
-            let wanted = known.into_iter();
-            let wanted =
-                wanted.filter(|(id, _)| leaves.contains(token_of(id)) && Some(*id) > after);
-            wanted.take(limit).collect()
-        });
-        Box::pin(std::future::ready(entries))
+        Box::pin(async move { self.engine.entries(real(shard), &leaves, after, limit).await })
     }
 
     fn floor(&self, shard: ShardId) -> Hlc {
-        self.kept.floors.borrow().get(&shard).copied().unwrap_or_default()
+        let floor = self.engine.repaired_through(real(shard));
+        floor.expect("the shards of a running engine are served")
     }
 
     fn set_floor(&self, shard: ShardId, floor: Hlc) -> LocalBoxFuture<'_, Result<(), ApiError>> {
-        let mut floors = self.kept.floors.borrow_mut();
-        let known = floors.entry(shard).or_default();
-        *known = floor.max(*known);
-        Box::pin(std::future::ready(Ok(())))
-    }
-
-    fn set_fence(&self, shard: ShardId, fence: Hlc) -> LocalBoxFuture<'_, Result<(), ApiError>> {
-        let mut fences = self.kept.fences.borrow_mut();
-        let known = fences.entry(shard).or_default();
-        *known = fence.max(*known);
-        Box::pin(std::future::ready(Ok(())))
+        Box::pin(self.engine.set_repaired_through(real(shard), floor))
     }
 
     fn purge(&self, _shard: ShardId) -> LocalBoxFuture<'_, Vec<(ObjectId, Stamp)>> {
-        // The engine keeps every deletion.
+        // The engine does so when its floor rises.
         Box::pin(std::future::ready(Vec::new()))
     }
 
     fn dump(&self, shard: ShardId) -> LocalBoxFuture<'_, Entries> {
-        let known = self.known(shard).expect("the shards of a running engine are served");
-        Box::pin(std::future::ready(known))
+        Box::pin(async move {
+            let mut whole = LeafSet::empty(0);
+            whole.insert(0);
+            let mut all: Entries = Vec::new();
+            loop {
+                let after = all.last().map(|(id, _)| *id);
+                let page = self.engine.entries(real(shard), &whole, after, PAGE_ENTRIES).await;
+                let page = page.expect("the shards of a running engine are served");
+                let is_last = page.len() < PAGE_ENTRIES;
+                all.extend(page);
+                if is_last {
+                    return all;
+                }
+            }
+        })
     }
 }

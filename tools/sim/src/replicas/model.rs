@@ -27,7 +27,7 @@ const AGE_US: u64 = 3_000_000;
 /// A deletion is kept for longer than any request takes.
 const FORGET_AGE_US: u64 = 30_000_000;
 /// Levels of a tree: few leaves, so that objects share them.
-pub(crate) const TREE_HEIGHT: u8 = 3;
+const TREE_HEIGHT: u8 = 3;
 /// How much longer a slow disk takes.
 const SLOWNESS: u64 = 100;
 
@@ -41,7 +41,7 @@ pub(crate) struct ModelDisk {
     at_risk: RefCell<Vec<AtRisk>>,
     high_water: Cell<Hlc>,
     floors: RefCell<BTreeMap<ShardId, Hlc>>,
-    fences: RefCell<BTreeMap<ShardId, Hlc>>,
+    purged: RefCell<BTreeMap<ShardId, Hlc>>,
     next: Cell<u64>,
     random: RefCell<Random>,
     pub(crate) is_full: Cell<bool>,
@@ -63,7 +63,7 @@ impl ModelDisk {
             at_risk: RefCell::default(),
             high_water: Cell::default(),
             floors: RefCell::default(),
-            fences: RefCell::default(),
+            purged: RefCell::default(),
             next: Cell::default(),
             random: RefCell::new(Random::new(seed)),
             is_full: Cell::default(),
@@ -203,15 +203,10 @@ impl ModelStore {
 }
 
 impl ModelStore {
-    /// Below the floor a copy is taken only over an older version, below the fence nothing else is.
+    /// Is a write older than deletions that were forgotten, and nothing known of its object?
     fn is_too_old(&self, shard: ShardId, write: &StampedWrite) -> bool {
-        let known = self.disk.seen(shard, &write.id, None).as_ref().map(digest_of);
-        let hlc = write.stamp.hlc;
-        if write.exact {
-            return hlc < self.floor(shard) && known.is_none();
-        }
-        let fence = self.disk.fences.borrow().get(&shard).copied().unwrap_or_default();
-        hlc < fence && known < Some(digest_of(write))
+        let purged = self.disk.purged.borrow().get(&shard).copied().unwrap_or_default();
+        write.stamp.hlc < purged && self.disk.seen(shard, &write.id, None).is_none()
     }
 }
 
@@ -296,18 +291,18 @@ impl ReplicaStore for ModelStore {
         self.stamps.borrow().last().max(Hlc::from_unix_us(self.clock.unix_us()))
     }
 
-    fn tree(&self, shard: ShardId) -> Result<TreeLeaves, ApiError> {
+    fn tree(&self, shard: ShardId) -> LocalBoxFuture<'_, Result<TreeLeaves, ApiError>> {
         let mut tree = TreeLeaves::new(TREE_HEIGHT);
         for (id, write) in self.disk.shards.borrow().get(&shard).into_iter().flatten() {
             tree.add(token_of(id), hash_of(id, &digest_of(write)));
         }
-        Ok(tree)
+        Box::pin(std::future::ready(Ok(tree)))
     }
 
     fn entries(
         &self,
         shard: ShardId,
-        leaves: &LeafSet,
+        leaves: LeafSet,
         after: Option<ObjectId>,
         limit: usize,
     ) -> LocalBoxFuture<'_, Result<Entries, ApiError>> {
@@ -332,16 +327,6 @@ impl ReplicaStore for ModelStore {
         })
     }
 
-    fn set_fence(&self, shard: ShardId, fence: Hlc) -> LocalBoxFuture<'_, Result<(), ApiError>> {
-        Box::pin(async move {
-            self.disk.sync().await?;
-            let mut fences = self.disk.fences.borrow_mut();
-            let known = fences.entry(shard).or_default();
-            *known = fence.max(*known);
-            Ok(())
-        })
-    }
-
     fn purge(&self, shard: ShardId) -> LocalBoxFuture<'_, Vec<(ObjectId, Stamp)>> {
         let mut floor = self.floor(shard);
         if self.bug == Some(Bug::DeletionsForgottenByAge) {
@@ -350,6 +335,7 @@ impl ReplicaStore for ModelStore {
             let old_us = self.clock.unix_us().saturating_sub(FORGET_AGE_US);
             floor = floor.min(Hlc::from_unix_us(old_us));
         }
+        self.disk.purged.borrow_mut().insert(shard, floor);
         let mut purged = Vec::new();
         if let Some(objects) = self.disk.shards.borrow_mut().get_mut(&shard) {
             objects.retain(|id, write| {
@@ -372,7 +358,7 @@ impl ReplicaStore for ModelStore {
 }
 
 /// A hash of what replicas compare; any will do that both sides of a comparison share.
-pub(crate) fn hash_of(id: &ObjectId, digest: &ObjectDigest) -> u128 {
+fn hash_of(id: &ObjectId, digest: &ObjectDigest) -> u128 {
     let mut hash = 0x6C62_272E_07BB_0142_62B8_2175_6295_C58D_u128;
     let mut mix = |byte: u8| {
         hash ^= u128::from(byte);

@@ -4,15 +4,12 @@ use std::rc::Rc;
 
 use heddle_core::engine::{Replicated, StampedWrite};
 use heddle_types::limits::STAMP_AHEAD_US_MAX;
-use heddle_types::{ApiError, Clock, ErrorCode, Hlc, ObjectDigest, ObjectId, ShardId};
+use heddle_types::{ApiError, Clock, ErrorCode, ObjectDigest, ObjectId, ShardId};
 
 use super::World;
 use super::bugs::Bug;
 use super::node::{Node, Running};
 use super::rpc::{Answer, Call, ENTRIES_MAX, Request, refused};
-
-/// Longest time from the stamp of a write to its last try.
-const REQUEST_LIFE_US: u64 = 25_000_000;
 
 impl World {
     pub(crate) async fn serve(
@@ -53,16 +50,14 @@ impl World {
             }
             Call::Begin => {
                 // Its time comes first, its leaves last.
-                let unix_us = running.store.time().unix_us().saturating_sub(REQUEST_LIFE_US);
-                let hlc = Hlc::from_unix_us(unix_us);
-                running.store.set_fence(shard, hlc).await?;
+                let hlc = running.store.time();
                 running.hints.flush(self, node, running, shard).await;
-                let leaves = running.store.tree(shard)?;
+                let leaves = running.store.tree(shard).await?;
                 let floor = running.store.floor(shard);
                 Ok(Answer::Began { hlc, floor, leaves })
             }
             Call::Entries { leaves, after } => {
-                let entries = running.store.entries(shard, &leaves, after, ENTRIES_MAX).await?;
+                let entries = running.store.entries(shard, leaves, after, ENTRIES_MAX).await?;
                 let told = entries.into_iter().filter_map(|(id, digest)| {
                     self.as_told(Some(digest)).map(|digest| (id, digest))
                 });

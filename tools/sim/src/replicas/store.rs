@@ -39,13 +39,13 @@ pub(crate) trait ReplicaStore {
     fn time(&self) -> Hlc;
 
     /// The leaves of a shard's tree.
-    fn tree(&self, shard: ShardId) -> Result<TreeLeaves, ApiError>;
+    fn tree(&self, shard: ShardId) -> LocalBoxFuture<'_, Result<TreeLeaves, ApiError>>;
 
     /// What some leaves hold above an id, in the order of ids.
     fn entries(
         &self,
         shard: ShardId,
-        leaves: &LeafSet,
+        leaves: LeafSet,
         after: Option<ObjectId>,
         limit: usize,
     ) -> LocalBoxFuture<'_, Result<Entries, ApiError>>;
@@ -55,9 +55,6 @@ pub(crate) trait ReplicaStore {
 
     /// Raises the floor; durable when it returns.
     fn set_floor(&self, shard: ShardId, floor: Hlc) -> LocalBoxFuture<'_, Result<(), ApiError>>;
-
-    /// From now on refuses writes below `fence` that are no copies of what a replica has.
-    fn set_fence(&self, shard: ShardId, fence: Hlc) -> LocalBoxFuture<'_, Result<(), ApiError>>;
 
     /// Forgets the deletions that may be forgotten; those it forgot.
     fn purge(&self, shard: ShardId) -> LocalBoxFuture<'_, Vec<(ObjectId, Stamp)>>;
