@@ -137,10 +137,11 @@ fn a_stale_replica_is_brought_up_to_date_before_a_quorum_read_is_answered() {
     trio.kill(2);
     let new = all_written(&trio.put(0, Consistency::Quorum, put_request(0..10)));
     assert!(old < new);
+    // What it keeps for the replica that is away goes with it.
+    trio.kill(0);
     trio.restart(2);
     let of = |stamps: &[Hlc]| -> Vec<Option<Hlc>> { stamps.iter().copied().map(Some).collect() };
     assert_eq!(trio.stamps(2, Consistency::One, 0..10), of(&old), "it lags");
-    trio.kill(0);
     assert_eq!(trio.stamps(2, Consistency::Quorum, 0..5), of(&new[..5]));
     trio.kill(1);
     assert_eq!(trio.stamps(2, Consistency::One, 0..5), of(&new[..5]), "repaired by the read");
@@ -153,15 +154,14 @@ fn what_was_deleted_does_not_come_back_from_a_replica_that_lags() {
     all_written(&trio.put(0, Consistency::All, put_request(0..20)));
     trio.kill(2);
     trio.delete(0, 0..10);
+    trio.kill(0);
     trio.restart(2);
     assert!(trio.found(2, Consistency::One, 3).contains(&ObjectId::from_row(3)), "it lags");
-    for level in [Consistency::Quorum, Consistency::All] {
-        for through in 0..3 {
-            let found = trio.found(through, level, 3);
-            assert_eq!(found.len(), 5, "{through} {level}");
-            let deleted = |id: &ObjectId| (0..10).any(|row| *id == ObjectId::from_row(row));
-            assert!(!found.iter().any(deleted), "{through} {level}: {found:?}");
-        }
+    for through in [1, 2] {
+        let found = trio.found(through, Consistency::Quorum, 3);
+        assert_eq!(found.len(), 5, "through {through}");
+        let deleted = |id: &ObjectId| (0..10).any(|row| *id == ObjectId::from_row(row));
+        assert!(!found.iter().any(deleted), "through {through}: {found:?}");
     }
     assert_eq!(trio.stamps(2, Consistency::Quorum, 0..10), vec![None; 10]);
     // The tombstones are there now: the replica alone knows as well.
@@ -175,6 +175,7 @@ fn a_quorum_search_misses_nothing_fresh_when_a_replica_lags() {
     all_written(&trio.put(0, Consistency::All, put_request(0..40)));
     trio.kill(2);
     all_written(&trio.put(0, Consistency::Quorum, put_request(40..60)));
+    trio.kill(0);
     trio.restart(2);
     for row in 40..60 {
         let id = ObjectId::from_row(row);
