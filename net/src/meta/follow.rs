@@ -11,6 +11,7 @@ use heddle_meta::cluster::{
 };
 use heddle_meta::{Catalog, CollectionEntry};
 use heddle_runtime::{fatal, timeout};
+use heddle_types::limits::REPLICAS_PER_SHARD_MAX;
 use heddle_types::{
     ApiError, CollectionConfig, CollectionId, Epoch, ErrorCode, FatalReason, Retry, ShardId,
     VectorConfig,
@@ -325,7 +326,7 @@ fn new_collection(
     }
     config.validate()?;
     settle_profiles(&mut config);
-    let nodes = state.nodes().filter(takes).count() as u32;
+    let nodes = state.nodes().filter(takes).count().min(REPLICAS_PER_SHARD_MAX) as u32;
     check_supported(&config, &NodeFacts { nodes })?;
     let id = CollectionId::random();
     let (seed, _) = id.0.as_u64_pair();

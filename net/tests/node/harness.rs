@@ -121,6 +121,12 @@ impl TestNode {
         self.child.wait().unwrap()
     }
 
+    /// SIGSTOP: it stays where it is and answers nothing.
+    pub(crate) fn freeze(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    }
+
     pub(crate) fn send_terminate(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();

@@ -254,6 +254,8 @@ impl Shared {
         let mut attempt = 1;
         // Where the last attempt failed: another replica is asked next, if there is one.
         let mut avoided = None;
+        // What a server said last: it tells more than that another one does not answer.
+        let mut told = None;
         loop {
             let collection = message.collection();
             let is_replicated = collection
@@ -276,6 +278,7 @@ impl Shared {
                     may_have_applied |=
                         error.retry == Retry::MayHaveApplied && M::CLASS != Class::Read;
                     let verdict = verdict_on_error(M::CLASS, options.retry_writes, &error);
+                    told = Some(error.clone());
                     (verdict, ClientError::Api(error))
                 }
             };
@@ -283,6 +286,10 @@ impl Shared {
             let is_last = attempt == ATTEMPTS_MAX || Instant::now() + pause >= deadline;
             if is_last || matches!(verdict, Verdict::Fail | Verdict::FailUnknown) {
                 let is_unknown = may_have_applied || verdict == Verdict::FailUnknown;
+                let error = match (error, told) {
+                    (ClientError::Connection { .. }, Some(told)) => ClientError::Api(told),
+                    (error, _) => error,
+                };
                 return Err(if is_unknown { ClientError::unknown(error) } else { error });
             }
             let is_stale = error.code() == Some(ErrorCode::StaleEpoch);
@@ -391,7 +398,7 @@ impl Shared {
             let place = (index + count - turn % count) % count;
             let is_down = self.pool.is_down(address);
             let is_avoided = avoided == Some(core.node);
-            (is_avoided, is_down, !holds(core.node), self.pool.in_flight(address), place)
+            (is_down, is_avoided, !holds(core.node), self.pool.in_flight(address), place)
         });
         ranked.map(|(_, core)| core)
     }

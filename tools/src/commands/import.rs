@@ -21,6 +21,7 @@ pub(crate) async fn run(arguments: &cli::Import) -> Result<(), Failure> {
         raw: arguments.raw,
         batch: arguments.batch,
         connections: arguments.connections,
+        consistency: arguments.consistency,
         limit: arguments.limit,
         resume: arguments.resume,
         state: arguments.state.clone(),

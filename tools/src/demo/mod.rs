@@ -132,6 +132,7 @@ impl Demo {
             raw: None,
             batch: 128,
             connections: 4,
+            consistency: None,
             limit: None,
             resume: false,
             state: Some(self.scratch.path().join("import.json")),

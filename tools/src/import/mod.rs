@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use futures::stream;
 use heddle_bench::vectors::VectorFile;
-use heddle_client::{Client, ClientError, ClientOptions, Collection, Object, PutMode};
+use heddle_client::{Client, ClientError, ClientOptions, Collection, Consistency, Object, PutMode};
 use heddle_types::json::properties_from_json;
 use heddle_types::limits::OBJECT_BATCH_MAX;
 use heddle_types::schema::VectorConfig;
@@ -25,6 +25,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::session;
 use crate::status::NodeStatus;
 use infer::Inferred;
 use progress::{Acknowledged, Noted, StateFile, Subject};
@@ -68,6 +69,8 @@ pub(crate) struct Import {
     pub(crate) raw: Option<RawVectors>,
     pub(crate) batch: usize,
     pub(crate) connections: usize,
+    /// Replicas that must have a row; none for the default.
+    pub(crate) consistency: Option<Consistency>,
     pub(crate) limit: Option<u64>,
     pub(crate) resume: bool,
     pub(crate) state: Option<PathBuf>,
@@ -301,7 +304,7 @@ impl Import {
         for _ in 0..self.connections {
             let options = ClientOptions { deadline: self.timeout, retry_writes: true };
             let client = Client::connect_with(self.addresses.clone(), options).await?;
-            idle.push(client.collection(&self.collection));
+            idle.push(session::collection(&client, &self.collection, self.consistency));
         }
         let idle = RefCell::new(idle);
         let waiting = Waiting::on(bar);
