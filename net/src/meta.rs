@@ -193,6 +193,7 @@ impl Meta {
         config.validate()?;
         settle_profiles(&mut config);
         check_supported(&config, &NodeFacts { nodes: NODES })?;
+        self.check_labels(&config)?;
         let count = if config.multi_tenancy.enabled { 0 } else { config.sharding.count };
         let placements = place_shards(count as usize, &self.loads());
         let id = CollectionId::random();
@@ -204,6 +205,19 @@ impl Meta {
             return self.undo_create(&mut store, &entry, error).await;
         }
         self.publish(&entry).await
+    }
+
+    /// Errors: `InvalidArgument` when this node is not one that may hold the collection.
+    fn check_labels(&self, config: &CollectionConfig) -> Result<(), ApiError> {
+        let labels = &self.core.node.config.cluster_labels;
+        if config.placement.admit(labels) {
+            return Ok(());
+        }
+        let name = &config.name;
+        let found =
+            format!("collection {name} may not be on this node, whose labels are {labels:?}");
+        let expected = "placement rules that the labels of a node (cluster_labels) meet";
+        Err(ApiError::new(ErrorCode::InvalidArgument, found, expected))
     }
 
     /// Takes a collection back whose shards could not be made: without them it would refuse every

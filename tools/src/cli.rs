@@ -359,6 +359,12 @@ pub(crate) struct CollectionCreate {
     /// With --tenants: a request for an inactive tenant activates it
     #[arg(long, requires = "tenants")]
     pub(crate) auto_activate: bool,
+    /// A label that every node with a part of it must carry; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "file")]
+    pub(crate) require: Vec<String>,
+    /// A label that no node with a part of it may carry; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "file")]
+    pub(crate) avoid: Vec<String>,
     /// Links per node of the graph
     #[arg(long, value_name = "N", conflicts_with = "file")]
     pub(crate) m: Option<u16>,

@@ -18,6 +18,7 @@ pub mod floats;
 pub mod ids;
 pub mod json;
 pub mod limits;
+pub mod placement;
 pub mod routing;
 pub mod row;
 pub mod schema;
@@ -33,6 +34,7 @@ pub use error::{ApiError, ErrorCode, Retry};
 pub use fatal::FatalReason;
 pub use filter::{Filter, Operator};
 pub use ids::{ClusterId, CollectionId, CoreIndex, Epoch, Lsn, NodeId, ObjectId, ShardId, Slot};
+pub use placement::{Labels, PlacementRules};
 pub use routing::{RoutingTable, token_of};
 pub use schema::{
     CollectionConfig, DataType, Distance, IndexConfig, PropertyConfig, Quantization, RawVectors,

@@ -11,6 +11,7 @@ use crate::limits::{
     SHARDS_PER_COLLECTION_MAX, TENANT_NAME_BYTES_MAX, VECTOR_DIMS_MAX, VECTORS_PER_COLLECTION_MAX,
     VIRTUAL_PER_PHYSICAL_DEFAULT,
 };
+use crate::placement::PlacementRules;
 pub use crate::value::DataType;
 
 /// How far apart two vectors are. Values follow Weaviate's definitions.
@@ -296,6 +297,9 @@ pub struct CollectionConfig {
     pub replication: ReplicationConfig,
     /// Tenants.
     pub multi_tenancy: MultiTenancyConfig,
+    /// Which nodes may hold it; none named means any.
+    #[serde(skip_serializing_if = "PlacementRules::is_empty")]
+    pub placement: PlacementRules,
 }
 
 impl CollectionConfig {
@@ -347,7 +351,8 @@ impl CollectionConfig {
         self.check_tenancy()?;
         check_range("sharding.count", self.sharding.count, 0, SHARDS_PER_COLLECTION_MAX)?;
         check_range("sharding.virtual_per_physical", self.sharding.virtual_per_physical, 1, 4_096)?;
-        check_range("replication.factor", self.replication.factor, 1, 64)
+        check_range("replication.factor", self.replication.factor, 1, 64)?;
+        self.placement.validate()
     }
 
     fn check_tenancy(&self) -> Result<(), ApiError> {
@@ -516,6 +521,20 @@ mod tests {
     }
 
     #[test]
+    fn rules_of_placement_are_written_only_where_there_are_some() {
+        assert!(!serde_json::to_string(&minimal()).unwrap().contains("placement"));
+        let text = r#"{"name":"Docs","placement":{"require":{"disk":"nvme"}}}"#;
+        let parsed: CollectionConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(parsed.placement.require["disk"], "nvme");
+        let back = serde_json::to_string(&parsed).unwrap();
+        assert!(back.contains(r#""placement":{"require":{"disk":"nvme"}}"#), "{back}");
+        assert_eq!(serde_json::from_str::<CollectionConfig>(&back).unwrap(), parsed);
+        let typo = r#"{"name":"Docs","placement":{"required":{"disk":"nvme"}}}"#;
+        let error = serde_json::from_str::<CollectionConfig>(typo).unwrap_err();
+        assert!(error.to_string().contains("required"), "{error}");
+    }
+
+    #[test]
     fn unknown_keys_are_refused() {
         let text = r#"{"name":"Docs","vectors":[{"dimension":3}]}"#;
         let error = serde_json::from_str::<CollectionConfig>(text).unwrap_err();
@@ -618,5 +637,9 @@ mod tests {
         let mut config = minimal();
         config.sharding.count = SHARDS_PER_COLLECTION_MAX + 1;
         assert_eq!(code_of(&config), ErrorCode::InvalidArgument);
+        let mut config = minimal();
+        config.placement.avoid.insert("tier".to_owned(), "a b".to_owned());
+        let error = config.validate().unwrap_err();
+        assert!(error.message.contains("avoided labels hold \"tier=a b\""), "{error}");
     }
 }

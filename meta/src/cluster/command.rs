@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::error::ClusterError;
-use super::node::{Addresses, Labels, NodeRecord, NodeState};
-use super::rules::PlacementRules;
+use super::node::{Addresses, NodeRecord, NodeState};
+use super::{Labels, PlacementRules};
 use crate::catalog::{Catalog, NewTenant};
 use crate::placement::Placement;
 use crate::tenants::TenantState;

@@ -12,21 +12,19 @@ mod encode;
 mod error;
 mod node;
 pub mod placement;
-mod rules;
 mod state;
 #[cfg(test)]
 mod testing;
 mod validate;
+
+pub use heddle_types::placement::{Labels, PlacementRules, check_labels};
 
 pub use assembly::{Assembly, CALM, Step, Word};
 pub use command::{ClusterCommand, CommandId, NewCollection, Outcome, REQUEST_BYTES_MAX, Request};
 pub use duties::{Duty, Group, Health, next_duty};
 pub use encode::{CLUSTER_BYTES_MAX, DecodeError, EncodeError};
 pub use error::{ClusterError, Counted};
-pub use node::{
-    Addresses, Labels, NodeRecord, NodeState, ZONE_LABEL, check_labels, check_node_name,
-};
+pub use node::{Addresses, NodeRecord, NodeState, ZONE_LABEL, check_node_name};
 pub use placement::{CoreUse, NodeLoad, PlacementError, Wanted, place_replicas};
-pub use rules::PlacementRules;
 pub use state::ClusterState;
 pub use validate::Inconsistency;

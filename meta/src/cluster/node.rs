@@ -1,13 +1,9 @@
 //! What the cluster knows of a node.
 
-use std::collections::BTreeMap;
-
-use heddle_types::limits::{ADDRESS_BYTES_MAX, CORES_MAX, LABELS_MAX, NAME_LENGTH_BYTES_MAX};
-use heddle_types::{ApiError, ErrorCode, NodeId};
+use heddle_types::limits::{ADDRESS_BYTES_MAX, CORES_MAX, NAME_LENGTH_BYTES_MAX};
+use heddle_types::placement::check_labels;
+use heddle_types::{ApiError, ErrorCode, Labels, NodeId};
 use serde::{Deserialize, Serialize};
-
-/// Labels of a node: what operators say about it, such as its zone.
-pub type Labels = BTreeMap<String, String>;
 
 /// The label that names the part of the installation that fails as a whole.
 pub const ZONE_LABEL: &str = "zone";
@@ -137,28 +133,6 @@ fn check_address(what: &str, address: &str) -> Result<(), ApiError> {
     let shown: String = address.chars().take(ADDRESS_BYTES_MAX).collect();
     let found = format!("the {what} address is {shown:?}");
     Err(invalid(found, format!("host:port, at most {ADDRESS_BYTES_MAX} bytes")))
-}
-
-/// Checks number, length and alphabet of labels; `what` names them in an error.
-///
-/// Errors: `TooLarge` or `InvalidArgument`, naming the label.
-pub fn check_labels(what: &str, labels: &Labels) -> Result<(), ApiError> {
-    if labels.len() > LABELS_MAX {
-        let found = format!("{} {what}", labels.len());
-        return Err(ApiError::new(ErrorCode::TooLarge, found, format!("at most {LABELS_MAX}")));
-    }
-    let is_good = |text: &str| {
-        let is_short = (1..=NAME_LENGTH_BYTES_MAX).contains(&text.len());
-        is_short && text.bytes().all(|byte| byte.is_ascii_graphic())
-    };
-    match labels.iter().find(|(key, value)| !is_good(key) || !is_good(value)) {
-        None => Ok(()),
-        Some((key, value)) => {
-            let found = format!("{what} hold {:?}", format!("{key}={value}"));
-            let expected = format!("1 to {NAME_LENGTH_BYTES_MAX} visible ASCII characters");
-            Err(invalid(found, expected))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 
 use heddle_types::{ApiError, ErrorCode, NodeId};
 
+use super::PlacementRules;
 use super::node::{NodeRecord, NodeState};
-use super::rules::PlacementRules;
 use crate::placement::Placement;
 
 /// Free disk is compared in steps of this many bits: 32 MiB.
@@ -64,7 +64,10 @@ pub struct PlacementError {
 
 impl From<PlacementError> for ApiError {
     fn from(error: PlacementError) -> Self {
-        let expected = format!("a replication factor of at most {}", error.candidates);
+        let expected = match error.candidates {
+            0 => "placement rules that the labels of a node which lives meet".to_owned(),
+            candidates => format!("a replication factor of at most {candidates}"),
+        };
         Self::new(ErrorCode::InvalidArgument, error.to_string(), expected)
     }
 }

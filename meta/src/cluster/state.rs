@@ -9,11 +9,11 @@ use heddle_types::schema::check_name;
 use heddle_types::{ApiError, ClusterId, CollectionId, Epoch, ErrorCode, NodeId, ShardId};
 use serde::{Deserialize, Serialize};
 
+use super::PlacementRules;
 use super::command::{ClusterCommand, CommandId, NewCollection, Outcome, Request};
 use super::encode::CREATE_BYTES_MAX;
 use super::error::{ClusterError, Counted};
 use super::node::{NodeRecord, NodeState};
-use super::rules::PlacementRules;
 use super::validate::Inconsistency;
 use crate::catalog::{Catalog, CollectionEntry, Command, ShardEntry};
 use crate::placement::Placement;

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use heddle_core::validate::{NodeFacts, check_supported, profile_of, settle_profiles};
 use heddle_meta::cluster::{
-    ClusterCommand, ClusterState, NewCollection, NodeRecord, NodeState, PlacementRules, Wanted,
-    place_replicas,
+    ClusterCommand, ClusterState, NewCollection, NodeRecord, NodeState, Wanted, place_replicas,
 };
 use heddle_meta::{Catalog, CollectionEntry};
 use heddle_runtime::{fatal, timeout};
@@ -318,7 +317,8 @@ fn new_collection(
 ) -> Result<(CollectionId, NewCollection), ApiError> {
     let state = cluster.state();
     cluster.check_founders(&state)?;
-    let takes = |node: &&NodeRecord| node.state != NodeState::Draining;
+    let rules = config.placement.clone();
+    let takes = |node: &&NodeRecord| node.state != NodeState::Draining && rules.admit(&node.labels);
     if config.sharding.count == 0 && config.multi_tenancy.enabled {
         config.sharding.count = 1;
     } else if config.sharding.count == 0 {
@@ -326,11 +326,12 @@ fn new_collection(
     }
     config.validate()?;
     settle_profiles(&mut config);
-    let nodes = state.nodes().filter(takes).count().min(REPLICAS_PER_SHARD_MAX) as u32;
+    // Too few nodes that the rules admit are refused by name where the places are chosen.
+    let stays = |node: &&NodeRecord| node.state != NodeState::Draining;
+    let nodes = state.nodes().filter(stays).count().min(REPLICAS_PER_SHARD_MAX) as u32;
     check_supported(&config, &NodeFacts { nodes })?;
     let id = CollectionId::random();
     let (seed, _) = id.0.as_u64_pair();
-    let rules = PlacementRules::default();
     // Tenants bring their own shards; that there are enough nodes for them is looked at now.
     let shards = if config.multi_tenancy.enabled { 0 } else { config.sharding.count };
     let wanted = Wanted { shards, factor: config.replication.factor, rules: &rules };

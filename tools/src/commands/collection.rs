@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 
 use heddle_client::Client;
+use heddle_types::Labels;
 use heddle_types::schema::{
     CollectionConfig, DataType, IndexType, MultiTenancyConfig, PropertyConfig, Quantization,
     RawVectors, VectorConfig,
@@ -89,7 +90,25 @@ fn definition(arguments: &CollectionCreate) -> Result<CollectionConfig, Failure>
         auto_create: arguments.auto_create,
         auto_activate: arguments.auto_activate,
     };
+    config.placement.require = labels("--require", &arguments.require)?;
+    config.placement.avoid = labels("--avoid", &arguments.avoid)?;
     Ok(config)
+}
+
+/// Reads labels of the form `KEY=VALUE`.
+fn labels(flag: &str, texts: &[String]) -> Result<Labels, Failure> {
+    let mut labels = Labels::new();
+    for text in texts {
+        let Some((key, value)) = text.split_once('=') else {
+            return Err(Failure::usage(format!(
+                "{flag} {text}: expected KEY=VALUE, such as zone=a"
+            )));
+        };
+        if labels.insert(key.to_owned(), value.to_owned()).is_some() {
+            return Err(Failure::usage(format!("{flag} {text}: {key} is given twice")));
+        }
+    }
+    Ok(labels)
 }
 
 /// Reads `NAME:TYPE` or `NAME:TYPE:nofilter`.
@@ -189,6 +208,13 @@ async fn show(name: &str, connection: &Connection, json: bool) -> Result<(), Fai
         );
     }
     println!("  shards    {}", config.sharding.count.max(1));
+    for (what, labels) in
+        [("require", &config.placement.require), ("avoid", &config.placement.avoid)]
+    {
+        for (key, value) in labels {
+            println!("  {what:<9} {key}={value}");
+        }
+    }
     for property in &config.properties {
         let kept = if property.filterable { "" } else { "  (no filters)" };
         println!("  property  {}: {}{kept}", property.name, property.data_type.name());

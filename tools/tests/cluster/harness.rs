@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ struct Running {
 pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) host: Ipv4Addr,
+    /// The network namespace that it runs in, if it has one of its own.
+    pub(crate) namespace: Option<String>,
     data_dir: String,
     running: Option<Running>,
 }
@@ -39,6 +41,8 @@ pub(crate) struct Cluster {
     expect: usize,
     extra: Vec<String>,
     secret: String,
+    /// What stands in the join list instead of the addresses.
+    pub(crate) join: Option<String>,
 }
 
 impl Cluster {
@@ -66,7 +70,7 @@ impl Cluster {
     /// A cluster without nodes; those that are started wait until there are `expect` of them.
     pub(crate) fn empty(name: &str, expect: usize) -> Self {
         let (members, extra, secret) = (Vec::new(), Vec::new(), SECRET.to_owned());
-        Self { folder: Folder::new(name), members, expect, extra, secret }
+        Self { folder: Folder::new(name), members, expect, extra, secret, join: None }
     }
 
     /// Another node on an empty directory, not started yet.
@@ -74,7 +78,7 @@ impl Cluster {
         let name = format!("node-{number}");
         let data_dir = self.folder.join(&name);
         let host = free_host();
-        self.members.push(Member { name, host, data_dir, running: None });
+        self.members.push(Member { name, host, namespace: None, data_dir, running: None });
         self.members.len() - 1
     }
 
@@ -87,7 +91,8 @@ impl Cluster {
     /// Starts a node; it may not serve before others have started.
     pub(crate) fn spawn(&mut self, position: usize) {
         let hosts: Vec<String> = self.members.iter().map(|node| node.host.to_string()).collect();
-        let (hosts, expect) = (hosts.join(","), self.expect.to_string());
+        let hosts = self.join.clone().unwrap_or_else(|| hosts.join(","));
+        let expect = self.expect.to_string();
         let flags = ["--cluster-join", &hosts, "--cluster-bootstrap-expect", &expect];
         self.spawn_with(position, &flags);
     }
@@ -113,8 +118,11 @@ impl Cluster {
     }
 
     fn spawn_with(&mut self, position: usize, flags: &[&str]) {
+        let data_dir = &self.members[position].data_dir;
+        let serve = ["serve", "--config", "/dev/null", "--data-dir", data_dir];
+        let mut command = self.command(position, &serve);
         let member = &mut self.members[position];
-        let mut child = heddle(&["serve", "--config", "/dev/null", "--data-dir", &member.data_dir])
+        let mut child = command
             .args(["--listen", &member.host.to_string(), "--name", &member.name, "--cores", "1"])
             .args(flags)
             .env("HEDDLE_CLUSTER_SECRET", &self.secret)
@@ -134,6 +142,22 @@ impl Cluster {
             }
         });
         member.running = Some(Running { child, lines });
+    }
+
+    /// The command of a node's version, where the node is.
+    fn command(&self, position: usize, arguments: &[&str]) -> Command {
+        let plain = heddle(arguments);
+        let Some(namespace) = &self.members[position].namespace else { return plain };
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace]).arg(plain.get_program()).args(plain.get_args());
+        for (name, value) in plain.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.stdin(Stdio::null());
+        command
     }
 
     /// Starts a node that must refuse to run, with these flags alone: its exit code and its words.
@@ -203,7 +227,8 @@ impl Cluster {
 
     /// Runs a client command against a node: exit code, output, error.
     pub(crate) fn run(&self, position: usize, arguments: &[&str]) -> (i32, String, String) {
-        let output = heddle(arguments).env("HEDDLE_ADDRESS", self.address(position)).output();
+        let mut command = self.command(position, arguments);
+        let output = command.env("HEDDLE_ADDRESS", self.address(position)).output();
         crate::support::outcome(&output.unwrap())
     }
 
@@ -229,7 +254,8 @@ impl Cluster {
 
     /// What a node says of its cluster; none when it does not answer.
     pub(crate) fn report(&self, position: usize) -> Option<Json> {
-        let output = heddle(&["status", "--json", "--timeout", "2"])
+        let output = self
+            .command(position, &["status", "--json", "--timeout", "2"])
             .env("HEDDLE_ADDRESS", self.address(position))
             .stderr(Stdio::null())
             .output()

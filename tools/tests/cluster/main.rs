@@ -10,8 +10,10 @@
 mod support;
 
 mod data;
+mod gossip;
 mod harness;
 mod membership;
+mod namespaces;
 mod replicas;
 mod schema;
 mod tenants;

@@ -233,6 +233,41 @@ fn two_clusters_of_one_name_and_secret_stay_two() {
 }
 
 #[test]
+fn a_collection_lies_only_where_the_labels_of_nodes_meet_its_rules() {
+    let flags = ["--cluster-labels", "tier=test,disk=nvme"];
+    let mut cluster = Cluster::start_with("labels", 2, &flags);
+    let alone = cluster.add(3);
+    cluster.spawn_alone(alone);
+    cluster.wait_ready(alone);
+    let rules = |require: &str, avoid: &str| {
+        let mut config = config("Docs");
+        let label = |value: &str| [("tier".to_owned(), value.to_owned())].into();
+        config.placement.require = label(require);
+        if !avoid.is_empty() {
+            config.placement.avoid = label(avoid);
+        }
+        config
+    };
+    for position in [0, alone] {
+        block_on(async {
+            let client = cluster.client(position, DEADLINE).await;
+            for bad in [rules("live", ""), rules("test", "test")] {
+                match client.create_collection(&bad).await {
+                    Err(heddle_client::ClientError::Api(error)) => {
+                        assert_eq!(error.code, ErrorCode::InvalidArgument, "{error}");
+                        assert!(error.to_string().contains("label"), "{error}");
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            let made = client.create_collection(&rules("test", "live")).await.unwrap();
+            assert_eq!(made.placement, rules("test", "live").placement);
+        });
+    }
+    assert_eq!(names(&cluster, 1), ["Docs"]);
+}
+
+#[test]
 fn a_node_without_shards_is_drained_and_leaves_for_good() {
     let mut cluster = Cluster::start("leaves", 4);
     create(&cluster, 0, "A");

@@ -1,9 +1,14 @@
-//! Which nodes a collection may live on.
+//! Which nodes a collection may live on, by the labels that nodes carry.
 
-use heddle_types::ApiError;
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::node::{Labels, check_labels};
+use crate::error::{ApiError, ErrorCode};
+use crate::limits::{LABELS_MAX, NAME_LENGTH_BYTES_MAX};
+
+/// What a node says of itself, for placement: free key and value pairs.
+pub type Labels = BTreeMap<String, String>;
 
 /// What a collection asks of the nodes that hold it. Both lists bind: a collection that cannot have
 /// what it asks for is refused, not placed elsewhere.
@@ -38,6 +43,28 @@ impl PlacementRules {
     pub fn validate(&self) -> Result<(), ApiError> {
         check_labels("required labels", &self.require)?;
         check_labels("avoided labels", &self.avoid)
+    }
+}
+
+/// Checks number, length and alphabet of labels; `what` names them in an error.
+///
+/// Errors: `TooLarge` or `InvalidArgument`, naming the label.
+pub fn check_labels(what: &str, labels: &Labels) -> Result<(), ApiError> {
+    if labels.len() > LABELS_MAX {
+        let found = format!("{} {what}", labels.len());
+        return Err(ApiError::new(ErrorCode::TooLarge, found, format!("at most {LABELS_MAX}")));
+    }
+    let is_good = |text: &str| {
+        let is_short = (1..=NAME_LENGTH_BYTES_MAX).contains(&text.len());
+        is_short && text.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    match labels.iter().find(|(key, value)| !is_good(key) || !is_good(value)) {
+        None => Ok(()),
+        Some((key, value)) => {
+            let found = format!("{what} hold {:?}", format!("{key}={value}"));
+            let expected = format!("1 to {NAME_LENGTH_BYTES_MAX} visible ASCII characters");
+            Err(ApiError::new(ErrorCode::InvalidArgument, found, expected))
+        }
     }
 }
 
