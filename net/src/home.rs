@@ -39,6 +39,9 @@ pub(crate) fn handle(
         | CoreRequest::Digests { .. }
         | CoreRequest::ReadStamped { .. } => Box::pin(handle_data(core, request)),
         CoreRequest::Conditional(order) => Box::pin(dispatch::answer_conditional(core, *order)),
+        CoreRequest::CheckReplicas { collection, shard } => Box::pin(async move {
+            Ok(CoreReply::Checked(repair::check_here(&core, collection, shard).await?))
+        }),
         CoreRequest::SearchBatch(batch) => Box::pin(search_batch(core, *batch)),
         other => Box::pin(handle_node(core, other)),
     }

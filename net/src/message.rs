@@ -14,7 +14,7 @@ use heddle_types::{
     Stamp,
 };
 
-use heddle_wire::message::{NodeFate, TenantAction};
+use heddle_wire::message::{NodeFate, ShardComparison, TenantAction};
 use uuid::Uuid;
 
 use crate::backup::{Begun, Damaged, Part};
@@ -137,6 +137,11 @@ pub(crate) enum CoreRequest {
         shard: ShardId,
         ids: Vec<ObjectId>,
     },
+    /// Compare a shard with its other replicas, and change nothing.
+    CheckReplicas {
+        collection: CollectionId,
+        shard: ShardId,
+    },
     /// Give exact copies, deletions too.
     ReadStamped {
         shard: ShardId,
@@ -236,6 +241,7 @@ pub(crate) enum CoreReply {
     Replicated(Vec<Result<Replicated, ApiError>>),
     Digests(Vec<Option<ObjectDigest>>),
     Copies(Vec<Option<StampedWrite>>),
+    Checked(ShardComparison),
     /// Of each write its stamp, and whether there was an object.
     Stamped(Vec<Result<(Stamp, bool), ApiError>>),
     /// The parts of a batch, to be linked in this order.
@@ -270,6 +276,7 @@ pub(crate) fn unexpected(reply: &CoreReply) -> ApiError {
         CoreReply::Bitmap(_) => "bitmap",
         CoreReply::Replicated(_) | CoreReply::Stamped(_) => "stamped writes",
         CoreReply::Digests(_) | CoreReply::Copies(_) => "versions",
+        CoreReply::Checked(_) => "a comparison",
         CoreReply::Indexed(_) => "indexed",
     };
     ApiError::internal(format!("a core answered with {kind}, which was not asked for"))
@@ -291,9 +298,11 @@ impl Routed for CoreRequest {
             | Self::ReplicaWrite { .. }
             | Self::Conditional(_) => Queue::Wal,
             Self::SearchBatch(_) => Queue::Insert,
-            Self::CheckpointAll | Self::Seal | Self::BackUp { .. } | Self::ReadBackup(_) => {
-                Queue::Background
-            }
+            Self::CheckReplicas { .. }
+            | Self::CheckpointAll
+            | Self::Seal
+            | Self::BackUp { .. }
+            | Self::ReadBackup(_) => Queue::Background,
             Self::Open(_)
             | Self::Listen(_)
             | Self::ListenToPeers(_)

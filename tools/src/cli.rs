@@ -98,6 +98,16 @@ Examples:
   heddle count Docs --filter 'section is null or year < 2000'
   heddle count Shops --tenant acme")]
     Count(Count),
+    /// Compare the replicas of a collection
+    #[command(after_help = "\
+Nothing is changed; nodes compare replicas and repair what differs by themselves all the time. Writes
+that are on their way may count as differences. Exit code 1: replicas differ, or were not all
+compared.
+
+Examples:
+  heddle check Docs
+  heddle check Docs --json | jq '.[] | select(.lacking + .undeleted > 0)'")]
+    Check(Check),
     /// Measure a running node
     #[command(subcommand)]
     Bench(Bench),
@@ -524,6 +534,17 @@ pub(crate) struct Count {
     /// The filter as JSON
     #[arg(long, value_name = "JSON", conflicts_with = "filter")]
     pub(crate) filter_json: Option<String>,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Check {
+    /// Name of the collection
+    pub(crate) name: String,
     #[command(flatten)]
     pub(crate) connection: Connection,
     /// Print JSON

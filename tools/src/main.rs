@@ -56,6 +56,7 @@ fn dispatch(action: &Action) -> Result<(), Failure> {
         Action::Get(arguments) => block_on(commands::read::get(arguments)),
         Action::Search(arguments) => block_on(commands::read::search(arguments)),
         Action::Count(arguments) => block_on(commands::read::count(arguments)),
+        Action::Check(arguments) => block_on(commands::check::check(arguments)),
         Action::Bench(Bench::Search(arguments)) => block_on(commands::bench::search(arguments)),
         Action::Bench(Bench::Churn(arguments)) => block_on(commands::churn::run(arguments)),
         Action::Bench(Bench::Tenants(arguments)) => block_on(bench::tenants::run(arguments)),

@@ -2,6 +2,7 @@
 //! the body.
 
 mod levels;
+mod repair;
 mod samples;
 
 use heddle_types::{ApiError, Filter};
@@ -19,6 +20,11 @@ use heddle_wire::message::{
     TopologyReplicasReply, TopologyReplicasRequest, TopologyReply, TopologyRequest, own,
 };
 use heddle_wire::message::{
+    CompareReply, CompareRequest, RepairBeginReply, RepairBeginRequest, RepairCheckReply,
+    RepairCheckRequest, RepairFloorReply, RepairFloorRequest, RepairPageReply, RepairPageRequest,
+    RepairReadReply, RepairReadRequest, RepairWriteReply, RepairWriteRequest,
+};
+use heddle_wire::message::{
     CountAtReply, CountAtRequest, DeleteAtReply, DeleteAtRequest, GetAtReply, GetAtRequest,
     PutAtReply, PutAtRequest, ReplicaConditionalReply, ReplicaConditionalRequest,
     ReplicaDigestReply, ReplicaDigestRequest, ReplicaReadReply, ReplicaReadRequest,
@@ -31,7 +37,7 @@ use heddle_wire::{AlignedVec, Body, access, decode, decode_any, encode_reply};
 pub use samples::seeds;
 
 /// One check for each message; the position is the first byte of the input.
-const CHECKS: [fn(&[u8]); 80] = [
+const CHECKS: [fn(&[u8]); 94] = [
     round_trip::<HelloRequest>,
     round_trip::<HelloReply>,
     round_trip::<TopologyRequest>,
@@ -86,6 +92,8 @@ const CHECKS: [fn(&[u8]); 80] = [
     round_trip::<BackupReadReply>,
     round_trip::<BackupEndRequest>,
     round_trip::<BackupEndReply>,
+    round_trip::<CompareRequest>,
+    round_trip::<CompareReply>,
     round_trip::<ErrorReply>,
     round_trip::<TopologyNotice>,
     round_trip::<ShardPutRequest>,
@@ -108,6 +116,18 @@ const CHECKS: [fn(&[u8]); 80] = [
     round_trip::<ReplicaReadReply>,
     round_trip::<ReplicaConditionalRequest>,
     round_trip::<ReplicaConditionalReply>,
+    round_trip::<RepairBeginRequest>,
+    round_trip::<RepairBeginReply>,
+    round_trip::<RepairPageRequest>,
+    repair_page_reply,
+    round_trip::<RepairReadRequest>,
+    round_trip::<RepairReadReply>,
+    repair_write_request,
+    round_trip::<RepairWriteReply>,
+    round_trip::<RepairFloorRequest>,
+    round_trip::<RepairFloorReply>,
+    round_trip::<RepairCheckRequest>,
+    round_trip::<RepairCheckReply>,
     tenant_change_request,
     round_trip::<TenantChangeReply>,
     round_trip::<TenantListRequest>,
@@ -137,6 +157,21 @@ fn round_trip<M: Body>(body: &[u8]) {
     let again = decode::<M>(first.body()).expect("a sender's own body is accepted");
     let second = encode_reply(1, &again).expect("the same body fits again");
     assert_eq!(first.as_slice(), second.as_slice(), "{} changed in a round trip", M::NAME);
+}
+
+fn repair_page_reply(body: &[u8]) {
+    round_trip::<RepairPageReply>(body);
+    if let Ok(reply) = access::<RepairPageReply>(body) {
+        assert_eq!(reply.entries().len() * 57, reply.entries.len());
+    }
+}
+
+fn repair_write_request(body: &[u8]) {
+    round_trip::<RepairWriteRequest>(body);
+    if let Ok(request) = access::<RepairWriteRequest>(body) {
+        let bytes: usize = request.copies.iter().map(<[u8]>::len).sum();
+        assert_eq!(bytes, request.copies.bytes.len());
+    }
 }
 
 fn topology_reply(body: &[u8]) {

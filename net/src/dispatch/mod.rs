@@ -3,6 +3,7 @@
 mod backup;
 mod chunks;
 mod collection;
+mod compare;
 mod count;
 mod delete;
 mod get;
@@ -159,6 +160,7 @@ async fn work(
         MessageType::ScanAt => Box::pin(scan::answer_at(core, request, deadline)).await,
         MessageType::Count => Box::pin(count::answer(core, request, deadline)).await,
         MessageType::CountAt => Box::pin(count::answer_at(core, request, deadline)).await,
+        MessageType::Compare => compare::answer(core, request, deadline).await,
         MessageType::NodeStatus => status::answer(core, request).await,
         MessageType::NodeChange => node::change(core, request).await,
         MessageType::BackupBegin => backup::begin(core, request).await,

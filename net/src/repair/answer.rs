@@ -5,13 +5,14 @@ use std::rc::Rc;
 use heddle_replication::LeafSet;
 use heddle_types::{ApiError, Clock, CollectionId, ErrorCode, Hlc, ObjectId, ShardId};
 use heddle_wire::message::{
-    ArchivedShardHead, RepairBeginReply, RepairBeginRequest, RepairFloorReply, RepairFloorRequest,
-    RepairPageReply, RepairPageRequest, RepairReadReply, RepairReadRequest, RepairWriteReply,
-    RepairWriteRequest,
+    ArchivedShardHead, RepairBeginReply, RepairBeginRequest, RepairCheckReply, RepairCheckRequest,
+    RepairFloorReply, RepairFloorRequest, RepairPageReply, RepairPageRequest, RepairReadReply,
+    RepairReadRequest, RepairWriteReply, RepairWriteRequest,
 };
 use heddle_wire::{AlignedVec, Body, MessageError, RepairMessage, access, encode_body};
 use uuid::Uuid;
 
+use super::check::check_here;
 use super::side::{begin_here, decoded, read_here, write_here};
 use crate::core::{Core, HomeEngine};
 use crate::limits::REPAIR_PAGE_ENTRIES;
@@ -71,6 +72,12 @@ pub(crate) async fn answer(core: Rc<Core>, call: PeerCall) -> Result<Reply, ApiE
             let writes = decoded(ends, &message.copies.bytes)?;
             let refused = write_here(&core, &engine, shard, writes).await?;
             reply(&RepairWriteReply { refused: refused as u32 })
+        }
+        RepairMessage::Check => {
+            let message = access::<RepairCheckRequest>(body)?;
+            let collection = CollectionId(Uuid::from_bytes(message.head.collection));
+            let shard = ShardId(message.shard.to_native());
+            reply(&RepairCheckReply { found: check_here(&core, collection, shard).await? })
         }
         RepairMessage::Floor => {
             let message = access::<RepairFloorRequest>(body)?;

@@ -14,6 +14,7 @@
 //! but the floor, which is set only after a comparison in which everybody took part.
 
 mod answer;
+mod check;
 mod side;
 
 use std::cell::{Cell, RefCell};
@@ -37,6 +38,7 @@ use crate::limits::{REPAIR_BYTES_PER_S, REPAIR_FLOOR_LAG, REPAIR_FLOOR_STEP, REP
 use crate::metrics::{Counter, RepairReport};
 use crate::registry::{CollectionRoute, ShardPlace};
 pub(crate) use answer::{answer, answers};
+pub(crate) use check::{check, check_here};
 use side::Side;
 
 /// Rounds without a comparison after which the next replica in order begins one.
@@ -177,7 +179,7 @@ async fn drive(
 ) {
     let began_ns = core.clock.monotonic_ns();
     core.repair.note_begun(place.id, began_ns);
-    let session = Session { core, engine, route, place, own };
+    let session = Session { core, engine, route, place, own, mode: Mode::Repair };
     let outcome = session.run().await;
     let is_whole = outcome.floor.is_some();
     core.repair.note_session(place.id, &outcome, is_whole, core.clock.monotonic_ns());
@@ -208,6 +210,16 @@ struct Session<'a> {
     route: &'a CollectionRoute,
     place: &'a ShardPlace,
     own: u8,
+    mode: Mode,
+}
+
+/// What a comparison is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// What a replica lacks is sent to it.
+    Repair,
+    /// Everything stays as it is.
+    Check,
 }
 
 impl Session<'_> {
@@ -270,6 +282,13 @@ impl Session<'_> {
                     }
                     Err(error) => self.lost(replica, &error),
                 })
+            }
+            // It counts as arrived, so that the comparison goes on.
+            RepairEffect::Copy { source, target, .. } if self.mode == Mode::Check => {
+                Some(RepairEvent::Copied { source: Some(source), target, refused: 0 })
+            }
+            RepairEffect::Bury { target, .. } if self.mode == Mode::Check => {
+                Some(RepairEvent::Copied { source: None, target, refused: 0 })
             }
             RepairEffect::Copy { source, target, ids } => {
                 let refused = self.copy(source, target, &ids).await;

@@ -6,9 +6,10 @@ use heddle_core::engine::{Durability, StampedWrite};
 use heddle_replication::{LeafSet, TreeLeaves};
 use heddle_types::{ApiError, ErrorCode, Hlc, ObjectDigest, ObjectId, ShardId};
 use heddle_wire::message::{
-    Copies, RepairBeginReply, RepairBeginRequest, RepairFloorReply, RepairFloorRequest,
-    RepairPageReply, RepairPageRequest, RepairReadReply, RepairReadRequest, RepairRequest,
-    RepairWriteReply, RepairWriteRequest, ShardHead,
+    Copies, RepairBeginReply, RepairBeginRequest, RepairCheckReply, RepairCheckRequest,
+    RepairFloorReply, RepairFloorRequest, RepairPageReply, RepairPageRequest, RepairReadReply,
+    RepairReadRequest, RepairRequest, RepairWriteReply, RepairWriteRequest, ShardComparison,
+    ShardHead,
 };
 use heddle_wire::{AlignedVec, Body, access, decode, encode_body};
 
@@ -109,6 +110,16 @@ impl<'a> Side<'a> {
         core.repair.bytes.add(copies.bytes.len() as u64);
         let body = ask(core, at, &RepairWriteRequest { head, shard: at.id.0, copies }).await?;
         Ok(access::<RepairWriteReply>(&body)?.refused.to_native() as usize)
+    }
+
+    /// Lets it compare its shard with the other replicas.
+    pub(super) async fn check(&self) -> Result<ShardComparison, ApiError> {
+        let (core, head, at) = match self {
+            Self::Own { .. } => return Err(ApiError::internal("a core does not ask itself")),
+            Self::Other { core, head, at } => (core, *head, at),
+        };
+        let body = ask(core, at, &RepairCheckRequest { head, shard: at.id.0 }).await?;
+        Ok(decode::<RepairCheckReply>(&body)?.found)
     }
 
     /// Tells it up to where all replicas are the same.

@@ -147,7 +147,7 @@ pub(super) fn queue_of(kind: MessageType) -> Queue {
         | MessageType::PutAt
         | MessageType::DeleteAt
         | MessageType::Tickets => Queue::Wal,
-        MessageType::BackupRead => Queue::Background,
+        MessageType::BackupRead | MessageType::Compare => Queue::Background,
         MessageType::CollectionCreate
         | MessageType::CollectionList
         | MessageType::CollectionShow

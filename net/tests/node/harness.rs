@@ -75,6 +75,8 @@ pub(crate) fn config(dir: &TempDir, cores: usize) -> NodeConfig {
         memory_bytes: 1 << 30,
         wal_segment_bytes: 32 << 20,
         drain_timeout_s: 5,
+        // Replicas differ for as long as a test wants it.
+        repair_interval_ms: 3_600_000,
         ..NodeConfig::default()
     }
 }

@@ -63,6 +63,8 @@ pub enum MessageType {
     NodeStatus = 0x0040,
     /// A node of the cluster begins to leave, stays after all, or leaves.
     NodeChange = 0x0041,
+    /// Compare the replicas of a collection.
+    Compare = 0x0042,
     /// Take a consistent copy of what the node holds.
     BackupBegin = 0x0050,
     /// Read a part of a file of that copy.
@@ -73,7 +75,7 @@ pub enum MessageType {
 
 impl MessageType {
     /// Every type, by number.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Hello,
         Self::Topology,
         Self::TopologyReplicas,
@@ -100,6 +102,7 @@ impl MessageType {
         Self::CountAt,
         Self::NodeStatus,
         Self::NodeChange,
+        Self::Compare,
         Self::BackupBegin,
         Self::BackupRead,
         Self::BackupEnd,
@@ -153,6 +156,7 @@ impl MessageType {
             Self::CountAt => "count_at",
             Self::NodeStatus => "node_status",
             Self::NodeChange => "node_change",
+            Self::Compare => "compare",
             Self::BackupBegin => "backup_begin",
             Self::BackupRead => "backup_read",
             Self::BackupEnd => "backup_end",
@@ -251,11 +255,14 @@ pub enum RepairMessage {
     Write = 0x0133,
     /// Note that all replicas are the same below a time.
     Floor = 0x0134,
+    /// Compare its shard with the other replicas, and change nothing.
+    Check = 0x0135,
 }
 
 impl RepairMessage {
     /// Every type, by number.
-    pub const ALL: [Self; 5] = [Self::Begin, Self::Page, Self::Read, Self::Write, Self::Floor];
+    pub const ALL: [Self; 6] =
+        [Self::Begin, Self::Page, Self::Read, Self::Write, Self::Floor, Self::Check];
 
     /// Number of a request frame.
     #[must_use]

@@ -7,9 +7,10 @@ use std::time::Duration;
 use heddle_types::{ApiError, ErrorCode, Retry};
 use heddle_wire::message::{
     BackupBeginRequest, BackupEndRequest, BackupReadRequest, CollectionCreateRequest,
-    CollectionDropRequest, CollectionListRequest, CollectionShowRequest, CountRequest,
-    DeleteRequest, DeleteWithRequest, ErrorReply, GetRequest, NodeChangeRequest, NodeStatusRequest,
-    PutRequest, PutWithRequest, ScanRequest, SearchRequest, TopologyReplicasRequest, decode,
+    CollectionDropRequest, CollectionListRequest, CollectionShowRequest, CompareRequest,
+    CountRequest, DeleteRequest, DeleteWithRequest, ErrorReply, GetRequest, NodeChangeRequest,
+    NodeStatusRequest, PutRequest, PutWithRequest, ScanRequest, SearchRequest,
+    TopologyReplicasRequest, decode,
 };
 use heddle_wire::message::{TenantChangeRequest, TenantListRequest};
 use heddle_wire::{AlignedVec, Frame, FrameKind, Request, encode_request};
@@ -70,7 +71,7 @@ sendable!(Read: NodeStatusRequest, BackupReadRequest, BackupEndRequest);
 sendable!(Schema: CollectionCreateRequest, CollectionDropRequest, BackupBeginRequest);
 sendable!(Schema: NodeChangeRequest, TenantChangeRequest);
 sendable!(Read: TenantListRequest);
-sendable!(Read routed: GetRequest, SearchRequest, ScanRequest, CountRequest);
+sendable!(Read routed: GetRequest, SearchRequest, ScanRequest, CountRequest, CompareRequest);
 sendable!(Write routed: PutRequest, DeleteRequest);
 
 impl Sendable for PutWithRequest {

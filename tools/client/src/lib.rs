@@ -47,7 +47,9 @@ pub use client::{Client, ClientOptions, DamagedShards};
 pub use collection::{Collection, Page, Scan, Scanner};
 pub use error::ClientError;
 pub use heddle_types::Consistency;
-pub use heddle_wire::message::{Condition, Durability, NodeFate, PutMode, TenantAction, Want};
+pub use heddle_wire::message::{
+    Condition, Durability, NodeFate, PutMode, ShardComparison, TenantAction, Want,
+};
 pub use object::{Object, StoredObject};
 pub use search::{Hit, Search, SearchResult};
 pub use tenants::{Tenant, TenantPage};

@@ -2,6 +2,7 @@
 
 pub(crate) mod backup;
 pub(crate) mod bench;
+pub(crate) mod check;
 pub(crate) mod churn;
 pub(crate) mod cluster;
 pub(crate) mod collection;

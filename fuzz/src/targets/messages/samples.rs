@@ -21,7 +21,7 @@ use heddle_wire::message::{
 };
 use heddle_wire::{Body, encode_reply};
 
-use super::levels;
+use super::{levels, repair};
 
 pub(super) const COLLECTION: &str = "Passage";
 const DEFINITION: &str = r#"{"name":"Passage","properties":[{"name":"a","type":"text"}]}"#;
@@ -31,8 +31,10 @@ const DEFINITION: &str = r#"{"name":"Passage","properties":[{"name":"a","type":"
 pub fn seeds() -> Vec<Vec<u8>> {
     let writes = [objects(), durability(), levels::by_id()].concat();
     let reads = [queries(), levels::over_shards()].concat();
-    let plain = [control(), collections(), writes, reads, status()].concat();
-    let shards = [shard_writes(), shard_reads(), levels::between_replicas()].concat();
+    let about = [status(), repair::of_clients(), errors()].concat();
+    let plain = [control(), collections(), writes, reads, about].concat();
+    let replicas = [levels::between_replicas(), repair::between_replicas()].concat();
+    let shards = [shard_writes(), shard_reads(), replicas].concat();
     let bodies = [plain, shards, tenants()].concat();
     assert_eq!(bodies.len(), super::CHECKS.len(), "one sample for each message");
     let numbered = (0_u8..).zip(bodies);
@@ -270,8 +272,11 @@ fn status() -> Vec<Vec<u8>> {
         body(&BackupReadReply { bytes: vec![1, 2, 3] }),
         body(&BackupEndRequest { backup }),
         body(&BackupEndReply::default()),
-        body(&ErrorReply::from(&error())),
     ]
+}
+
+fn errors() -> Vec<Vec<u8>> {
+    vec![body(&ErrorReply::from(&error()))]
 }
 
 fn head() -> ShardHead {

@@ -10,6 +10,7 @@
 mod backup;
 mod check;
 mod collection;
+mod compare;
 mod durability;
 mod error;
 mod hello;
@@ -53,6 +54,10 @@ pub use collection::{
     CollectionEntry, CollectionListReply, CollectionListRequest, CollectionShowReply,
     CollectionShowRequest,
 };
+pub use compare::{
+    ArchivedCompareReply, ArchivedCompareRequest, ArchivedShardComparison, CompareReply,
+    CompareRequest, ShardComparison,
+};
 pub use durability::{
     ArchivedDeleteWithReply, ArchivedDeleteWithRequest, ArchivedPutWithReply,
     ArchivedPutWithRequest, DeleteWithReply, DeleteWithRequest, Durability, PutWithReply,
@@ -85,10 +90,11 @@ pub use object::{
 };
 pub use put::{ArchivedPutReply, ArchivedPutRequest, PutMode, PutReply, PutRequest};
 pub use repair::{
-    ArchivedCopies, ArchivedRepairBeginReply, ArchivedRepairBeginRequest, ArchivedRepairFloorReply,
-    ArchivedRepairFloorRequest, ArchivedRepairPageReply, ArchivedRepairPageRequest,
-    ArchivedRepairReadReply, ArchivedRepairReadRequest, ArchivedRepairWriteReply,
-    ArchivedRepairWriteRequest, Copies, RepairBeginReply, RepairBeginRequest, RepairFloorReply,
+    ArchivedCopies, ArchivedRepairBeginReply, ArchivedRepairBeginRequest, ArchivedRepairCheckReply,
+    ArchivedRepairCheckRequest, ArchivedRepairFloorReply, ArchivedRepairFloorRequest,
+    ArchivedRepairPageReply, ArchivedRepairPageRequest, ArchivedRepairReadReply,
+    ArchivedRepairReadRequest, ArchivedRepairWriteReply, ArchivedRepairWriteRequest, Copies,
+    RepairBeginReply, RepairBeginRequest, RepairCheckReply, RepairCheckRequest, RepairFloorReply,
     RepairFloorRequest, RepairPageReply, RepairPageRequest, RepairReadReply, RepairReadRequest,
     RepairRequest, RepairWriteReply, RepairWriteRequest,
 };
@@ -295,6 +301,7 @@ messages! {
     CountAt: CountAtRequest => CountAtReply,
     NodeStatus: NodeStatusRequest => NodeStatusReply,
     NodeChange: NodeChangeRequest => NodeChangeReply,
+    Compare: CompareRequest => CompareReply,
     BackupBegin: BackupBeginRequest => BackupBeginReply,
     BackupRead: BackupReadRequest => BackupReadReply,
     BackupEnd: BackupEndRequest => BackupEndReply,

@@ -5,7 +5,7 @@ use heddle_types::{ObjectDigest, ObjectId};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::check::{Checked, at_most, ends, equal, ids, known, optional_id};
-use super::{Body, Layout, MessageError, ShardHead, id_chunks, u32s, u64s, walk};
+use super::{Body, Layout, MessageError, ShardComparison, ShardHead, id_chunks, u32s, u64s, walk};
 use crate::kind::{REPLY_BIT, RepairMessage};
 
 /// Levels of a hash tree, at most.
@@ -305,6 +305,36 @@ impl Layout for RepairFloorReply {
     }
 }
 
+/// Asks a replica to compare its shard with the other replicas, and to change nothing.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct RepairCheckRequest {
+    /// How it was routed.
+    pub head: ShardHead,
+    /// The shard.
+    pub shard: u64,
+}
+
+impl Layout for RepairCheckRequest {
+    fn check(_archived: &ArchivedRepairCheckRequest) -> Checked {
+        Ok(())
+    }
+}
+
+/// What the comparison found.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[rkyv(derive(Debug))]
+pub struct RepairCheckReply {
+    /// As a client gets it.
+    pub found: ShardComparison,
+}
+
+impl Layout for RepairCheckReply {
+    fn check(_archived: &ArchivedRepairCheckReply) -> Checked {
+        Ok(())
+    }
+}
+
 macro_rules! repair_messages {
     ($($kind:ident: $request:ident => $reply:ident,)*) => {
         $(
@@ -343,6 +373,7 @@ repair_messages! {
     Read: RepairReadRequest => RepairReadReply,
     Write: RepairWriteRequest => RepairWriteReply,
     Floor: RepairFloorRequest => RepairFloorReply,
+    Check: RepairCheckRequest => RepairCheckReply,
 }
 
 #[cfg(test)]
