@@ -189,8 +189,9 @@ pub(crate) async fn drain(core: &Rc<Core>) {
     let begun_ns = core.clock.monotonic_ns();
     let open = || {
         let connections = core.server.open_connections() + core.links.served_count();
-        // Replicas are still to confirm writes that were answered already.
-        connections + core.tails.open()
+        // Replicas are still to confirm writes that were answered already, and what they do not
+        // take is to be kept.
+        connections + core.tails.open() + core.hints.unwritten()
     };
     while open() > 0 {
         if core.clock.monotonic_ns() - begun_ns > limit.as_nanos() as u64 {

@@ -7,14 +7,15 @@ use std::collections::BTreeMap;
 
 use heddle_types::{Hlc, NodeId, Stamp};
 
-/// Bounds of the hints of one core.
+/// Bounds of the hints of one policy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HintLimits {
     /// Age at which a hint is dropped, microseconds.
     pub age_us_max: u64,
     /// Most bytes that wait for one node.
     pub target_bytes_max: u64,
-    /// Most bytes that wait for all nodes together, in hundredths of the disk.
+    /// Most bytes that wait for all nodes together, in hundredths of the disk (or of the share of
+    /// it) that [`HintPolicy::admit`] is told of.
     pub disk_percent_max: u64,
     /// Most bytes of one delivery.
     pub batch_bytes_max: u64,

@@ -1,7 +1,7 @@
 //! Writes that a replica did not take, kept on disk until it takes them.
 //!
-//! The core that coordinated a write keeps what a replica lacks in a log for that replica's node, and
-//! sends it when the node lives again: the write as it was, with the stamp that it has for life. A
+//! The core that coordinated a write keeps what a replica lacks in a log for that replica's node,
+//! and sends it when the node lives again: the write as it was, with the stamp it has for life. A
 //! hint is no acknowledgement, and whatever is dropped here is found when the replicas compare what
 //! they have; so every bound drops, and nothing here holds up or fails a write.
 //!
@@ -93,6 +93,11 @@ impl Hints {
             delivered: self.delivered.get(),
             dropped: self.dropped.get(),
         }
+    }
+
+    /// Bytes of writes that are not on disk yet.
+    pub(crate) fn unwritten(&self) -> usize {
+        self.inbox_bytes.get()
     }
 
     fn drop_hints(&self, count: u64) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
-use heddle_core::hints::{HintError, HintLog, HintLogConfig};
+use heddle_core::hints::{Hint, HintLog, HintLogConfig};
 use heddle_replication::{Admission, HintEffect, HintEvent, HintLimits, HintPolicy};
 use heddle_runtime::{GlommioDevice, Queue, spawn, timeout};
 use heddle_types::{Clock, Device, DeviceError, NodeId};
@@ -42,6 +42,7 @@ struct Driver {
     effects: Vec<HintEffect>,
     /// Wall time that never goes back.
     now_us: u64,
+    /// This core's share of the disk.
     disk_bytes: u64,
     disk_known_us: u64,
 }
@@ -49,10 +50,18 @@ struct Driver {
 /// Keeps and delivers the hints of a core, as long as the node runs.
 pub(crate) async fn run(core: Rc<Core>, device: GlommioDevice) {
     let Some(inbox) = core.hints.inbox.borrow_mut().take() else { return };
+    // The bounds are those of a node; each core has its share.
+    let cores = core.data_cores.max(1) as u64;
+    let of_node = HintLimits::default();
+    let limits = HintLimits {
+        target_bytes_max: of_node.target_bytes_max / cores,
+        bytes_per_second_max: of_node.bytes_per_second_max.div_ceil(cores),
+        ..of_node
+    };
     let mut driver = Driver {
         core,
         device,
-        policy: HintPolicy::new(HintLimits::default()),
+        policy: HintPolicy::new(limits),
         targets: BTreeMap::new(),
         effects: Vec::new(),
         now_us: 0,
@@ -97,11 +106,24 @@ impl Driver {
                     }
                 }
             };
+            let Some(news) = news else { return };
+            self.take(news, &mut inbox).await;
+        }
+    }
+
+    /// Takes what has come, all of it, so that one sync serves all hints for a node.
+    async fn take(&mut self, first: News, inbox: &mut UnboundedReceiver<News>) {
+        let mut kept: BTreeMap<NodeId, Vec<Hint>> = BTreeMap::new();
+        let mut next = Some(first);
+        while let Some(news) = next {
             match news {
-                Some(News::Kept { target, hints }) => self.keep(target, hints).await,
-                Some(News::Delivered(delivered)) => self.end(delivered).await,
-                None => return,
+                News::Kept { target, hints } => kept.entry(target).or_default().extend(hints),
+                News::Delivered(delivered) => self.end(delivered).await,
             }
+            next = inbox.try_recv().ok();
+        }
+        for (target, hints) in kept {
+            self.keep(target, hints).await;
         }
     }
 
@@ -171,32 +193,27 @@ impl Driver {
     }
 
     /// Writes down what a node lacks, or drops it.
-    async fn keep(&mut self, target: NodeId, hints: Vec<heddle_core::hints::Hint>) {
-        let inbox_bytes = &self.core.hints.inbox_bytes;
-        let given: usize = hints.iter().map(|hint| hint.write.len()).sum();
-        inbox_bytes.set(inbox_bytes.get().saturating_sub(given));
+    async fn keep(&mut self, target: NodeId, hints: Vec<Hint>) {
+        let taken: usize = hints.iter().map(|hint| hint.write.len()).sum();
         let now_us = self.tick();
         let disk_bytes = self.disk_bytes().await;
         let given = hints.len() as u64;
-        let admitted = |hint: &heddle_core::hints::Hint| {
+        let admitted = |hint: &Hint| {
             let bytes = hint.write.len() as u64;
             self.policy.admit(now_us, target, bytes, disk_bytes) == Admission::Keep
         };
-        let kept: Vec<heddle_core::hints::Hint> = hints.into_iter().filter(admitted).collect();
+        let kept: Vec<Hint> = hints.into_iter().filter(admitted).collect();
         let mut lost = given - kept.len() as u64;
         if !kept.is_empty() && !self.append(target, &kept, now_us).await {
             lost = given;
         }
         self.core.hints.drop_hints(lost);
+        let inbox_bytes = &self.core.hints.inbox_bytes;
+        inbox_bytes.set(inbox_bytes.get().saturating_sub(taken));
         self.tell_waiting(target);
     }
 
-    async fn append(
-        &mut self,
-        target: NodeId,
-        hints: &[heddle_core::hints::Hint],
-        now_us: u64,
-    ) -> bool {
+    async fn append(&mut self, target: NodeId, hints: &[Hint], now_us: u64) -> bool {
         let is_missing = {
             let logs = self.targets.entry(target).or_default();
             // The first log is the own one, unless there is none yet.
@@ -213,8 +230,7 @@ impl Driver {
         match log.append(hints, now_us).await {
             Ok(()) => true,
             Err(error) => {
-                let level_is_low = matches!(error, HintError::Device(DeviceError::NoSpace { .. }));
-                tracing::warn!(%target, level_is_low, %error, "hints are dropped");
+                tracing::warn!(%target, %error, "hints are dropped");
                 false
             }
         }
@@ -223,7 +239,9 @@ impl Driver {
     async fn disk_bytes(&mut self) -> u64 {
         if self.disk_bytes == 0 || self.now_us > self.disk_known_us + DISK_KNOWN_US {
             match self.device.space().await {
-                Ok(space) => self.disk_bytes = space.total_bytes,
+                Ok(space) => {
+                    self.disk_bytes = space.total_bytes / self.core.data_cores.max(1) as u64;
+                }
                 Err(error) => tracing::warn!(%error, "the size of the disk is not known"),
             }
             self.disk_known_us = self.now_us;

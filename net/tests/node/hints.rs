@@ -14,8 +14,8 @@ fn start(site: &Site) -> Vec<Option<TestNode>> {
     site.start_all(&catalog).into_iter().map(Some).collect()
 }
 
-fn put(site: &Site, through: usize, rows: std::ops::Range<u64>) {
-    let terms = WriteTerms::new(Some(Consistency::Quorum), Durability::Sync);
+fn put(site: &Site, through: usize, level: Consistency, rows: std::ops::Range<u64>) {
+    let terms = WriteTerms::new(Some(level), Durability::Sync);
     let reply = site.raw(through).call(&PutAtRequest { terms, put: put_request(rows) }).unwrap();
     assert!(reply.into_results().iter().all(Result::is_ok));
 }
@@ -60,9 +60,10 @@ fn until_hints(site: &Site, node: usize, waiting: u64, delivered: u64) {
 fn a_node_that_was_away_gets_what_it_missed() {
     let site = Site::new(3);
     let mut nodes = start(&site);
-    put(&site, 0, 0..40);
+    // So that the node lacks nothing when it dies.
+    put(&site, 0, Consistency::All, 0..40);
     nodes[2].take().unwrap().kill();
-    put(&site, 0, 20..60);
+    put(&site, 0, Consistency::Quorum, 20..60);
     delete(&site, 1, 0..10);
     until_hints(&site, 0, 40, 0);
     until_hints(&site, 1, 10, 0);
@@ -81,7 +82,7 @@ fn hints_outlive_the_process_that_keeps_them() {
     let site = Site::new(3);
     let mut nodes = start(&site);
     nodes[2].take().unwrap().kill();
-    put(&site, 0, 0..30);
+    put(&site, 0, Consistency::Quorum, 0..30);
     until_hints(&site, 0, 30, 0);
     nodes[0].take().unwrap().kill();
     nodes[0] = Some(site.restart(0));
