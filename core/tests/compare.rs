@@ -211,6 +211,8 @@ fn below_the_floor_only_what_is_known_is_written() {
         engine.set_repaired_through(SHARD, floor).await.unwrap();
         engine.set_repaired_through(SHARD, stamp(3, 0).hlc).await.unwrap();
     });
+    // Deletions of that time may be forgotten by now.
+    world.clock.advance_us(4 * HOUR_US);
     for newest in [stamp(400, 1), stamp(450, 1), stamp(451, 1)] {
         world.run(|engine| async move {
             assert_eq!(engine.repaired_through(SHARD), Ok(floor), "kept, and it never goes back");
@@ -231,6 +233,19 @@ fn below_the_floor_only_what_is_known_is_written() {
             engine.checkpoint(SHARD).await.unwrap();
         });
     }
+}
+
+#[test]
+fn a_write_that_was_on_its_way_while_replicas_were_compared_is_taken() {
+    // Its stamp is older than the floor, and another replica has acknowledged it.
+    let mut world = World::new(5);
+    world.run(|engine| async move {
+        engine.set_repaired_through(SHARD, stamp(500, 0).hlc).await.unwrap();
+        for late in [put_of(1, stamp(499, 1)), delete_of(2, stamp(499, 1))] {
+            let applied = apply(&engine, late).await;
+            assert!(matches!(applied, Ok(Replicated::Applied { .. })), "{applied:?}");
+        }
+    });
 }
 
 #[test]
@@ -331,6 +346,7 @@ fn a_crash_while_a_floor_is_written_leaves_the_old_or_the_new_one() {
 fn an_empty_replica_is_filled_with_what_is_older_than_the_floor_and_answers_only_then() {
     let mut world = World::new(8);
     let floor = stamp(500, 0).hlc;
+    world.clock.advance_us(4 * HOUR_US);
     let copies: Vec<StampedWrite> = (0..20).map(|row| put_of(row, stamp(row * 10, 1))).collect();
     let refused = copies.clone();
     world.run(|engine| async move {

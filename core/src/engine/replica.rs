@@ -8,8 +8,10 @@
 
 use std::rc::Rc;
 
-use heddle_types::limits::STAMP_AHEAD_US_MAX;
-use heddle_types::{ApiError, Clock, Device, ErrorCode, ObjectDigest, ObjectId, ShardId, Stamp};
+use heddle_types::limits::{STAMP_AHEAD_US_MAX, TOMBSTONE_AGE_US_MIN};
+use heddle_types::{
+    ApiError, Clock, Device, ErrorCode, Hlc, ObjectDigest, ObjectId, ShardId, Stamp,
+};
 
 use super::error::append_refused;
 use super::pending::{Batch, Effect, Outcome, Source};
@@ -184,10 +186,10 @@ impl<D: Device, C: Clock> Engine<D, C> {
     ///
     /// One result a write, in order. An error of a write: it was not applied, unless its code is
     /// `Unknown`; `ClockSkew` when its stamp is more than 500 ms ahead of the clock, `BelowFloor`
-    /// when it is older than [`Engine::repaired_through`] and nothing is known of its object. An
-    /// error of the call: nothing was applied. Writes may come in any order and any number of
-    /// times. Needs [`Engine::run_wal`] to be running; what was appended takes effect also when the
-    /// future is dropped.
+    /// when it is older than [`Engine::repaired_through`], three hours old, and nothing is known of
+    /// its object. An error of the call: nothing was applied. Writes may come in any order and any
+    /// number of times. Needs [`Engine::run_wal`] to be running; what was appended takes effect also
+    /// when the future is dropped.
     pub async fn apply_stamped(
         &self,
         shard: ShardId,
@@ -334,8 +336,12 @@ impl<D: Device, C: Clock> Engine<D, C> {
 
     /// May the object have been deleted and its deletion forgotten?
     fn is_forgotten(&self, cell: &ShardCell<D>, checked: &Checked) -> bool {
-        let floor = cell.shard.borrow().floor.repaired_through;
-        checked.past == Past::Refused && checked.stamp.hlc < floor
+        let floor = cell.shard.borrow().floor;
+        // A deletion that is younger is remembered wherever it was seen, so a write above this is
+        // none that was deleted and forgotten: it was on its way while replicas were compared.
+        let old_us = self.inner.clock.unix_us().saturating_sub(TOMBSTONE_AGE_US_MIN);
+        let forgotten = floor.repaired_through.min(Hlc::from_unix_us(old_us));
+        checked.past == Past::Refused && checked.stamp.hlc < forgotten.max(floor.purged_through)
     }
 
     /// What is known of each id, in the order asked for: of deleted ones too, `None` of those that

@@ -111,6 +111,7 @@ fn again(frame: &[u8]) -> Vec<u8> {
         SearchAt: SearchAtRequest => SearchAtReply,
         ScanAt: ScanAtRequest => ScanAtReply,
         CountAt: CountAtRequest => CountAtReply,
+        Compare: CompareRequest => CompareReply,
         NodeStatus: NodeStatusRequest => NodeStatusReply,
         NodeChange: NodeChangeRequest => NodeChangeReply,
         BackupBegin: BackupBeginRequest => BackupBeginReply,

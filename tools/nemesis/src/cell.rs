@@ -53,7 +53,8 @@ pub(crate) fn run(
     };
     let mut random = Random(seed ^ fault as u64);
     let faults = disturb(&mut cluster, fault, &mut random, end)?;
-    for position in (0..cluster.count()).filter(|position| !cluster.is_running(*position)) {
+    let is_gone = |position: &usize| !cluster.is_running(*position);
+    if let Some(position) = (0..cluster.count()).find(is_gone) {
         return Err(format!("node {position} is left behind"));
     }
     let mut outcome = joined(clients)?;
