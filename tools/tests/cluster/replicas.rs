@@ -57,6 +57,8 @@ fn a_minority_refuses_what_needs_a_quorum_and_says_so() {
         cluster.kill(1);
         cluster.kill(2);
         until_alive(&cluster, 0, 0);
+        // One without connections to nodes that are gone: what was sent there nobody knows of.
+        let docs = cluster.client(0, DEADLINE).await.collection("Docs");
         let refused = docs.put(object(1)).await.unwrap_err();
         let text = refused.to_string();
         assert_eq!(refused.code(), Some(ErrorCode::Unavailable), "{text}");
