@@ -97,9 +97,9 @@ impl Registry {
         is_active.then(|| Arc::new(route.of_tenant(tenant)))
     }
 
-    /// The route by which a shard is found, of whatever collection; none when the tenant whose shard
-    /// it is is inactive. Cost: a look at all collections, and at all tenants for a shard of theirs
-    /// that this node does not have.
+    /// The route by which a shard is found, of whatever collection; none when the tenant whose
+    /// shard it is is inactive. Cost: a look at all collections, and at all tenants for a shard of
+    /// theirs that this node does not have.
     pub(crate) fn route_with(&self, shard: ShardId) -> Option<Arc<CollectionRoute>> {
         let named = self.tenant_shards.borrow().get(&shard).cloned();
         let has = |tenant: &TenantEntry| tenant.shards.iter().any(|own| own.id == shard);

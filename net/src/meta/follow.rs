@@ -269,11 +269,7 @@ impl Meta {
         Ok(CoreReply::Removed(epoch))
     }
 
-    pub(super) async fn until_made_true(
-        &self,
-        cluster: &Cluster,
-        epoch: Epoch,
-    ) -> Result<(), ApiError> {
+    async fn until_made_true(&self, cluster: &Cluster, epoch: Epoch) -> Result<(), ApiError> {
         let made = timeout(CHANGE_BUDGET, cluster.until_made_true(epoch)).await;
         made.map_err(|_late| {
             ApiError::unknown("the cluster has decided the change, this node has not made it true")

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::lock::Mutex;
 use heddle_core::shard::ShardSpec;
@@ -15,6 +16,7 @@ use heddle_meta::{
     CollectionEntry, Command, NewTenant, Placement, ShardEntry, TenantEntry, TenantState,
     place_shards,
 };
+use heddle_runtime::timeout;
 use heddle_types::limits::TENANT_BATCH_MAX;
 use heddle_types::schema::check_tenant_name;
 use heddle_types::{ApiError, CollectionId, CoreIndex, Epoch, ErrorCode, ShardId};
@@ -24,6 +26,10 @@ use super::follow::DECISIONS_MAX;
 use super::{Meta, join_all, spec_of};
 use crate::cluster::Cluster;
 use crate::message::{CoreAnswer, CoreReply, CoreRequest};
+
+/// How long a change that is decided may take to be made true here: an image of each of a thousand
+/// shards on a slow disk. Whoever asked gives up when its own time is over.
+const MAKING_BUDGET: Duration = Duration::from_secs(120);
 
 /// What became of a change, for those who wait for it.
 type Outcome = Rc<RefCell<Option<Result<(Epoch, u32), ApiError>>>>;
@@ -282,7 +288,11 @@ impl Meta {
             let command = cluster_command(cluster, &entry, action, names.clone())?;
             match cluster.change(command).await {
                 Ok(epoch) => {
-                    self.until_made_true(cluster, epoch).await?;
+                    let made = timeout(MAKING_BUDGET, cluster.until_made_true(epoch)).await;
+                    made.map_err(|_late| {
+                        let what = "the cluster has decided the change of tenants, this node is";
+                        ApiError::unknown(format!("{what} still making it true"))
+                    })?;
                     return Ok((epoch, changed));
                 }
                 // A node began to leave while it was decided where the shards go.

@@ -1,6 +1,5 @@
 //! How the requests of a collection or of a tenant are routed.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use heddle_meta::{CollectionEntry, Placement, ShardEntry, TenantEntry, Tenants};
