@@ -18,8 +18,8 @@ pub(crate) fn nanoseconds(time: Timespec) -> u64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(fraction)
 }
 
-/// Milliseconds by which the wall clock of this process is wrong, for `cargo xtask nemesis`: several
-/// nodes on one machine have one clock, and a cluster has to bear several.
+/// Milliseconds by which the wall clock of this process is wrong, for `cargo xtask nemesis`:
+/// several nodes on one machine have one clock, and a cluster has to bear several.
 pub const CLOCK_OFFSET_VARIABLE: &str = "NEMESIS_CLOCK_OFFSET_MS";
 
 fn offset_us() -> i64 {

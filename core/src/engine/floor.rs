@@ -29,9 +29,10 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// Notes that all replicas of a shard were compared and are the same below `hlc`; durable when
     /// this returns. Then forgets tombstones that are below it and older than three hours.
     ///
-    /// A write below it that is as old as those is refused from then on unless something is known of
-    /// its object. A floor never goes back. Call it only after a comparison in which every replica took part: whoever
-    /// did not could bring back what was deleted. Errors: the device's; the floor is as before.
+    /// A write below it that is as old as those is refused from then on unless something is known
+    /// of its object. A floor never goes back. Call it only after a comparison in which every
+    /// replica took part: whoever did not could bring back what was deleted. Errors: the device's;
+    /// the floor is as before.
     pub async fn set_repaired_through(&self, shard: ShardId, hlc: Hlc) -> Result<(), ApiError> {
         let cell = self.cell(shard)?;
         let now_us = self.inner.clock.unix_us();

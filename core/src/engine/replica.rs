@@ -188,8 +188,8 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// `Unknown`; `ClockSkew` when its stamp is more than 500 ms ahead of the clock, `BelowFloor`
     /// when it is older than [`Engine::repaired_through`], three hours old, and nothing is known of
     /// its object. An error of the call: nothing was applied. Writes may come in any order and any
-    /// number of times. Needs [`Engine::run_wal`] to be running; what was appended takes effect also
-    /// when the future is dropped.
+    /// number of times. Needs [`Engine::run_wal`] to be running; what was appended takes effect
+    /// also when the future is dropped.
     pub async fn apply_stamped(
         &self,
         shard: ShardId,

@@ -45,7 +45,7 @@ pub(crate) fn run(
     let seed = options.seed;
     let (begun, clients_begin) = std::sync::mpsc::channel();
     let clients = std::thread::spawn(move || {
-        clients(&addresses, factor, time, (workload, level), seed, &begun)
+        clients(&addresses, factor, time, (fault, workload, level), seed, &begun)
     });
     let end = match clients_begin.recv() {
         Ok(end) => end,
@@ -78,7 +78,7 @@ fn clients(
     addresses: &[String],
     factor: u32,
     time: Duration,
-    (workload, level): (Workload, Consistency),
+    (fault, workload, level): (Fault, Workload, Consistency),
     seed: u64,
     begun: &std::sync::mpsc::Sender<Instant>,
 ) -> Result<Outcome, String> {
@@ -108,9 +108,11 @@ fn clients(
         for task in tasks {
             task.await.map_err(|error| error.to_string())?;
         }
+        // A disk that is lost leaves one replica less until somebody gives its place to another.
+        let level = if fault == Fault::Wipe { Consistency::Quorum } else { Consistency::All };
         let mut last = worker(CLIENTS, &client);
-        last.collection = client.collection(COLLECTION).with_consistency(Consistency::All);
-        last.copies = factor as u8;
+        last.collection = client.collection(COLLECTION).with_consistency(level);
+        last.copies = level.needed(factor as usize) as u8;
         let settled = settle(&last, workload, &record).await?;
         Ok(judge(workload, factor as u8, &record, settled))
     })

@@ -111,7 +111,8 @@ fn show(
     };
     let cell::Outcome { faults, operations, acknowledged, failed, .. } = outcome;
     println!(
-        "{:<9} {:<3} {:<7} {faults:>6} {operations:>8} {acknowledged:>8} {failed:>7} {stale:>10}  {verdict}",
+        "{:<9} {:<3} {:<7} {faults:>6} {operations:>8} {acknowledged:>8} {failed:>7} {stale:>10}  \
+         {verdict}",
         fault.to_string(),
         workload.to_string(),
         level.to_string()

@@ -1,9 +1,9 @@
 //! Runs histories of the simulated cluster: `cargo xtask sim` starts it.
 //!
-//! `--seeds N --from S` runs many and sums up; `--seed N` runs one twice and prints its history when
-//! it is broken (`--print` in any case); `--engine` takes the real engine instead of its model;
-//! `--bugs` plants each bug in turn and counts the seeds until it is found; `--bug NAME` plants one;
-//! `--twice` runs every seed twice and compares.
+//! `--seeds N --from S` runs many and sums up; `--seed N` runs one twice and prints its history
+//! when it is broken (`--print` in any case); `--engine` takes the real engine instead of its
+//! model; `--bugs` plants each bug in turn and counts the seeds until it is found; `--bug NAME`
+//! plants one; `--twice` runs every seed twice and compares.
 
 #![expect(
     clippy::print_stdout,
@@ -179,7 +179,8 @@ fn many(options: &Options) -> bool {
         sum.histories
     );
     println!(
-        "{} operations: {} acknowledged, {} unknown; {} read repairs, {} hints delivered, {} whole sessions, {} deletions forgotten",
+        "{} operations: {} acknowledged, {} unknown; {} read repairs, {} hints delivered, \
+         {} whole sessions, {} deletions forgotten",
         sum.operations,
         sum.acknowledged,
         sum.unknown,

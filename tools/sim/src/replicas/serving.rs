@@ -112,7 +112,8 @@ impl World {
                 return Err(error);
             }
         };
-        let is_unknown = |result: &Result<_, ApiError>| matches!(result, Err(error) if error.code == ErrorCode::Unknown);
+        let code_of = |result: &Result<_, ApiError>| result.as_ref().err().map(|error| error.code);
+        let is_unknown = |result: &Result<_, ApiError>| code_of(result) == Some(ErrorCode::Unknown);
         if results.iter().any(is_unknown) {
             self.log_failed(node.position);
         }
