@@ -1,5 +1,5 @@
-//! What being a replica costs: the hash tree, and filling an empty replica. CPU time alone: the disk
-//! is a simulated one, in memory.
+//! What being a replica costs: the hash tree, and filling an empty replica. CPU time alone: the
+//! disk is a simulated one, in memory.
 //!
 //! `cargo run --release -p heddle-core --example replica -- [objects]`
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]

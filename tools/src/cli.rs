@@ -100,9 +100,9 @@ Examples:
     Count(Count),
     /// Compare the replicas of a collection
     #[command(after_help = "\
-Nothing is changed; nodes compare replicas and repair what differs by themselves all the time. Writes
-that are on their way may count as differences. Exit code 1: replicas differ, or were not all
-compared.
+Nothing is changed; nodes compare replicas and repair what differs by themselves all the time.
+Writes that are on their way may count as differences. Exit code 1: replicas differ, or were not
+all compared.
 
 Examples:
   heddle check Docs

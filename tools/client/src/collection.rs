@@ -8,11 +8,11 @@ use heddle_types::limits::SEARCH_BATCH_MAX;
 use heddle_types::row::encode_row;
 use heddle_types::{ApiError, Consistency, ErrorCode, Filter, Hlc, ObjectId};
 use heddle_wire::message::{
-    ArchivedGetReply, ArchivedScanReply, CompareReply, CompareRequest, CountAtReply,
-    CountAtRequest, CountReply, CountRequest, DeleteReply, DeleteRequest, DeleteWithReply,
-    DeleteWithRequest, Durability, GetAtReply, GetAtRequest, GetReply, GetRequest, PutMode,
-    PutReply, PutRequest, PutWithReply, PutWithRequest, ScanAtReply, ScanAtRequest, ScanReply,
-    ScanRequest, SearchAtReply, SearchAtRequest, SearchReply, SearchRequest, ShardComparison, Want,
+    ArchivedGetReply, ArchivedScanReply, CountAtReply, CountAtRequest, CountReply, CountRequest,
+    DeleteReply, DeleteRequest, DeleteWithReply, DeleteWithRequest, Durability, GetAtReply,
+    GetAtRequest, GetReply, GetRequest, PutMode, PutReply, PutRequest, PutWithReply,
+    PutWithRequest, ScanAtReply, ScanAtRequest, ScanReply, ScanRequest, SearchAtReply,
+    SearchAtRequest, SearchReply, SearchRequest, Want,
 };
 
 use crate::call::{Reply, Route, Sendable};
@@ -411,19 +411,6 @@ impl Collection {
         let request = ScanAtRequest::new(level, request);
         let reply = self.client.send(Route::LeastLoaded, request).await?;
         page(&reply, &reply.access::<ScanAtReply>()?.scan)
-    }
-
-    /// Compares the replicas of every shard and changes nothing: what was found, a shard each, in
-    /// the order of the catalog.
-    ///
-    /// Writes that are on their way may count as differences: ask again for those. Errors: the
-    /// collection does not exist or no server answered; a shard that could not be compared says so
-    /// itself.
-    pub async fn compare(&self) -> Result<Vec<ShardComparison>, ClientError> {
-        let request =
-            CompareRequest { collection: self.name.clone(), tenant: self.tenant.clone(), epoch: 0 };
-        let reply = self.client.send(Route::LeastLoaded, request).await?;
-        Ok(reply.decode::<CompareReply>()?.shards)
     }
 
     /// Counts objects; all of them without a filter.

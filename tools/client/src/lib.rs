@@ -34,6 +34,7 @@ mod backoff;
 mod call;
 mod client;
 mod collection;
+mod compare;
 mod error;
 mod level;
 pub mod limits;
