@@ -350,7 +350,7 @@ impl Session<'_> {
     }
 
     /// Tells all replicas up to where they are the same. Writes may be older than the comparison
-    /// when they come in: those of a coordinator whose clock is behind, and those that take long.
+    /// when they come in: those of a coordinator whose clock lags, and those that take long.
     /// So the floor stays behind by more than any request lives.
     async fn raise_floors(&self, floor: Hlc) {
         let lagging_us = floor.unix_us().saturating_sub(REPAIR_FLOOR_LAG.as_micros() as u64);

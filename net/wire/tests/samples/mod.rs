@@ -23,6 +23,7 @@ use heddle_wire::message::{
     TopologyNode, TopologyNotice, TopologyReplicasReply, TopologyReplicasRequest, TopologyReply,
     TopologyRequest, Want,
 };
+use heddle_wire::message::{CompareReply, CompareRequest, ShardComparison};
 use heddle_wire::message::{
     TenantAction, TenantChangeReply, TenantChangeRequest, TenantItem, TenantListReply,
     TenantListRequest,
@@ -41,6 +42,7 @@ fn reply<M: Body>(id: u64, message: &M) -> Frame {
 pub(crate) fn all() -> Vec<(&'static str, Frame)> {
     let mut samples = plain();
     samples.extend(tenants());
+    samples.extend(comparisons());
     samples.extend(data());
     samples.extend(shards::all());
     samples.extend(levels::all());
@@ -130,6 +132,25 @@ fn tenants() -> Vec<(&'static str, Frame)> {
         ("tenant_change.reply", reply(61, &TenantChangeReply { epoch: 5, changed: 2 })),
         ("tenant_list.request", request(62, 62, &list)),
         ("tenant_list.reply", reply(62, &tenant_list())),
+    ]
+}
+
+fn comparisons() -> Vec<(&'static str, Frame)> {
+    let (collection, tenant) = ("Docs".to_owned(), "acme".to_owned());
+    let found = ShardComparison {
+        shard: 11,
+        replicas: 3,
+        took_part: 2,
+        leaves_differing: 4,
+        compared: 300,
+        lacking: 5,
+        undeleted: 1,
+        problem: "one replica does not answer".to_owned(),
+    };
+    let shards = vec![found, ShardComparison { shard: 12, ..ShardComparison::default() }];
+    vec![
+        ("compare.request", request(63, 63, &CompareRequest { collection, tenant, epoch: 5 })),
+        ("compare.reply", reply(63, &CompareReply { shards })),
     ]
 }
 
