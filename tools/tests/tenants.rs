@@ -129,7 +129,7 @@ fn a_kill_while_tenants_are_deactivated_loses_no_row() {
     });
     let mut running = node;
     for round in 0..4 {
-        let leaving = block_on(async {
+        block_on(async {
             let shops = shops_of(&running).await;
             let all = names(0..40);
             let change = shops.change_tenants(TenantAction::Deactivate, &all);
@@ -141,7 +141,6 @@ fn a_kill_while_tenants_are_deactivated_loses_no_row() {
             };
             futures::future::select(std::pin::pin!(change), std::pin::pin!(looks)).await;
         });
-        let () = leaving;
         running.kill();
         running = Node::start_with(&data, &["--cores", "1"]);
         block_on(async {
