@@ -57,7 +57,7 @@ async fn count(
         filter_bytes: &message.filter,
         deadline,
     };
-    let selections = Selection::several(core, &route, level);
+    let selections = Selection::several(core, &route, level)?;
     let mut counts: Vec<Vec<u64>> = vec![Vec::with_capacity(selections.len()); route.shards.len()];
     let all = selections.iter().map(|selection| counting.over(selection));
     for of_selection in futures::future::try_join_all(all).await? {

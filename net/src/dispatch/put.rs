@@ -108,6 +108,12 @@ async fn put(
     let is_coordinated = terms.are_coordinated(&route);
     let groups = deal(&route, message, &columns, is_coordinated).await;
     let (mode, durability) = (put_mode(message), terms.durability);
+    if mode == PutMode::Merge && terms.ticket.is_some() {
+        // What a merge makes depends on what it finds: sent again it would be another write under
+        // the same stamp, and replicas could not tell the two apart.
+        let message = "a merge brings a ticket";
+        return Err(ApiError::new(ErrorCode::InvalidArgument, message, "no ticket, or whole puts"));
+    }
     if is_coordinated {
         let coordination = Coordination { core, route: &route, terms, deadline };
         return coordinate(&coordination, groups, (message.len(), mode)).await;

@@ -148,7 +148,10 @@ async fn ask<M: ShardRequest>(
     let reply = RemoteReply { node: party.node_named(core), body: answer.body };
     let (found, expected) = (answer.header.type_number, M::Reply::NUMBER);
     if found != expected {
-        return Err(reply.broken(&format!("type {found:#06x} instead of {expected:#06x}")));
+        let mut error = reply.broken(&format!("type {found:#06x} instead of {expected:#06x}"));
+        // Whatever it says, the other node has worked on the request.
+        error.retry = Retry::MayHaveApplied;
+        return Err(error);
     }
     Ok(reply)
 }

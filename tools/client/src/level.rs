@@ -77,8 +77,9 @@ impl Collection {
     ) -> Result<Vec<PieceOutcome<Hlc>>, ClientError> {
         let tickets = self.tickets(pieces.len()).await?;
         let pieces = pieces.into_iter().enumerate().map(|(number, piece)| {
-            let ticket = tickets.get(number).filter(|_| !has_twins(&piece.request.ids));
-            let terms = self.terms(durability, ticket);
+            let is_merge = piece.request.mode == PutMode::Merge as u8;
+            let may_have = |_: &&Vec<u8>| !is_merge && !has_twins(&piece.request.ids);
+            let terms = self.terms(durability, tickets.get(number).filter(may_have));
             piece.map(|put| PutAtRequest { terms, put })
         });
         let read = |reply: &Reply| Ok(reply.decode::<PutAtReply>()?.put.into_results());

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use heddle_core::engine::{
     Durability, PutItem, StampedChange, StampedWrite, merge_rows, merge_vectors,
 };
+use heddle_runtime::timeout;
 use heddle_types::{ApiError, Clock, Consistency, ErrorCode, ObjectId, ShardId, Stamp};
 use heddle_wire::message::Condition;
 use rustc_hash::FxHashSet;
@@ -20,6 +21,7 @@ use super::read::read;
 use super::write::{Stamped, WriteOrder, write};
 use crate::cluster::Changed;
 use crate::core::Core;
+use crate::limits::REPLICA_PATIENCE;
 use crate::message::{CoreAnswer, CoreReply};
 use crate::registry::CollectionRoute;
 
@@ -92,6 +94,7 @@ impl Drop for Hold<'_> {
 
 /// Makes conditional writes on the core that is home to a replica of their shard.
 pub(crate) async fn answer(core: Rc<Core>, order: Conditional) -> CoreAnswer {
+    let deadline = Deadline::of_peer(&core, core.clock.monotonic_ns(), order.budget_us);
     let mut outcomes: Vec<Option<Stamped>> = order.items.iter().map(|_| None).collect();
     let mut rest: Vec<usize> = (0..order.items.len()).collect();
     while !rest.is_empty() {
@@ -99,7 +102,7 @@ pub(crate) async fn answer(core: Rc<Core>, order: Conditional) -> CoreAnswer {
         let mut ids = FxHashSet::default();
         let is_first = |item: &usize| ids.insert(order.items[*item].id);
         let (wave, later): (Vec<usize>, Vec<usize>) = rest.into_iter().partition(is_first);
-        let made = make(&core, &order, &wave).await;
+        let made = make(&core, &order, &wave, deadline).await;
         for (item, outcome) in wave.into_iter().zip(made) {
             outcomes[item] = Some(outcome);
         }
@@ -111,12 +114,25 @@ pub(crate) async fn answer(core: Rc<Core>, order: Conditional) -> CoreAnswer {
 }
 
 /// Makes the writes of objects that differ.
-async fn make(core: &Rc<Core>, order: &Conditional, wave: &[usize]) -> Vec<Stamped> {
+async fn make(
+    core: &Rc<Core>,
+    order: &Conditional,
+    wave: &[usize],
+    deadline: Deadline<'_>,
+) -> Vec<Stamped> {
+    let all = |error: ApiError| wave.iter().map(|_| Err(error.clone())).collect();
     let shard = order.route.shards[order.place].id;
     let ids: Vec<ObjectId> = wave.iter().map(|item| order.items[*item].id).collect();
-    let _hold = core.held.hold(ids.iter().map(|id| (shard, *id)).collect()).await;
-    let arrived_ns = core.clock.monotonic_ns();
-    let deadline = Deadline::of_peer(core, arrived_ns, order.budget_us);
+    // Who asked has given up by then, so that nothing is done for them any more.
+    let patience = deadline.left().unwrap_or(REPLICA_PATIENCE);
+    let hold = core.held.hold(ids.iter().map(|id| (shard, *id)).collect());
+    let Ok(_hold) = timeout(patience, hold).await else {
+        let message = "other conditional writes to the object took the whole time";
+        return all(ApiError::transient(ErrorCode::DeadlineExceeded, message));
+    };
+    if let Err(error) = deadline.check() {
+        return all(error);
+    }
     let read_level = order.level.max(Consistency::Quorum);
     let found = read(core, &order.route, order.place, &ids, (read_level, deadline)).await;
     let stamp = match order.ticket {
@@ -125,7 +141,7 @@ async fn make(core: &Rc<Core>, order: &Conditional, wave: &[usize]) -> Vec<Stamp
     };
     let stamp = match stamp {
         Ok(stamp) => stamp,
-        Err(error) => return wave.iter().map(|_| Err(error.clone())).collect(),
+        Err(error) => return all(error),
     };
     let mut outcomes: Vec<Stamped> = Vec::with_capacity(wave.len());
     let mut writes = Vec::new();
@@ -180,6 +196,7 @@ fn decide(
     if found.as_ref().is_some_and(|found| found.stamp == stamp) {
         return Ok(Decision::Done);
     }
+    let found = found.filter(|found| found.change != StampedChange::Delete);
     check(item, found.as_ref())?;
     let old = found.map(|found| found.change);
     let change = match (item.change.clone(), old) {

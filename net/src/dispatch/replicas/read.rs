@@ -21,7 +21,8 @@ use crate::core::Core;
 use crate::limits::{READ_CHUNK_OBJECTS, REPLICA_PATIENCE};
 use crate::registry::CollectionRoute;
 
-/// The newest version of each object as its level knows it, none of one that does not live.
+/// The newest version of each object as its level knows it, deletions too; none of one that there
+/// never was.
 pub(in crate::dispatch) type Copies = Vec<Result<Option<StampedWrite>, ApiError>>;
 
 type Event = ReadEvent<StampedWrite>;
@@ -179,7 +180,8 @@ impl Reading<'_> {
                 }
                 Some(ReadOutcome::Deleted(stamp)) => {
                     newest = newest.max(stamp.hlc);
-                    Ok(None)
+                    let (id, change) = (self.ids[item], StampedChange::Delete);
+                    Ok(Some(StampedWrite { id, stamp, change, exact: true }))
                 }
                 Some(ReadOutcome::Absent) => Ok(None),
                 Some(ReadOutcome::Conflict | ReadOutcome::Failed) | None => {

@@ -52,25 +52,44 @@ impl<'a> Selection<'a> {
             let (firsts, chosen) = (&route.firsts[..], RefCell::default());
             return Self { core, route, firsts, chosen, untried: Untried::default() };
         }
-        let mut selections = Self::several(core, route, Consistency::One);
-        selections.pop().expect("a level has at least one replica")
+        let selections = Self::several(core, route, Consistency::One);
+        let first = selections.ok().and_then(|mut selections| selections.pop());
+        first.expect("one of several replicas is on another node")
     }
 
     /// As many replicas of each shard as a level asks for, each in a selection of its own. Those of
-    /// this node are in the first one.
+    /// this node are in the first one, or in none when they are not served.
+    ///
+    /// Errors: `Unavailable` when too few are left of a shard.
     pub(in crate::dispatch) fn several(
         core: &'a Core,
         route: &'a CollectionRoute,
         level: Consistency,
-    ) -> Vec<Self> {
+    ) -> Result<Vec<Self>, ApiError> {
+        if !route.is_replicated {
+            return Ok(vec![Self::of(core, route)]);
+        }
         let factor = route.shards.iter().map(|shard| shard.replicas.len()).min().unwrap_or(1);
-        let reversed = route.shards.iter().map(|shard| {
+        let needed = level.needed(factor).max(1);
+        let mut untried: Vec<Vec<u8>> = Vec::with_capacity(route.shards.len());
+        for shard in &route.shards {
+            let is_here = |replica: &u8| shard.replicas[usize::from(*replica)].is_here;
             let mut order = order_of(core, shard).to_vec();
             order.reverse();
-            order
-        });
-        let mut untried: Vec<Vec<u8>> = reversed.collect();
-        let selected: Vec<Vec<ShardAt>> = (0..level.needed(factor).max(1))
+            if core.registry.view(shard.id).is_err() {
+                order.retain(|replica| !is_here(replica));
+            }
+            if order.len() < needed {
+                let message = format!(
+                    "{} of {factor} replicas of shard {} are served, {needed} needed for {level}",
+                    order.len(),
+                    shard.id
+                );
+                return Err(ApiError::transient(ErrorCode::Unavailable, message));
+            }
+            untried.push(order);
+        }
+        let selected: Vec<Vec<ShardAt>> = (0..needed)
             .map(|_| {
                 let shards = route.shards.iter().zip(&mut untried);
                 let next = shards.map(|(shard, untried)| {
@@ -80,16 +99,12 @@ impl<'a> Selection<'a> {
                 next.collect()
             })
             .collect();
-        // One of this node that is left is not served: another one was preferred to it.
-        for (shard, untried) in route.shards.iter().zip(&mut untried) {
-            untried.retain(|replica| !shard.replicas[usize::from(*replica)].is_here);
-        }
         let untried = Rc::new(RefCell::new(untried));
         let selection = |places| {
             let (chosen, untried) = (RefCell::new(Some(places)), Rc::clone(&untried));
             Self { core, route, firsts: &route.firsts, chosen, untried }
         };
-        selected.into_iter().map(selection).collect()
+        Ok(selected.into_iter().map(selection).collect())
     }
 
     pub(in crate::dispatch) fn route(&self) -> &'a CollectionRoute {

@@ -148,7 +148,7 @@ async fn answer_in(
     let pin = core.reader.pin();
     let selections = match (level, route.is_replicated) {
         (Consistency::One, _) | (_, false) => vec![Selection::of(core, &route)],
-        _ => Selection::several(core, &route, level),
+        _ => Selection::several(core, &route, level)?,
     };
     let selection = &selections[0];
     open_targets(core, &selection.places(), filter.as_ref(), &mut room.targets).await?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures::future::Either;
 use heddle_runtime::timeout;
-use heddle_types::{ApiError, Clock, NodeId};
+use heddle_types::{ApiError, Clock, ErrorCode, NodeId};
 use heddle_wire::message::{ArchivedShardSearchReply, ShardSearchReply, ShardSearchRequest};
 
 use super::SearchRoom;
@@ -225,7 +225,11 @@ impl Round<'_> {
         let mut found = Vec::new();
         for pair in pairs.iter().filter(|pair| selection.at(pair.place).is_here) {
             let target = targets.iter().find(|target| target.place == pair.place);
-            let target = target.expect("the shards of this node were opened");
+            let target = target.ok_or_else(|| {
+                let shard = selection.at(pair.place).id;
+                let message = format!("shard {shard} is not served here any more");
+                ApiError::transient(ErrorCode::Unavailable, message)
+            })?;
             let values = &self.queries[pair.query * dims..(pair.query + 1) * dims];
             let mut hits = Vec::new();
             let query = Query { values, deadline };
