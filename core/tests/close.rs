@@ -151,6 +151,21 @@ fn a_shard_takes_no_writes_while_it_is_closed_and_again_when_that_fails() {
 }
 
 #[test]
+fn a_shard_closes_when_the_last_record_of_the_log_is_no_write() {
+    let mut world = World::new(9);
+    let spec = world.spec(1);
+    world.run(|engine| async move {
+        let mut model = Model::default();
+        fill(&engine, &mut Random::new(9), &mut model, 40).await;
+        // A record that allows stamps goes to the log behind the writes.
+        engine.issue_stamp().await.unwrap();
+        close(&engine).await;
+        engine.open_shards(vec![spec]).await.unwrap();
+        check_model(&engine, &model).await;
+    });
+}
+
+#[test]
 fn files_of_a_closed_shard_are_removed_with_it() {
     let mut world = World::new(5);
     let disk = world.disk.clone();

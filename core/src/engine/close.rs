@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use futures::stream::{self, StreamExt};
-use heddle_types::{ApiError, Clock, Device, DeviceError, ErrorCode, Lsn, ShardId};
+use heddle_types::{ApiError, Clock, Device, DeviceError, ErrorCode, ShardId};
 
 use super::config::OpenReport;
 use super::load::Loader;
@@ -78,12 +78,15 @@ impl<D: Device, C: Clock> Engine<D, C> {
         Ok(self.release_log().await?)
     }
 
-    /// Waits until every record that is in the log now has taken effect.
-    async fn settle_writes(&self) {
-        let accepted = Lsn(self.inner.wal.next_lsn().0 - 1);
+    /// Waits until every write that is in the log now has taken effect, or the log failed. Records
+    /// that are no writes are not waited for: they never take effect.
+    pub(super) async fn settle_writes(&self) {
+        let last = self.inner.state.borrow().pending.back().map(|last| last.lsn);
         let is_settled = || {
             let state = self.inner.state.borrow();
-            state.applied_lsn >= accepted || state.failed
+            state.failed
+                || state.pending.front().map(|first| first.lsn) > last
+                || state.pending.is_empty()
         };
         self.inner.settled.wait_until(is_settled).await;
     }
