@@ -478,6 +478,26 @@ fn a_cluster_is_known_by_its_first_change_for_ever() {
 }
 
 #[test]
+fn a_state_of_before_there_were_identities_gets_none() {
+    let mut state = ClusterState::default();
+    apply_next(&mut state, ClusterCommand::AddNode(record(1, NodeState::Voter))).unwrap();
+    let mut stored = serde_json::to_value(&state).unwrap();
+    stored.as_object_mut().unwrap().remove("cluster").unwrap();
+    let stored = serde_json::to_vec(&stored).unwrap();
+    let mut early: ClusterState = serde_json::from_slice(&stored).unwrap();
+    let mut late = early.clone();
+    apply_next(&mut early, ClusterCommand::AddNode(record(2, NodeState::Learner))).unwrap();
+    assert_eq!(early.cluster(), None);
+    // Nor does it depend on where a replica goes on.
+    apply_next(&mut late, ClusterCommand::AddNode(record(2, NodeState::Learner))).unwrap();
+    let mut late = ClusterState::decode(&late.encode().unwrap()).unwrap();
+    for state in [&mut early, &mut late] {
+        apply_next(state, ClusterCommand::AddNode(record(3, NodeState::Learner))).unwrap();
+    }
+    assert_eq!((early.cluster(), late.cluster()), (None, None));
+}
+
+#[test]
 fn the_epoch_of_an_adopted_catalog_goes_on_behind_the_cluster_and_behind_the_node() {
     let epoch_with = |dropped: usize, aliases: usize| {
         let mut state = ClusterState::default();

@@ -45,7 +45,8 @@ impl ClusterState {
         self.catalog.epoch()
     }
 
-    /// Identity of the cluster: that of its first change, which is random; none before that.
+    /// Identity of the cluster: that of its first change, which is random; none before that, and
+    /// none for ever when that was made before clusters had identities.
     #[must_use]
     pub fn cluster(&self) -> Option<ClusterId> {
         self.cluster
@@ -145,7 +146,11 @@ impl ClusterState {
         let before = self.epoch();
         self.change(request.command())?;
         assert!(self.epoch() > before, "every change makes an epoch");
-        self.cluster.get_or_insert(ClusterId(id.0));
+        // By the change that is the first in every replica: to a state of before there were
+        // identities, replicas that go on from snapshots of other positions would give others.
+        if before == Epoch::default() {
+            self.cluster = Some(ClusterId(id.0));
+        }
         if self.recent.len() == RECENT_COMMANDS_MAX {
             self.recent.pop_front();
         }
