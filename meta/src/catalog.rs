@@ -225,6 +225,12 @@ impl Catalog {
         self.shards_made
     }
 
+    /// Did it never have a collection? One that has tenants and none yet has no shard.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        self.shards_made == 0 && self.collections.is_empty()
+    }
+
     /// Every collection, by name.
     pub fn collections(&self) -> impl Iterator<Item = &CollectionEntry> {
         self.collections.values()

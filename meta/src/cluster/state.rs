@@ -240,7 +240,7 @@ impl ClusterState {
         if self.nodes.len() >= NODES_MAX {
             return Err(ClusterError::TooMany { what: Counted::Nodes, limit: NODES_MAX });
         }
-        if record.brings_collections && self.catalog.shards_made() > 0 {
+        if record.brings_collections && !self.catalog.is_untouched() {
             return Err(ClusterError::HasCollections);
         }
         match record.state {
@@ -257,7 +257,7 @@ impl ClusterState {
     /// Takes over the collections of a node that was alone; the epoch goes on behind both.
     fn adopt(&mut self, node: NodeId, catalog: &Catalog) -> Result<(), ClusterError> {
         self.known_node(node)?;
-        if self.catalog.shards_made() > 0 {
+        if !self.catalog.is_untouched() {
             return Err(ClusterError::HasCollections);
         }
         let is_elsewhere = |shard: &ShardEntry| shard.replicas.iter().any(|it| it.node != node);

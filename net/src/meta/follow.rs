@@ -64,15 +64,13 @@ impl Meta {
             return true;
         }
         let own = self.stored.borrow();
-        if own.shards_made() > 0 && state.catalog().shards_made() == 0 {
+        if !own.is_untouched() && state.catalog().is_untouched() {
             return false;
         }
         let is_there = |entry: &CollectionEntry| {
             state.collection(entry.id).is_some_and(|known| known.shards.len() == entry.shards.len())
         };
-        if own.shards_made() > state.catalog().shards_made()
-            || (own.shards_made() > 0 && !own.collections().all(is_there))
-        {
+        if own.shards_made() > state.catalog().shards_made() || !own.collections().all(is_there) {
             fatal(
                 FatalReason::Config,
                 "this node holds collections of its own, which the cluster does not know: only a \
