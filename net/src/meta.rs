@@ -154,12 +154,29 @@ impl Meta {
     }
 
     /// Applies commands and makes the result durable; nothing has changed when it fails.
+    ///
+    /// Errors: also `Corrupt` when a new shard has a number that a lost catalog gave to another.
     async fn commit(&self, store: &mut Store<'_>, commands: &[Command]) -> Result<(), ApiError> {
         let mut next = self.stored.borrow().clone();
         for command in commands {
             next.apply(command)?;
         }
+        self.check_no_lost(&next)?;
         self.save(store, next).await
+    }
+
+    /// Errors: a shard of a catalog has a folder that only a lost catalog knew. Opened or emptied,
+    /// its rows would be another's or gone.
+    fn check_no_lost(&self, next: &Catalog) -> Result<(), ApiError> {
+        let found = self.unknown_folders.borrow();
+        if found.is_empty() {
+            return Ok(());
+        }
+        let mut shards = next.shards().map(|(_, shard)| shard.id);
+        let Some(shard) = shards.find(|shard| found.contains(shard)) else { return Ok(()) };
+        let message = format!("shard {shard} has files, the catalog does not know it");
+        let expected = "the newer copy of the catalog restored, or its folder moved away";
+        Err(ApiError::new(ErrorCode::Corrupt, message, expected))
     }
 
     /// Makes a catalog durable; the old one holds when it fails.

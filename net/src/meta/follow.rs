@@ -129,11 +129,15 @@ impl Meta {
     /// Ends the process rather than empty the folder of a shard that a lost catalog knew.
     fn check_unused(&self, entry: &CollectionEntry) {
         let own = self.core.node.identity.node;
+        let shards = entry.all_shards().filter(|shard| shard.home_on(own).is_some());
+        self.check_no_folder(&entry.config.name, shards.map(|shard| shard.id));
+    }
+
+    /// As [`Meta::check_unused`], for some shards of a collection.
+    pub(super) fn check_no_folder(&self, name: &str, mut shards: impl Iterator<Item = ShardId>) {
         let found = self.unknown_folders.borrow();
-        let mut shards = entry.all_shards().filter(|shard| shard.home_on(own).is_some());
-        if let Some(shard) = shards.find(|shard| found.contains(&shard.id)) {
-            let name = &entry.config.name;
-            let what = format!("shard {} of {name} has files, the catalog does not know", shard.id);
+        if let Some(shard) = shards.find(|shard| found.contains(shard)) {
+            let what = format!("shard {shard} of {name} has files, the catalog does not know");
             let advice = "restore the newer copy of the catalog, or move its folder away";
             fatal(FatalReason::Corruption, format_args!("{what} it: {advice}"));
         }

@@ -205,6 +205,8 @@ impl Meta {
         is: &CollectionEntry,
     ) -> Result<(), ApiError> {
         let Steps { create, open, close, drop } = self.steps(was, is);
+        let made = create.values().chain(open.values()).flatten().map(|spec| spec.id);
+        self.check_no_folder(&is.config.name, made);
         let calls = create
             .into_iter()
             .map(|(home, specs)| self.core.call(home, CoreRequest::CreateShards(specs)));
