@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::backup::{FOLDER, new_folder, restored};
 use common::*;
 use heddle_core::engine::{PutMode, Want, closed_directory};
 use heddle_sim::{Crash, Fault, Random};
@@ -173,9 +174,62 @@ fn files_of_a_closed_shard_are_removed_with_it() {
         fill(&engine, &mut Random::new(5), &mut Model::default(), 40).await;
         close(&engine).await;
         assert!(disk.files().iter().any(|file| file.starts_with(&closed_directory(DIRECTORY))));
-        engine.remove_closed(&[DIRECTORY.to_owned()]).await.unwrap();
+        engine.remove_closed(&[(SHARD, DIRECTORY.to_owned())]).await.unwrap();
         assert!(disk.files().iter().all(|file| !file.starts_with("shards/")));
     });
+}
+
+#[test]
+fn a_backup_has_all_of_a_shard_that_is_closed_and_opened_meanwhile() {
+    for seed in 0..24 {
+        println!("seed {seed}");
+        let mut world = World::new(seed);
+        let (spec, disk) = (world.spec(1), world.disk.clone());
+        let (parts, model) = world.run(|engine| async move {
+            let mut model = Model::default();
+            fill(&engine, &mut Random::new(seed), &mut model, 40).await;
+            new_folder(&disk).await;
+            disk.set_latency_turns_max(4);
+            let moves = async {
+                for _ in 0..3 {
+                    engine.close_shard(SHARD).await.unwrap();
+                    engine.open_shards(vec![spec.clone()]).await.unwrap();
+                }
+            };
+            let backup = async {
+                let until = disk.operations() + seed * 3;
+                while disk.operations() < until {
+                    disk.space().await.unwrap();
+                }
+                engine.back_up_with(FOLDER, &[SHARD], |_| Some(DIRECTORY.to_owned())).await
+            };
+            let (part, ()) = futures::join!(backup, moves);
+            (part.unwrap(), model)
+        });
+        assert!(parts.dropped.is_empty());
+        restored(&world, &parts.files)
+            .run(|engine| async move { check_model(&engine, &model).await });
+    }
+}
+
+#[test]
+fn a_backup_has_a_shard_whose_opening_or_closing_failed_half_way() {
+    let mut world = World::new(10);
+    let (spec, disk) = (world.spec(1), world.disk.clone());
+    let (part, model) = world.run(|engine| async move {
+        let mut model = Model::default();
+        fill(&engine, &mut Random::new(10), &mut model, 40).await;
+        close(&engine).await;
+        new_folder(&disk).await;
+        // The name is changed back, and then the directory cannot be synced.
+        disk.set_latency_turns_max(0);
+        disk.fail_operation(disk.operations() + 2, Fault::NoSpace);
+        assert!(engine.open_shards(vec![spec]).await.is_err());
+        assert!(!disk.files().iter().any(|file| file.starts_with(&closed_directory(DIRECTORY))));
+        let directory_of = |_| Some(DIRECTORY.to_owned());
+        (engine.back_up_with(FOLDER, &[SHARD], directory_of).await.unwrap(), model)
+    });
+    restored(&world, &part.files).run(|engine| async move { check_model(&engine, &model).await });
 }
 
 /// A start as a node makes it whose catalog says that the shard is closed: what has the name of a

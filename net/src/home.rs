@@ -155,8 +155,8 @@ async fn drop_shards(core: &Rc<Core>, shards: Vec<ShardId>) -> CoreAnswer {
     let (open, closed): (Vec<ShardId>, Vec<ShardId>) =
         shards.into_iter().partition(|shard| engine.has_shard(*shard));
     let dropped = if open.is_empty() { Ok(()) } else { engine.drop_shards(&open).await };
-    let directories: Vec<String> = closed.into_iter().map(shard_directory).collect();
-    let removed = engine.remove_closed(&directories).await;
+    let closed: Vec<_> = closed.into_iter().map(|id| (id, shard_directory(id))).collect();
+    let removed = engine.remove_closed(&closed).await;
     dropped.and(removed).map(|()| CoreReply::Done)
 }
 

@@ -48,6 +48,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// device's. If the rename fails, the shard is gone from memory all the same, and the next
     /// start opens it. Needs [`Engine::run_wal`] to be running. Cost: an image, if it has changes.
     pub async fn close_shard(&self, id: ShardId) -> Result<(), ApiError> {
+        let _moving = self.move_shards([id]).await;
         if !self.has_shard(id) {
             return Ok(());
         }
@@ -122,22 +123,23 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// Cost: as at a start, a few at a time, and one sync for all names.
     pub async fn open_shards(&self, specs: Vec<ShardSpec>) -> Result<Reopened, ApiError> {
         let device = &self.inner.device;
-        let mut specs = specs;
-        specs.retain(|spec| !self.has_shard(spec.id));
+        let moving = self.move_shards(specs.iter().map(|spec| spec.id)).await;
+        let mut specs: Vec<_> = specs.into_iter().zip(moving).collect();
+        specs.retain(|(spec, _)| !self.has_shard(spec.id));
         let mut is_renamed = false;
-        for spec in &specs {
+        for (spec, _) in &specs {
             match device.rename(&closed_directory(&spec.directory), &spec.directory).await {
                 Ok(()) => is_renamed = true,
                 Err(DeviceError::NotFound { .. }) => {}
                 Err(error) => return Err(EngineError::from(error).into()),
             }
         }
-        if let Some(spec) = specs.first().filter(|_| is_renamed) {
+        if let Some((spec, _)) = specs.first().filter(|_| is_renamed) {
             // Before the first record of theirs: a start opens only what has this name.
             device.sync_dir(parent(&spec.directory)).await.map_err(EngineError::from)?;
         }
         let reopened = RefCell::new(Reopened::default());
-        let reopen = |spec| self.reopen(spec, &reopened);
+        let reopen = |(spec, moving)| self.reopen(spec, moving, &reopened);
         let mut opening = stream::iter(specs.into_iter().map(reopen)).buffer_unordered(LOADS_MAX);
         let mut first = None;
         while let Some(opened) = opening.next().await {
@@ -147,9 +149,11 @@ impl<D: Device, C: Clock> Engine<D, C> {
         first.map_or(Ok(reopened.into_inner()), |error| Err(error.into()))
     }
 
+    /// Loads a shard whose directory has its open name; it stays moving until it is there.
     async fn reopen(
         &self,
         spec: ShardSpec,
+        _moving: Moving<D, C>,
         reopened: &RefCell<Reopened>,
     ) -> Result<(), EngineError> {
         let id = spec.id;
@@ -189,19 +193,50 @@ impl<D: Device, C: Clock> Engine<D, C> {
         Ok(())
     }
 
-    /// Removes the files of shards that are closed. Errors: what is left is garbage.
-    pub async fn remove_closed(&self, directories: &[String]) -> Result<(), ApiError> {
+    /// Waits until none of these shards is being opened, closed or removed, or copied while it is
+    /// closed, and keeps others from that until what is returned for each is dropped.
+    pub(super) async fn move_shards(
+        &self,
+        ids: impl IntoIterator<Item = ShardId>,
+    ) -> Vec<Moving<D, C>> {
+        let ids: Vec<ShardId> = ids.into_iter().collect();
+        let are_still = || {
+            let state = self.inner.state.borrow();
+            state.moving.is_empty() || !ids.iter().any(|id| state.moving.contains(id))
+        };
+        self.inner.settled.wait_until(are_still).await;
+        self.inner.state.borrow_mut().moving.extend(&ids);
+        ids.into_iter().map(|id| Moving { engine: self.clone(), id }).collect()
+    }
+
+    /// Removes the files of shards that are closed, each with its directory. Errors: what is left
+    /// is garbage.
+    pub async fn remove_closed(&self, shards: &[(ShardId, String)]) -> Result<(), ApiError> {
+        let _moving = self.move_shards(shards.iter().map(|(id, _)| *id)).await;
         let removed = async {
-            for directory in directories {
+            for (_, directory) in shards {
                 self.inner.device.remove_tree(&closed_directory(directory)).await?;
                 self.inner.device.remove_tree(directory).await?;
             }
-            match directories.first() {
-                Some(first) => self.inner.device.sync_dir(parent(first)).await,
+            match shards.first() {
+                Some((_, first)) => self.inner.device.sync_dir(parent(first)).await,
                 None => Ok(()),
             }
         };
         Ok(removed.await.map_err(EngineError::from)?)
+    }
+}
+
+/// A shard whose directory may get another name: it may be in memory or not, under either name.
+pub(super) struct Moving<D: Device, C: Clock> {
+    engine: Engine<D, C>,
+    id: ShardId,
+}
+
+impl<D: Device, C: Clock> Drop for Moving<D, C> {
+    fn drop(&mut self) {
+        self.engine.inner.state.borrow_mut().moving.remove(&self.id);
+        self.engine.inner.settled.notify();
     }
 }
 

@@ -1,7 +1,7 @@
 //! Opening: images, then the log behind them.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -200,6 +200,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             shards,
             absent: BTreeMap::new(),
             quarantined: BTreeMap::new(),
+            moving: BTreeSet::new(),
             stamps,
             high_water: HighWater::default(),
             pending: VecDeque::new(),
