@@ -179,6 +179,9 @@ async fn open_shards(core: &Rc<Core>, specs: Vec<ShardSpec>) -> CoreAnswer {
 /// closed.
 async fn close_shards(core: &Rc<Core>, shards: Vec<ShardId>) -> CoreAnswer {
     let engine = core.engine()?;
+    if !shards.iter().any(|shard| engine.has_shard(*shard)) {
+        return Ok(CoreReply::Done);
+    }
     let closing = stream::iter(shards.iter().map(|shard| engine.close_shard(*shard)));
     let closed: Vec<_> = closing.buffer_unordered(SHARDS_AT_ONCE).collect().await;
     // A damaged one takes no memory worth the name, and its files stay as they are.

@@ -52,7 +52,12 @@ impl Meta {
             self.save(&mut store, next).await?;
         }
         let (made, next) = (self.made.borrow().clone(), self.stored.borrow().clone());
-        self.make_true(&made, &next).await?;
+        let mut done = Vec::new();
+        if let Err(error) = self.make_true(&made, &next, &mut done).await {
+            // The next attempt begins where this one ended: what was made is known.
+            self.made.replace(made.with_collections_of(&next, &done));
+            return Err(error);
+        }
         self.made.replace(next);
         Ok(true)
     }
@@ -93,7 +98,13 @@ impl Meta {
         Ok(())
     }
 
-    async fn make_true(&self, made: &Catalog, next: &Catalog) -> Result<(), ApiError> {
+    /// `done`: the collections that are as `next` has them, also after an error.
+    async fn make_true(
+        &self,
+        made: &Catalog,
+        next: &Catalog,
+        done: &mut Vec<CollectionId>,
+    ) -> Result<(), ApiError> {
         let known: BTreeMap<CollectionId, &CollectionEntry> =
             made.collections().map(|entry| (entry.id, entry)).collect();
         let wanted: BTreeMap<CollectionId, &CollectionEntry> =
@@ -104,11 +115,12 @@ impl Meta {
         for (id, entry) in &known {
             if !wanted.contains_key(id) {
                 self.remove(before, entry).await?;
+                done.push(*id);
             }
         }
         for (id, entry) in wanted {
             match known.get(&id) {
-                Some(known) if *known == entry => {}
+                Some(known) if *known == entry => continue,
                 Some(known) => {
                     if known.config != entry.config {
                         self.fix_shards(&fixed(known, entry)).await?;
@@ -121,6 +133,7 @@ impl Meta {
                     self.publish_at(before, entry).await?;
                 }
             }
+            done.push(id);
         }
         let request = |_| CoreRequest::Publish(Publication::Version(next.epoch()));
         self.core.call_all(self.data_cores(), request).await.map(drop)

@@ -258,7 +258,10 @@ impl Meta {
                 match (is_new, was_active, now_active) {
                     (true, _, true) => steps.create.entry(home).or_default().push(spec()),
                     (false, false, true) => steps.open.entry(home).or_default().push(spec()),
-                    (false, true, false) => steps.close.entry(home).or_default().push(shard.id),
+                    // A new one may have been made by an attempt that failed later on.
+                    (true, _, false) | (false, true, false) => {
+                        steps.close.entry(home).or_default().push(shard.id)
+                    }
                     _ => {}
                 }
             }
