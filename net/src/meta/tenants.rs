@@ -191,8 +191,8 @@ impl Meta {
     }
 
     fn entry_with_tenants(&self, collection: &str) -> Result<CollectionEntry, ApiError> {
-        let catalog = self.stored.borrow();
-        let entry = catalog.collection(collection).cloned();
+        // Homes that are not on disk yet count: the shards are there.
+        let entry = self.catalog().collection(collection).cloned();
         checked(collection, entry)
     }
 
@@ -260,7 +260,7 @@ impl Meta {
                     (false, false, true) => steps.open.entry(home).or_default().push(spec()),
                     // A new one may have been made by an attempt that failed later on.
                     (true, _, false) | (false, true, false) => {
-                        steps.close.entry(home).or_default().push(shard.id)
+                        steps.close.entry(home).or_default().push(shard.id);
                     }
                     _ => {}
                 }
