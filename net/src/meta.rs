@@ -134,6 +134,19 @@ impl Meta {
     /// Gives shards other homes for this run; the disk keeps the old ones.
     pub(crate) fn hold_moves(&self, moves: Vec<Command>) {
         self.moves.replace(moves);
+        let made = self.homed();
+        self.made.replace(made);
+    }
+
+    /// The catalog as it is stored, with the homes that hold in this run; the epoch is that of what
+    /// is stored.
+    fn homed(&self) -> Catalog {
+        let stored = self.stored.borrow().clone();
+        if self.moves.borrow().is_empty() {
+            return stored;
+        }
+        let (own, cores) = (self.core.node.identity.node, self.core.data_cores as u32);
+        stored.with_homes_of(&self.catalog(), own, cores)
     }
 
     /// Writes the new homes down.
@@ -141,9 +154,7 @@ impl Meta {
         let mut store = self.store.lock().await;
         let next = if self.core.node.config.is_clustered() {
             // The cluster counts the epochs; it is told of the homes once somebody leads it.
-            let own = self.core.node.identity.node;
-            let cores = self.core.data_cores as u32;
-            self.stored.borrow().clone().with_homes_of(&self.catalog(), own, cores)
+            self.homed()
         } else {
             self.catalog()
         };

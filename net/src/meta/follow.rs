@@ -51,7 +51,7 @@ impl Meta {
             let next = state.whole_catalog().with_homes_of(&stored, own, cores);
             self.save(&mut store, next).await?;
         }
-        let (made, next) = (self.made.borrow().clone(), self.stored.borrow().clone());
+        let (made, next) = (self.made.borrow().clone(), self.homed());
         let mut done = Vec::new();
         if let Err(error) = self.make_true(&made, &next, &mut done).await {
             // The next attempt begins where this one ended: what was made is known.
