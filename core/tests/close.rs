@@ -167,6 +167,22 @@ fn a_shard_closes_when_the_last_record_of_the_log_is_no_write() {
 }
 
 #[test]
+fn a_shard_that_is_open_takes_the_definition_it_is_opened_with() {
+    let mut world = World::new(12);
+    let fixed = world.spec(1);
+    world.config.vectors[1].dims = None;
+    world.run(|engine| async move {
+        assert!(engine.view(SHARD).unwrap().vector(1).is_none());
+        engine.open_shards(vec![fixed.clone()]).await.unwrap();
+        assert!(engine.view(SHARD).unwrap().vector(1).is_some());
+        // Nothing is published when nothing changes.
+        let version = engine.view_version();
+        engine.open_shards(vec![fixed]).await.unwrap();
+        assert_eq!(engine.view_version(), version);
+    });
+}
+
+#[test]
 fn files_of_a_closed_shard_are_removed_with_it() {
     let mut world = World::new(5);
     let disk = world.disk.clone();

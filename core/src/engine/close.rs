@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
 use heddle_types::{ApiError, Clock, Device, DeviceError, ErrorCode, ShardId};
@@ -117,14 +118,18 @@ impl<D: Device, C: Clock> Engine<D, C> {
     }
 
     /// Opens shards that were closed, or makes them if they have no files yet; those that are open
-    /// are left alone.
+    /// take the definition, in which dimensions may have been fixed since.
     ///
-    /// Errors: the device's, or no memory; the others are open. Damage is none: see [`Reopened`].
+    /// Errors: the device's, or no memory; the others are open. Before any is opened: what
+    /// [`Engine::fix_dims`] says of one that is open. Damage is none: see [`Reopened`].
     /// Cost: as at a start, a few at a time, and one sync for all names.
     pub async fn open_shards(&self, specs: Vec<ShardSpec>) -> Result<Reopened, ApiError> {
         let device = &self.inner.device;
         let moving = self.move_shards(specs.iter().map(|spec| spec.id)).await;
         let mut specs: Vec<_> = specs.into_iter().zip(moving).collect();
+        for (spec, _) in specs.iter().filter(|(spec, _)| self.has_shard(spec.id)) {
+            self.take_definition(spec)?;
+        }
         specs.retain(|(spec, _)| !self.has_shard(spec.id));
         let mut is_renamed = false;
         for (spec, _) in &specs {
@@ -147,6 +152,18 @@ impl<D: Device, C: Clock> Engine<D, C> {
         }
         drop(opening);
         first.map_or(Ok(reopened.into_inner()), |error| Err(error.into()))
+    }
+
+    /// Gives a shard that is not closed its definition as it is now.
+    fn take_definition(&self, spec: &ShardSpec) -> Result<(), ApiError> {
+        let is_same = |cell: &Rc<ShardCell<D>>| cell.shard.borrow().spec.config == spec.config;
+        let is_known = match self.inner.state.borrow().absent.get(&spec.id) {
+            // It has no index to make.
+            Some(Absent::Lost { .. }) => true,
+            Some(Absent::Rebuilding { cell, .. }) => is_same(cell),
+            None => self.cell(spec.id).map_or(true, |cell| is_same(&cell)),
+        };
+        if is_known { Ok(()) } else { self.fix_dims(spec.id, Arc::clone(&spec.config)) }
     }
 
     /// Loads a shard whose directory has its open name; it stays moving until it is there.
