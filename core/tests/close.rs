@@ -183,6 +183,40 @@ fn a_shard_that_is_open_takes_the_definition_it_is_opened_with() {
 }
 
 #[test]
+fn a_closed_shard_that_turns_out_to_be_damaged_does_not_hold_the_log() {
+    let mut world = World::new(13);
+    world.shards = vec![1, 2];
+    let (spec, disk) = (world.spec(1), world.disk.clone());
+    world.run(|engine| async move {
+        let mut random = Random::new(13);
+        fill(&engine, &mut random, &mut Model::default(), 60).await;
+        close(&engine).await;
+        let closed = closed_directory(DIRECTORY);
+        for file in disk.files() {
+            let name = file.strip_prefix(&format!("{closed}/")).unwrap_or_default();
+            if name.starts_with("image-") || name.starts_with("ledger-") {
+                let bytes = disk.file_bytes(&file).unwrap();
+                disk.plant_file(&file, vec![0xa5; bytes.len()]);
+            }
+        }
+        let reopened = engine.open_shards(vec![spec]).await.unwrap();
+        assert_eq!(reopened.lost.len(), 1);
+        assert_eq!(engine.count(SHARD, None).await.unwrap_err().code, ErrorCode::Corrupt);
+        for row in 0..600 {
+            let item = random_item(&mut random, id(row));
+            let put = engine.put(ShardId(2), PutMode::Replace, vec![item]).await.unwrap();
+            assert!(put[0].is_ok());
+        }
+        let held = engine.status().wal.segments;
+        engine.checkpoint(ShardId(2)).await.unwrap();
+        let left = engine.status().wal.segments;
+        assert!(left < held, "{left} of {held} segments");
+        engine.drop_shard(SHARD).await.unwrap();
+        assert_eq!(engine.status().wal.segments, left, "it held none of them");
+    });
+}
+
+#[test]
 fn files_of_a_closed_shard_are_removed_with_it() {
     let mut world = World::new(5);
     let disk = world.disk.clone();

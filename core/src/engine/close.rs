@@ -191,13 +191,14 @@ impl<D: Device, C: Clock> Engine<D, C> {
                 state.work.insert(id);
                 None
             }
-            Loaded::Damaged(opened, rebuild) => {
+            Loaded::Damaged(opened, mut rebuild) => {
                 reopened.borrow_mut().has_rebuilds = true;
                 let cell = opened.cell;
+                rebuild.needs_log_from = None;
                 Some(Absent::Rebuilding { cell, rebuild: Some(rebuild), entries: 0 })
             }
             Loaded::Lost { collection, directory, reason } => {
-                let lost = Absent::Lost { collection, directory, reason };
+                let lost = Absent::Lost { collection, directory, reason, needs_log_from: None };
                 reopened.borrow_mut().lost.push((id, lost.error(id)));
                 Some(lost)
             }

@@ -20,7 +20,7 @@ use super::high_water::HighWater;
 use super::load::Loader;
 use super::pacing::HeldWriters;
 use super::quarantine::{concerned, remove_written, set_apart};
-use super::rebuild::{Absent, Loaded, Rebuild};
+use super::rebuild::{Absent, Loaded, NEEDS_ALL, Rebuild};
 use super::{Engine, EngineError, Inner, MemoryGauge, ShardCell, State, yield_now};
 use crate::checkpoint::{remove_unused_images, repair_superblocks};
 use crate::objects::{ObjectConfig, ObjectError};
@@ -282,7 +282,8 @@ impl<D: Device> Loader<'_, D> {
                     shard
                 }
                 Loaded::Lost { collection, directory, reason } => {
-                    let lost = Absent::Lost { collection, directory, reason };
+                    let needs_log_from = Some(NEEDS_ALL);
+                    let lost = Absent::Lost { collection, directory, reason, needs_log_from };
                     report.shards_lost.push((id, lost.error(id)));
                     found.lost.insert(id, lost);
                     continue;
