@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::backup::{FOLDER, new_folder, restored};
 use common::*;
 use heddle_core::engine::{PutMode, Want, closed_directory};
 use heddle_sim::{Crash, Fault, Random};
@@ -151,6 +152,71 @@ fn a_shard_takes_no_writes_while_it_is_closed_and_again_when_that_fails() {
 }
 
 #[test]
+fn a_shard_closes_when_the_last_record_of_the_log_is_no_write() {
+    let mut world = World::new(9);
+    let spec = world.spec(1);
+    world.run(|engine| async move {
+        let mut model = Model::default();
+        fill(&engine, &mut Random::new(9), &mut model, 40).await;
+        // A record that allows stamps goes to the log behind the writes.
+        engine.issue_stamp().await.unwrap();
+        close(&engine).await;
+        engine.open_shards(vec![spec]).await.unwrap();
+        check_model(&engine, &model).await;
+    });
+}
+
+#[test]
+fn a_shard_that_is_open_takes_the_definition_it_is_opened_with() {
+    let mut world = World::new(12);
+    let fixed = world.spec(1);
+    world.config.vectors[1].dims = None;
+    world.run(|engine| async move {
+        assert!(engine.view(SHARD).unwrap().vector(1).is_none());
+        engine.open_shards(vec![fixed.clone()]).await.unwrap();
+        assert!(engine.view(SHARD).unwrap().vector(1).is_some());
+        // Nothing is published when nothing changes.
+        let version = engine.view_version();
+        engine.open_shards(vec![fixed]).await.unwrap();
+        assert_eq!(engine.view_version(), version);
+    });
+}
+
+#[test]
+fn a_closed_shard_that_turns_out_to_be_damaged_does_not_hold_the_log() {
+    let mut world = World::new(13);
+    world.shards = vec![1, 2];
+    let (spec, disk) = (world.spec(1), world.disk.clone());
+    world.run(|engine| async move {
+        let mut random = Random::new(13);
+        fill(&engine, &mut random, &mut Model::default(), 60).await;
+        close(&engine).await;
+        let closed = closed_directory(DIRECTORY);
+        for file in disk.files() {
+            let name = file.strip_prefix(&format!("{closed}/")).unwrap_or_default();
+            if name.starts_with("image-") || name.starts_with("ledger-") {
+                let bytes = disk.file_bytes(&file).unwrap();
+                disk.plant_file(&file, vec![0xa5; bytes.len()]);
+            }
+        }
+        let reopened = engine.open_shards(vec![spec]).await.unwrap();
+        assert_eq!(reopened.lost.len(), 1);
+        assert_eq!(engine.count(SHARD, None).await.unwrap_err().code, ErrorCode::Corrupt);
+        for row in 0..600 {
+            let item = random_item(&mut random, id(row));
+            let put = engine.put(ShardId(2), PutMode::Replace, vec![item]).await.unwrap();
+            assert!(put[0].is_ok());
+        }
+        let held = engine.status().wal.segments;
+        engine.checkpoint(ShardId(2)).await.unwrap();
+        let left = engine.status().wal.segments;
+        assert!(left < held, "{left} of {held} segments");
+        engine.drop_shard(SHARD).await.unwrap();
+        assert_eq!(engine.status().wal.segments, left, "it held none of them");
+    });
+}
+
+#[test]
 fn files_of_a_closed_shard_are_removed_with_it() {
     let mut world = World::new(5);
     let disk = world.disk.clone();
@@ -158,9 +224,62 @@ fn files_of_a_closed_shard_are_removed_with_it() {
         fill(&engine, &mut Random::new(5), &mut Model::default(), 40).await;
         close(&engine).await;
         assert!(disk.files().iter().any(|file| file.starts_with(&closed_directory(DIRECTORY))));
-        engine.remove_closed(&[DIRECTORY.to_owned()]).await.unwrap();
+        engine.remove_closed(&[(SHARD, DIRECTORY.to_owned())]).await.unwrap();
         assert!(disk.files().iter().all(|file| !file.starts_with("shards/")));
     });
+}
+
+#[test]
+fn a_backup_has_all_of_a_shard_that_is_closed_and_opened_meanwhile() {
+    for seed in 0..24 {
+        println!("seed {seed}");
+        let mut world = World::new(seed);
+        let (spec, disk) = (world.spec(1), world.disk.clone());
+        let (parts, model) = world.run(|engine| async move {
+            let mut model = Model::default();
+            fill(&engine, &mut Random::new(seed), &mut model, 40).await;
+            new_folder(&disk).await;
+            disk.set_latency_turns_max(4);
+            let moves = async {
+                for _ in 0..3 {
+                    engine.close_shard(SHARD).await.unwrap();
+                    engine.open_shards(vec![spec.clone()]).await.unwrap();
+                }
+            };
+            let backup = async {
+                let until = disk.operations() + seed * 3;
+                while disk.operations() < until {
+                    disk.space().await.unwrap();
+                }
+                engine.back_up_with(FOLDER, &[SHARD], |_| Some(DIRECTORY.to_owned())).await
+            };
+            let (part, ()) = futures::join!(backup, moves);
+            (part.unwrap(), model)
+        });
+        assert!(parts.dropped.is_empty());
+        restored(&world, &parts.files)
+            .run(|engine| async move { check_model(&engine, &model).await });
+    }
+}
+
+#[test]
+fn a_backup_has_a_shard_whose_opening_or_closing_failed_half_way() {
+    let mut world = World::new(10);
+    let (spec, disk) = (world.spec(1), world.disk.clone());
+    let (part, model) = world.run(|engine| async move {
+        let mut model = Model::default();
+        fill(&engine, &mut Random::new(10), &mut model, 40).await;
+        close(&engine).await;
+        new_folder(&disk).await;
+        // The name is changed back, and then the directory cannot be synced.
+        disk.set_latency_turns_max(0);
+        disk.fail_operation(disk.operations() + 2, Fault::NoSpace);
+        assert!(engine.open_shards(vec![spec]).await.is_err());
+        assert!(!disk.files().iter().any(|file| file.starts_with(&closed_directory(DIRECTORY))));
+        let directory_of = |_| Some(DIRECTORY.to_owned());
+        (engine.back_up_with(FOLDER, &[SHARD], directory_of).await.unwrap(), model)
+    });
+    restored(&world, &part.files).run(|engine| async move { check_model(&engine, &model).await });
 }
 
 /// A start as a node makes it whose catalog says that the shard is closed: what has the name of a

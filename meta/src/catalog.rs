@@ -225,6 +225,12 @@ impl Catalog {
         self.shards_made
     }
 
+    /// Did it never have a collection? One that has tenants and none yet has no shard.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        self.shards_made == 0 && self.collections.is_empty()
+    }
+
     /// Every collection, by name.
     pub fn collections(&self) -> impl Iterator<Item = &CollectionEntry> {
         self.collections.values()
@@ -246,6 +252,17 @@ impl Catalog {
     #[must_use]
     pub fn only(mut self, mut is_wanted: impl FnMut(&CollectionEntry) -> bool) -> Self {
         self.collections.retain(|_, entry| is_wanted(entry));
+        self.recount()
+    }
+
+    /// The same catalog with some collections as another one has them, or without those that it
+    /// does not have; the epoch stays.
+    #[must_use]
+    pub fn with_collections_of(mut self, other: &Self, some: &[CollectionId]) -> Self {
+        let is_meant = |entry: &CollectionEntry| some.contains(&entry.id);
+        self.collections.retain(|_, entry| !is_meant(entry));
+        let theirs = other.collections.iter().filter(|(_, entry)| is_meant(entry));
+        self.collections.extend(theirs.map(|(name, entry)| (name.clone(), entry.clone())));
         self.recount()
     }
 
@@ -507,6 +524,25 @@ mod tests {
         catalog.apply(&create("B", 1)).unwrap();
         assert_eq!((catalog.epoch(), shard_ids(&catalog)), (Epoch(2), vec![1, 2, 3]));
         assert_eq!(catalog.collection("A").unwrap().routing.owners().len(), 256);
+    }
+
+    #[test]
+    fn some_collections_are_taken_from_another_catalog_or_go_with_it() {
+        let mut made = Catalog::default();
+        made.apply(&create("A", 1)).unwrap();
+        made.apply(&create("B", 1)).unwrap();
+        let id = |catalog: &Catalog, name: &str| catalog.collection(name).unwrap().id;
+        let mut next = made.clone();
+        next.apply(&Command::DropCollection { name: "A".to_owned() }).unwrap();
+        next.apply(&create("A", 2)).unwrap();
+        next.apply(&Command::DropCollection { name: "B".to_owned() }).unwrap();
+        next.apply(&create("C", 1)).unwrap();
+        let some = made.clone().with_collections_of(&next, &[id(&made, "A"), id(&next, "A")]);
+        assert_eq!(some.collection("A"), next.collection("A"));
+        assert_eq!(some.collection("B"), made.collection("B"));
+        assert!(some.collection("C").is_none() && some.epoch() == made.epoch());
+        let gone = made.clone().with_collections_of(&next, &[id(&made, "B")]);
+        assert!(gone.collection("B").is_none() && gone.collection("A") == made.collection("A"));
     }
 
     #[test]

@@ -463,6 +463,32 @@ fn nothing_is_created_before_a_node_has_brought_in_what_it_had_while_it_was_alon
 }
 
 #[test]
+fn a_collection_that_has_no_tenants_yet_is_one_all_the_same() {
+    let mut with_tenants = config("Tenants", 1, 1);
+    with_tenants.multi_tenancy.enabled = true;
+    let mut state = ClusterState::default();
+    apply_next(&mut state, ClusterCommand::AddNode(record(1, NodeState::Voter))).unwrap();
+    apply_next(&mut state, ClusterCommand::AddNode(record(2, NodeState::Voter))).unwrap();
+    assert!(state.catalog().is_untouched());
+    let created = ClusterCommand::CreateCollection(Box::new(NewCollection {
+        config: with_tenants,
+        id: collection_id(9),
+        seed: 9,
+        rules: PlacementRules::default(),
+        replicas: Vec::new(),
+    }));
+    apply_next(&mut state, created).unwrap();
+    assert!(!state.catalog().is_untouched() && state.catalog().shards_made() == 0);
+    let mut catalog = Catalog::default();
+    let placements = vec![Placement { node: node_id(2), home: 0 }];
+    let (config, id) = (config("Docs", 1, 1), collection_id(1));
+    catalog.apply(&Command::CreateCollection { config, id, seed: 5, placements }).unwrap();
+    let adopt = ClusterCommand::AdoptCatalog { node: node_id(2), catalog: Box::new(catalog) };
+    assert_eq!(apply_next(&mut state, adopt), Err(ClusterError::HasCollections));
+    assert!(state.catalog().collection("Tenants").is_some());
+}
+
+#[test]
 fn a_cluster_is_known_by_its_first_change_for_ever() {
     let mut state = ClusterState::default();
     assert_eq!(state.cluster(), None);
@@ -475,6 +501,26 @@ fn a_cluster_is_known_by_its_first_change_for_ever() {
     assert_eq!(known, Some(ClusterId(first.id().0)));
     apply_next(&mut state, ClusterCommand::AddNode(record(2, NodeState::Learner))).unwrap();
     assert_eq!(state.cluster(), known);
+}
+
+#[test]
+fn a_state_of_before_there_were_identities_gets_none() {
+    let mut state = ClusterState::default();
+    apply_next(&mut state, ClusterCommand::AddNode(record(1, NodeState::Voter))).unwrap();
+    let mut stored = serde_json::to_value(&state).unwrap();
+    stored.as_object_mut().unwrap().remove("cluster").unwrap();
+    let stored = serde_json::to_vec(&stored).unwrap();
+    let mut early: ClusterState = serde_json::from_slice(&stored).unwrap();
+    let mut late = early.clone();
+    apply_next(&mut early, ClusterCommand::AddNode(record(2, NodeState::Learner))).unwrap();
+    assert_eq!(early.cluster(), None);
+    // Nor does it depend on where a replica goes on.
+    apply_next(&mut late, ClusterCommand::AddNode(record(2, NodeState::Learner))).unwrap();
+    let mut late = ClusterState::decode(&late.encode().unwrap()).unwrap();
+    for state in [&mut early, &mut late] {
+        apply_next(state, ClusterCommand::AddNode(record(3, NodeState::Learner))).unwrap();
+    }
+    assert_eq!((early.cluster(), late.cluster()), (None, None));
 }
 
 #[test]

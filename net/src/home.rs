@@ -155,8 +155,8 @@ async fn drop_shards(core: &Rc<Core>, shards: Vec<ShardId>) -> CoreAnswer {
     let (open, closed): (Vec<ShardId>, Vec<ShardId>) =
         shards.into_iter().partition(|shard| engine.has_shard(*shard));
     let dropped = if open.is_empty() { Ok(()) } else { engine.drop_shards(&open).await };
-    let directories: Vec<String> = closed.into_iter().map(shard_directory).collect();
-    let removed = engine.remove_closed(&directories).await;
+    let closed: Vec<_> = closed.into_iter().map(|id| (id, shard_directory(id))).collect();
+    let removed = engine.remove_closed(&closed).await;
     dropped.and(removed).map(|()| CoreReply::Done)
 }
 
@@ -179,6 +179,9 @@ async fn open_shards(core: &Rc<Core>, specs: Vec<ShardSpec>) -> CoreAnswer {
 /// closed.
 async fn close_shards(core: &Rc<Core>, shards: Vec<ShardId>) -> CoreAnswer {
     let engine = core.engine()?;
+    if !shards.iter().any(|shard| engine.has_shard(*shard)) {
+        return Ok(CoreReply::Done);
+    }
     let closing = stream::iter(shards.iter().map(|shard| engine.close_shard(*shard)));
     let closed: Vec<_> = closing.buffer_unordered(SHARDS_AT_ONCE).collect().await;
     // A damaged one takes no memory worth the name, and its files stay as they are.

@@ -134,6 +134,19 @@ impl Meta {
     /// Gives shards other homes for this run; the disk keeps the old ones.
     pub(crate) fn hold_moves(&self, moves: Vec<Command>) {
         self.moves.replace(moves);
+        let made = self.homed();
+        self.made.replace(made);
+    }
+
+    /// The catalog as it is stored, with the homes that hold in this run; the epoch is that of what
+    /// is stored.
+    fn homed(&self) -> Catalog {
+        let stored = self.stored.borrow().clone();
+        if self.moves.borrow().is_empty() {
+            return stored;
+        }
+        let (own, cores) = (self.core.node.identity.node, self.core.data_cores as u32);
+        stored.with_homes_of(&self.catalog(), own, cores)
     }
 
     /// Writes the new homes down.
@@ -141,9 +154,7 @@ impl Meta {
         let mut store = self.store.lock().await;
         let next = if self.core.node.config.is_clustered() {
             // The cluster counts the epochs; it is told of the homes once somebody leads it.
-            let own = self.core.node.identity.node;
-            let cores = self.core.data_cores as u32;
-            self.stored.borrow().clone().with_homes_of(&self.catalog(), own, cores)
+            self.homed()
         } else {
             self.catalog()
         };
@@ -154,12 +165,29 @@ impl Meta {
     }
 
     /// Applies commands and makes the result durable; nothing has changed when it fails.
+    ///
+    /// Errors: also `Corrupt` when a new shard has a number that a lost catalog gave to another.
     async fn commit(&self, store: &mut Store<'_>, commands: &[Command]) -> Result<(), ApiError> {
         let mut next = self.stored.borrow().clone();
         for command in commands {
             next.apply(command)?;
         }
+        self.check_no_lost(&next)?;
         self.save(store, next).await
+    }
+
+    /// Errors: a shard of a catalog has a folder that only a lost catalog knew. Opened or emptied,
+    /// its rows would be another's or gone.
+    fn check_no_lost(&self, next: &Catalog) -> Result<(), ApiError> {
+        let found = self.unknown_folders.borrow();
+        if found.is_empty() {
+            return Ok(());
+        }
+        let mut shards = next.shards().map(|(_, shard)| shard.id);
+        let Some(shard) = shards.find(|shard| found.contains(shard)) else { return Ok(()) };
+        let message = format!("shard {shard} has files, the catalog does not know it");
+        let expected = "the newer copy of the catalog restored, or its folder moved away";
+        Err(ApiError::new(ErrorCode::Corrupt, message, expected))
     }
 
     /// Makes a catalog durable; the old one holds when it fails.

@@ -140,16 +140,24 @@ impl<D: Device, C: Clock> Engine<D, C> {
     ) -> Result<Option<Lsn>, EngineError> {
         let kept = files.len();
         loop {
+            let moving = self.move_shards([shard]).await;
             let is_open = self.has_shard(shard);
+            let cell = self.cell(shard).ok();
             let backed_up = match (&directory, is_open) {
-                (_, true) => self.back_up_shard(shard, folder, files).await,
+                (_, true) => {
+                    drop(moving);
+                    self.back_up_shard(shard, folder, files).await
+                }
+                // It stays as it is meanwhile.
                 (Some(directory), false) => self.link_closed(shard, folder, directory, files).await,
                 (None, false) => return Ok(None),
             };
             match backed_up {
                 Ok(covers) => return Ok(Some(covers)),
-                Err(error) if self.has_shard(shard) == is_open => return Err(error),
-                Err(_changed) => {
+                Err(error) if !cell.as_ref().is_some_and(|cell| cell.dropped.get()) => {
+                    return Err(error);
+                }
+                Err(_went) => {
                     files.truncate(kept);
                     if let Some(directory) = &directory {
                         self.inner.device.remove_tree(&format!("{folder}/{directory}")).await?;
@@ -160,7 +168,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
     }
 
     /// Gives the files of a closed shard a name in the folder; the position up to which no record
-    /// of the log is needed for it.
+    /// of the log is needed for it. Nothing may open or remove it meanwhile.
     async fn link_closed(
         &self,
         shard: ShardId,
@@ -170,14 +178,17 @@ impl<D: Device, C: Clock> Engine<D, C> {
     ) -> Result<Lsn, EngineError> {
         let device = &self.inner.device;
         let closed = closed_directory(directory);
-        let names = match device.list(&closed).await {
-            Ok(names) => names,
-            Err(DeviceError::NotFound { .. }) => Vec::new(),
-            Err(error) => return Err(error.into()),
+        let (closed, names) = match self.list_if_there(&closed).await? {
+            Some(names) => (closed, names),
+            // Closed without getting the name, or an opening failed once it had lost it.
+            None => {
+                let names = self.list_if_there(directory).await?;
+                (directory.to_owned(), names.unwrap_or_default())
+            }
         };
         let applied = self.inner.state.borrow().applied_lsn;
         if names.is_empty() {
-            // Its tenant was never active.
+            // Its tenant was never active, or nothing was ever written.
             return Ok(applied);
         }
         let failed = |source| EngineError::Checkpoint { shard, source };
@@ -202,6 +213,14 @@ impl<D: Device, C: Clock> Engine<D, C> {
         device.sync_dir(&target).await?;
         device.sync_dir(parent(&target)).await?;
         Ok(covers.max(applied))
+    }
+
+    async fn list_if_there(&self, directory: &str) -> Result<Option<Vec<String>>, EngineError> {
+        match self.inner.device.list(directory).await {
+            Ok(names) => Ok(Some(names)),
+            Err(DeviceError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Backs one shard up; the position up to which no record of the log is needed for it.

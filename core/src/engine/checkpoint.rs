@@ -6,6 +6,7 @@ use std::rc::Rc;
 use heddle_types::limits::CHECKPOINT_CHUNK_BYTES;
 use heddle_types::{Clock, Device, DeviceError, Lsn, ShardId};
 
+use super::rebuild::Absent;
 use super::recover::{LOGS, REMOVED_SUFFIX, log_directory};
 use super::yielding::yield_now;
 use super::{Book, Engine, EngineError, ShardCell, SpaceLevel};
@@ -306,7 +307,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             || self.quarantine_needs_from().is_some()
             || !self.is_high_water_own();
         let state = self.inner.state.borrow();
-        !needs_old && state.absent.is_empty() && !state.old_logs.is_empty()
+        !needs_old && !state.absent.values().any(Absent::needs_old) && !state.old_logs.is_empty()
     }
 
     /// A log that lacks some of its segments is damage, so it goes by one rename.

@@ -6,9 +6,10 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
-use heddle_types::{ApiError, Clock, Device, DeviceError, ErrorCode, Lsn, ShardId};
+use heddle_types::{ApiError, Clock, Device, DeviceError, ErrorCode, ShardId};
 
 use super::config::OpenReport;
 use super::load::Loader;
@@ -48,6 +49,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
     /// device's. If the rename fails, the shard is gone from memory all the same, and the next
     /// start opens it. Needs [`Engine::run_wal`] to be running. Cost: an image, if it has changes.
     pub async fn close_shard(&self, id: ShardId) -> Result<(), ApiError> {
+        let _moving = self.move_shards([id]).await;
         if !self.has_shard(id) {
             return Ok(());
         }
@@ -78,12 +80,15 @@ impl<D: Device, C: Clock> Engine<D, C> {
         Ok(self.release_log().await?)
     }
 
-    /// Waits until every record that is in the log now has taken effect.
-    async fn settle_writes(&self) {
-        let accepted = Lsn(self.inner.wal.next_lsn().0 - 1);
+    /// Waits until every write that is in the log now has taken effect, or the log failed. Records
+    /// that are no writes are not waited for: they never take effect.
+    pub(super) async fn settle_writes(&self) {
+        let last = self.inner.state.borrow().pending.back().map(|last| last.lsn);
         let is_settled = || {
             let state = self.inner.state.borrow();
-            state.applied_lsn >= accepted || state.failed
+            state.failed
+                || state.pending.front().map(|first| first.lsn) > last
+                || state.pending.is_empty()
         };
         self.inner.settled.wait_until(is_settled).await;
     }
@@ -113,28 +118,33 @@ impl<D: Device, C: Clock> Engine<D, C> {
     }
 
     /// Opens shards that were closed, or makes them if they have no files yet; those that are open
-    /// are left alone.
+    /// take the definition, in which dimensions may have been fixed since.
     ///
-    /// Errors: the device's, or no memory; the others are open. Damage is none: see [`Reopened`].
+    /// Errors: the device's, or no memory; the others are open. Before any is opened: what
+    /// [`Engine::fix_dims`] says of one that is open. Damage is none: see [`Reopened`].
     /// Cost: as at a start, a few at a time, and one sync for all names.
     pub async fn open_shards(&self, specs: Vec<ShardSpec>) -> Result<Reopened, ApiError> {
         let device = &self.inner.device;
-        let mut specs = specs;
-        specs.retain(|spec| !self.has_shard(spec.id));
+        let moving = self.move_shards(specs.iter().map(|spec| spec.id)).await;
+        let mut specs: Vec<_> = specs.into_iter().zip(moving).collect();
+        for (spec, _) in specs.iter().filter(|(spec, _)| self.has_shard(spec.id)) {
+            self.take_definition(spec)?;
+        }
+        specs.retain(|(spec, _)| !self.has_shard(spec.id));
         let mut is_renamed = false;
-        for spec in &specs {
+        for (spec, _) in &specs {
             match device.rename(&closed_directory(&spec.directory), &spec.directory).await {
                 Ok(()) => is_renamed = true,
                 Err(DeviceError::NotFound { .. }) => {}
                 Err(error) => return Err(EngineError::from(error).into()),
             }
         }
-        if let Some(spec) = specs.first().filter(|_| is_renamed) {
+        if let Some((spec, _)) = specs.first().filter(|_| is_renamed) {
             // Before the first record of theirs: a start opens only what has this name.
             device.sync_dir(parent(&spec.directory)).await.map_err(EngineError::from)?;
         }
         let reopened = RefCell::new(Reopened::default());
-        let reopen = |spec| self.reopen(spec, &reopened);
+        let reopen = |(spec, moving)| self.reopen(spec, moving, &reopened);
         let mut opening = stream::iter(specs.into_iter().map(reopen)).buffer_unordered(LOADS_MAX);
         let mut first = None;
         while let Some(opened) = opening.next().await {
@@ -144,9 +154,23 @@ impl<D: Device, C: Clock> Engine<D, C> {
         first.map_or(Ok(reopened.into_inner()), |error| Err(error.into()))
     }
 
+    /// Gives a shard that is not closed its definition as it is now.
+    fn take_definition(&self, spec: &ShardSpec) -> Result<(), ApiError> {
+        let is_same = |cell: &Rc<ShardCell<D>>| cell.shard.borrow().spec.config == spec.config;
+        let is_known = match self.inner.state.borrow().absent.get(&spec.id) {
+            // It has no index to make.
+            Some(Absent::Lost { .. }) => true,
+            Some(Absent::Rebuilding { cell, .. }) => is_same(cell),
+            None => self.cell(spec.id).map_or(true, |cell| is_same(&cell)),
+        };
+        if is_known { Ok(()) } else { self.fix_dims(spec.id, Arc::clone(&spec.config)) }
+    }
+
+    /// Loads a shard whose directory has its open name; it stays moving until it is there.
     async fn reopen(
         &self,
         spec: ShardSpec,
+        _moving: Moving<D, C>,
         reopened: &RefCell<Reopened>,
     ) -> Result<(), EngineError> {
         let id = spec.id;
@@ -167,13 +191,14 @@ impl<D: Device, C: Clock> Engine<D, C> {
                 state.work.insert(id);
                 None
             }
-            Loaded::Damaged(opened, rebuild) => {
+            Loaded::Damaged(opened, mut rebuild) => {
                 reopened.borrow_mut().has_rebuilds = true;
                 let cell = opened.cell;
+                rebuild.needs_log_from = None;
                 Some(Absent::Rebuilding { cell, rebuild: Some(rebuild), entries: 0 })
             }
             Loaded::Lost { collection, directory, reason } => {
-                let lost = Absent::Lost { collection, directory, reason };
+                let lost = Absent::Lost { collection, directory, reason, needs_log_from: None };
                 reopened.borrow_mut().lost.push((id, lost.error(id)));
                 Some(lost)
             }
@@ -186,19 +211,50 @@ impl<D: Device, C: Clock> Engine<D, C> {
         Ok(())
     }
 
-    /// Removes the files of shards that are closed. Errors: what is left is garbage.
-    pub async fn remove_closed(&self, directories: &[String]) -> Result<(), ApiError> {
+    /// Waits until none of these shards is being opened, closed or removed, or copied while it is
+    /// closed, and keeps others from that until what is returned for each is dropped.
+    pub(super) async fn move_shards(
+        &self,
+        ids: impl IntoIterator<Item = ShardId>,
+    ) -> Vec<Moving<D, C>> {
+        let ids: Vec<ShardId> = ids.into_iter().collect();
+        let are_still = || {
+            let state = self.inner.state.borrow();
+            state.moving.is_empty() || !ids.iter().any(|id| state.moving.contains(id))
+        };
+        self.inner.settled.wait_until(are_still).await;
+        self.inner.state.borrow_mut().moving.extend(&ids);
+        ids.into_iter().map(|id| Moving { engine: self.clone(), id }).collect()
+    }
+
+    /// Removes the files of shards that are closed, each with its directory. Errors: what is left
+    /// is garbage.
+    pub async fn remove_closed(&self, shards: &[(ShardId, String)]) -> Result<(), ApiError> {
+        let _moving = self.move_shards(shards.iter().map(|(id, _)| *id)).await;
         let removed = async {
-            for directory in directories {
+            for (_, directory) in shards {
                 self.inner.device.remove_tree(&closed_directory(directory)).await?;
                 self.inner.device.remove_tree(directory).await?;
             }
-            match directories.first() {
-                Some(first) => self.inner.device.sync_dir(parent(first)).await,
+            match shards.first() {
+                Some((_, first)) => self.inner.device.sync_dir(parent(first)).await,
                 None => Ok(()),
             }
         };
         Ok(removed.await.map_err(EngineError::from)?)
+    }
+}
+
+/// A shard whose directory may get another name: it may be in memory or not, under either name.
+pub(super) struct Moving<D: Device, C: Clock> {
+    engine: Engine<D, C>,
+    id: ShardId,
+}
+
+impl<D: Device, C: Clock> Drop for Moving<D, C> {
+    fn drop(&mut self) {
+        self.engine.inner.state.borrow_mut().moving.remove(&self.id);
+        self.engine.inner.settled.notify();
     }
 }
 

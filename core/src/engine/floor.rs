@@ -125,14 +125,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         if !cell.shard.borrow().floor.is_filling {
             return Ok(());
         }
-        let last = self.inner.state.borrow().pending.back().map(|last| last.lsn);
-        let is_settled = || {
-            let state = self.inner.state.borrow();
-            state.failed
-                || state.pending.front().map(|first| first.lsn) > last
-                || state.pending.is_empty()
-        };
-        self.inner.settled.wait_until(is_settled).await;
+        self.settle_writes().await;
         self.check_writable(&cell)?;
         self.set_floor(&cell, |old| Floor { is_filling: false, ..old }).await.map(drop)
     }

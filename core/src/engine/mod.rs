@@ -120,6 +120,8 @@ struct State<D: Device> {
     absent: BTreeMap<ShardId, Absent<D>>,
     /// Shards that are not served because records of theirs are damaged.
     quarantined: BTreeMap<ShardId, Quarantined>,
+    /// Shards that are being opened, closed or removed, or copied while they are closed.
+    moving: BTreeSet<ShardId>,
     stamps: StampSource,
     high_water: HighWater,
     pending: VecDeque<Pending>,

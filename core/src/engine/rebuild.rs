@@ -29,12 +29,22 @@ use crate::validate::profile_of;
 /// Entries merged before other tasks may run: their vectors are encoded, some 5 us each.
 const ENTRIES_PER_TURN: u64 = 16;
 
+/// What a shard needs of the log when it is not known which of its records no image holds.
+pub(super) const NEEDS_ALL: Lsn = Lsn(0);
+
 /// A shard that is not served.
 pub(super) enum Absent<D: Device> {
     /// Its rows are still to be read.
     Rebuilding { cell: Rc<ShardCell<D>>, rebuild: Option<Rebuild>, entries: u64 },
     /// It cannot be built again.
-    Lost { collection: String, directory: String, reason: String },
+    Lost {
+        collection: String,
+        directory: String,
+        reason: String,
+        /// The first record of the log that it may need; none when it was closed, which is to need
+        /// none.
+        needs_log_from: Option<Lsn>,
+    },
 }
 
 /// What a shard is built from, beside its ledger and the log.
@@ -46,6 +56,8 @@ pub(super) struct Rebuild {
     /// Vectors that only the image holds, and the slots that it knows.
     held: Vec<HeldVectors>,
     slots: u32,
+    /// The first record of the log that it may need once it cannot be built.
+    pub(super) needs_log_from: Option<Lsn>,
 }
 
 /// A shard as opening found it.
@@ -184,7 +196,8 @@ impl<D: Device> Loader<'_, D> {
         };
         let (objects, _unreferenced) = opened?;
         let deleted = deletions(&meta, &tombstones).map_err(|error| unfit(shard, error))?;
-        let rebuild = Rebuild { segments, referenced, held, slots: meta.slots };
+        let needs_log_from = Some(NEEDS_ALL);
+        let rebuild = Rebuild { segments, referenced, held, slots: meta.slots, needs_log_from };
         let quiescence = Arc::clone(self.quiescence);
         let mut built = Shard::new(spec, objects, quiescence).map_err(refused)?;
         built.note_newest(meta.newest);
@@ -294,6 +307,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
                     collection: spec.config.name.clone(),
                     directory: spec.directory,
                     reason,
+                    needs_log_from: rebuild.needs_log_from,
                 };
                 let error = lost.error(shard);
                 self.inner.state.borrow_mut().absent.insert(shard, lost);
@@ -368,8 +382,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         let state = self.inner.state.borrow();
         let needs = state.absent.values().filter_map(|absent| match absent {
             Absent::Rebuilding { cell, .. } => cell.book.borrow().first_unimaged,
-            // Which of its records no image holds is not known.
-            Absent::Lost { .. } => Some(Lsn(0)),
+            Absent::Lost { needs_log_from, .. } => *needs_log_from,
         });
         needs.min()
     }
@@ -393,6 +406,11 @@ fn merge<D: Device>(
 }
 
 impl<D: Device> Absent<D> {
+    /// May the shard need the logs of earlier runs?
+    pub(super) fn needs_old(&self) -> bool {
+        !matches!(self, Self::Lost { needs_log_from: None, .. })
+    }
+
     /// What a request to the shard is told.
     pub(super) fn error(&self, shard: ShardId) -> ApiError {
         match self {

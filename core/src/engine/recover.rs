@@ -1,7 +1,7 @@
 //! Opening: images, then the log behind them.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -20,7 +20,7 @@ use super::high_water::HighWater;
 use super::load::Loader;
 use super::pacing::HeldWriters;
 use super::quarantine::{concerned, remove_written, set_apart};
-use super::rebuild::{Absent, Loaded, Rebuild};
+use super::rebuild::{Absent, Loaded, NEEDS_ALL, Rebuild};
 use super::{Engine, EngineError, Inner, MemoryGauge, ShardCell, State, yield_now};
 use crate::checkpoint::{remove_unused_images, repair_superblocks};
 use crate::objects::{ObjectConfig, ObjectError};
@@ -200,6 +200,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
             shards,
             absent: BTreeMap::new(),
             quarantined: BTreeMap::new(),
+            moving: BTreeSet::new(),
             stamps,
             high_water: HighWater::default(),
             pending: VecDeque::new(),
@@ -281,7 +282,8 @@ impl<D: Device> Loader<'_, D> {
                     shard
                 }
                 Loaded::Lost { collection, directory, reason } => {
-                    let lost = Absent::Lost { collection, directory, reason };
+                    let needs_log_from = Some(NEEDS_ALL);
+                    let lost = Absent::Lost { collection, directory, reason, needs_log_from };
                     report.shards_lost.push((id, lost.error(id)));
                     found.lost.insert(id, lost);
                     continue;

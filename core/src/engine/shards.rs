@@ -119,12 +119,12 @@ impl<D: Device, C: Clock> Engine<D, C> {
     async fn forget_shard(&self, id: ShardId) -> Result<Option<String>, ApiError> {
         let absent = self.inner.state.borrow_mut().absent.remove(&id);
         let cell = match absent {
-            Some(Absent::Lost { directory, .. }) => return self.remove_files(directory).await,
+            Some(Absent::Lost { directory, .. }) => return self.remove_files(id, directory).await,
             Some(Absent::Rebuilding { cell, .. }) => cell,
             None => match self.cell(id) {
                 Ok(cell) => cell,
                 Err(_not_served) => match self.forget_quarantined(id) {
-                    Some(directory) => return self.remove_files(directory).await,
+                    Some(directory) => return self.remove_files(id, directory).await,
                     None => return Ok(None),
                 },
             },
@@ -138,6 +138,7 @@ impl<D: Device, C: Clock> Engine<D, C> {
         self.inner.settled.notify();
         self.release_all_writers();
         self.views_changed(id);
+        let _moving = self.move_shards([id]).await;
         // Nothing may write into the directory while it is removed.
         let is_busy = || {
             let book = cell.book.borrow();
@@ -145,10 +146,19 @@ impl<D: Device, C: Clock> Engine<D, C> {
         };
         self.inner.settled.wait_until(|| !is_busy()).await;
         let directory = cell.shard.borrow().spec.directory.clone();
-        self.remove_files(directory).await
+        self.remove_directory(directory).await
     }
 
-    async fn remove_files(&self, directory: String) -> Result<Option<String>, ApiError> {
+    async fn remove_files(
+        &self,
+        id: ShardId,
+        directory: String,
+    ) -> Result<Option<String>, ApiError> {
+        let _moving = self.move_shards([id]).await;
+        self.remove_directory(directory).await
+    }
+
+    async fn remove_directory(&self, directory: String) -> Result<Option<String>, ApiError> {
         let removed = self.inner.device.remove_tree(&directory).await;
         removed.map_err(EngineError::from)?;
         Ok(Some(directory))

@@ -45,7 +45,8 @@ impl ClusterState {
         self.catalog.epoch()
     }
 
-    /// Identity of the cluster: that of its first change, which is random; none before that.
+    /// Identity of the cluster: that of its first change, which is random; none before that, and
+    /// none for ever when that was made before clusters had identities.
     #[must_use]
     pub fn cluster(&self) -> Option<ClusterId> {
         self.cluster
@@ -145,7 +146,11 @@ impl ClusterState {
         let before = self.epoch();
         self.change(request.command())?;
         assert!(self.epoch() > before, "every change makes an epoch");
-        self.cluster.get_or_insert(ClusterId(id.0));
+        // By the change that is the first in every replica: to a state of before there were
+        // identities, replicas that go on from snapshots of other positions would give others.
+        if before == Epoch::default() {
+            self.cluster = Some(ClusterId(id.0));
+        }
         if self.recent.len() == RECENT_COMMANDS_MAX {
             self.recent.pop_front();
         }
@@ -235,7 +240,7 @@ impl ClusterState {
         if self.nodes.len() >= NODES_MAX {
             return Err(ClusterError::TooMany { what: Counted::Nodes, limit: NODES_MAX });
         }
-        if record.brings_collections && self.catalog.shards_made() > 0 {
+        if record.brings_collections && !self.catalog.is_untouched() {
             return Err(ClusterError::HasCollections);
         }
         match record.state {
@@ -252,7 +257,7 @@ impl ClusterState {
     /// Takes over the collections of a node that was alone; the epoch goes on behind both.
     fn adopt(&mut self, node: NodeId, catalog: &Catalog) -> Result<(), ClusterError> {
         self.known_node(node)?;
-        if self.catalog.shards_made() > 0 {
+        if !self.catalog.is_untouched() {
             return Err(ClusterError::HasCollections);
         }
         let is_elsewhere = |shard: &ShardEntry| shard.replicas.iter().any(|it| it.node != node);

@@ -82,7 +82,7 @@ impl Cluster {
         // A node whose catalog is the cluster's may have applied less of the log than it had before
         // it was started again.
         let is_alone = !self.follows.get();
-        if is_alone && state.catalog().shards_made() == 0 && own_catalog.shards_made() > 0 {
+        if is_alone && state.catalog().is_untouched() && !own_catalog.is_untouched() {
             let catalog = Box::new(own_catalog.on_node(node));
             return Some(ClusterCommand::AdoptCatalog { node, catalog });
         }

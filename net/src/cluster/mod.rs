@@ -83,7 +83,7 @@ impl Cluster {
     ///
     /// What cannot be opened ends the process.
     pub(crate) async fn start(core: &Rc<Core>, meta: &Rc<Meta>, device: GlommioDevice) -> Rc<Self> {
-        let cluster = open::open(core, device, meta.catalog().shards_made() > 0).await;
+        let cluster = open::open(core, device, !meta.catalog().is_untouched()).await;
         cluster.listen();
         let is_first = core.cluster.set(Rc::clone(&cluster)).is_ok();
         assert!(is_first, "a node is part of one cluster");

@@ -51,8 +51,13 @@ impl Meta {
             let next = state.whole_catalog().with_homes_of(&stored, own, cores);
             self.save(&mut store, next).await?;
         }
-        let (made, next) = (self.made.borrow().clone(), self.stored.borrow().clone());
-        self.make_true(&made, &next).await?;
+        let (made, next) = (self.made.borrow().clone(), self.homed());
+        let mut done = Vec::new();
+        if let Err(error) = self.make_true(&made, &next, &mut done).await {
+            // The next attempt begins where this one ended: what was made is known.
+            self.made.replace(made.with_collections_of(&next, &done));
+            return Err(error);
+        }
         self.made.replace(next);
         Ok(true)
     }
@@ -64,15 +69,13 @@ impl Meta {
             return true;
         }
         let own = self.stored.borrow();
-        if own.shards_made() > 0 && state.catalog().shards_made() == 0 {
+        if !own.is_untouched() && state.catalog().is_untouched() {
             return false;
         }
         let is_there = |entry: &CollectionEntry| {
             state.collection(entry.id).is_some_and(|known| known.shards.len() == entry.shards.len())
         };
-        if own.shards_made() > state.catalog().shards_made()
-            || (own.shards_made() > 0 && !own.collections().all(is_there))
-        {
+        if own.shards_made() > state.catalog().shards_made() || !own.collections().all(is_there) {
             fatal(
                 FatalReason::Config,
                 "this node holds collections of its own, which the cluster does not know: only a \
@@ -95,7 +98,13 @@ impl Meta {
         Ok(())
     }
 
-    async fn make_true(&self, made: &Catalog, next: &Catalog) -> Result<(), ApiError> {
+    /// `done`: the collections that are as `next` has them, also after an error.
+    async fn make_true(
+        &self,
+        made: &Catalog,
+        next: &Catalog,
+        done: &mut Vec<CollectionId>,
+    ) -> Result<(), ApiError> {
         let known: BTreeMap<CollectionId, &CollectionEntry> =
             made.collections().map(|entry| (entry.id, entry)).collect();
         let wanted: BTreeMap<CollectionId, &CollectionEntry> =
@@ -106,11 +115,12 @@ impl Meta {
         for (id, entry) in &known {
             if !wanted.contains_key(id) {
                 self.remove(before, entry).await?;
+                done.push(*id);
             }
         }
         for (id, entry) in wanted {
             match known.get(&id) {
-                Some(known) if *known == entry => {}
+                Some(known) if *known == entry => continue,
                 Some(known) => {
                     if known.config != entry.config {
                         self.fix_shards(&fixed(known, entry)).await?;
@@ -123,6 +133,7 @@ impl Meta {
                     self.publish_at(before, entry).await?;
                 }
             }
+            done.push(id);
         }
         let request = |_| CoreRequest::Publish(Publication::Version(next.epoch()));
         self.core.call_all(self.data_cores(), request).await.map(drop)
@@ -131,11 +142,15 @@ impl Meta {
     /// Ends the process rather than empty the folder of a shard that a lost catalog knew.
     fn check_unused(&self, entry: &CollectionEntry) {
         let own = self.core.node.identity.node;
+        let shards = entry.all_shards().filter(|shard| shard.home_on(own).is_some());
+        self.check_no_folder(&entry.config.name, shards.map(|shard| shard.id));
+    }
+
+    /// As [`Meta::check_unused`], for some shards of a collection.
+    pub(super) fn check_no_folder(&self, name: &str, mut shards: impl Iterator<Item = ShardId>) {
         let found = self.unknown_folders.borrow();
-        let mut shards = entry.all_shards().filter(|shard| shard.home_on(own).is_some());
-        if let Some(shard) = shards.find(|shard| found.contains(&shard.id)) {
-            let name = &entry.config.name;
-            let what = format!("shard {} of {name} has files, the catalog does not know", shard.id);
+        if let Some(shard) = shards.find(|shard| found.contains(shard)) {
+            let what = format!("shard {shard} of {name} has files, the catalog does not know");
             let advice = "restore the newer copy of the catalog, or move its folder away";
             fatal(FatalReason::Corruption, format_args!("{what} it: {advice}"));
         }

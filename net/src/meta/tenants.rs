@@ -19,7 +19,7 @@ use heddle_meta::{
 use heddle_runtime::timeout;
 use heddle_types::limits::TENANT_BATCH_MAX;
 use heddle_types::schema::check_tenant_name;
-use heddle_types::{ApiError, CollectionId, CoreIndex, Epoch, ErrorCode, ShardId};
+use heddle_types::{ApiError, CollectionId, CoreIndex, Epoch, ErrorCode, Retry, ShardId};
 use heddle_wire::message::TenantAction;
 
 use super::follow::DECISIONS_MAX;
@@ -57,7 +57,7 @@ impl Meta {
     /// Changes tenants of a collection. Those who come while another change is made and want the
     /// same of the same collection share one change.
     ///
-    /// Errors: those of the catalog; of a shared change, those of any part of it.
+    /// Errors: those of the catalog; of a shared change, those of the own part.
     pub(super) async fn change_tenants(
         &self,
         collection: &str,
@@ -73,18 +73,35 @@ impl Meta {
         let _turn = self.wanted.turn.lock().await;
         if outcome.borrow().is_none() {
             let batch = self.take_batch(&key, &outcome);
-            let mut all: Vec<String> = batch.iter().flat_map(|(names, _)| names.clone()).collect();
-            if batch.len() > 1 {
+            self.make_batch(collection, action, batch).await;
+        }
+        let made = outcome.borrow_mut().take().expect("the batch holds the own part");
+        made.map(|(epoch, changed)| CoreReply::Tenants(epoch, changed.min(count)))
+    }
+
+    /// Makes one change of all parts. One that is refused is cut in halves until the parts are
+    /// found that nobody could make: the names of others are not the fault of the rest.
+    async fn make_batch(&self, collection: &str, action: TenantAction, batch: Vec<Part>) {
+        let mut groups = vec![batch];
+        while let Some(mut group) = groups.pop() {
+            let mut all: Vec<String> = group.iter().flat_map(|(names, _)| names.clone()).collect();
+            if group.len() > 1 {
                 all.sort_unstable();
                 all.dedup();
             }
             let made = self.make_change(collection, action, all).await;
-            for (_, waiting) in batch {
+            let is_of_names = made.as_ref().is_err_and(|error| {
+                error.retry == Retry::Never && error.code != ErrorCode::UnknownCollection
+            });
+            if is_of_names && group.len() > 1 {
+                let upper = group.split_off(group.len() / 2);
+                groups.extend([upper, group]);
+                continue;
+            }
+            for (_, waiting) in group {
                 waiting.replace(Some(made.clone()));
             }
         }
-        let made = outcome.borrow_mut().take().expect("the batch holds the own part");
-        made.map(|(epoch, changed)| CoreReply::Tenants(epoch, changed.min(count)))
     }
 
     /// The own part, and others as long as all fit into one change.
@@ -191,8 +208,8 @@ impl Meta {
     }
 
     fn entry_with_tenants(&self, collection: &str) -> Result<CollectionEntry, ApiError> {
-        let catalog = self.stored.borrow();
-        let entry = catalog.collection(collection).cloned();
+        // Homes that are not on disk yet count: the shards are there.
+        let entry = self.catalog().collection(collection).cloned();
         checked(collection, entry)
     }
 
@@ -205,6 +222,8 @@ impl Meta {
         is: &CollectionEntry,
     ) -> Result<(), ApiError> {
         let Steps { create, open, close, drop } = self.steps(was, is);
+        let made = create.values().chain(open.values()).flatten().map(|spec| spec.id);
+        self.check_no_folder(&is.config.name, made);
         let calls = create
             .into_iter()
             .map(|(home, specs)| self.core.call(home, CoreRequest::CreateShards(specs)));
@@ -256,7 +275,10 @@ impl Meta {
                 match (is_new, was_active, now_active) {
                     (true, _, true) => steps.create.entry(home).or_default().push(spec()),
                     (false, false, true) => steps.open.entry(home).or_default().push(spec()),
-                    (false, true, false) => steps.close.entry(home).or_default().push(shard.id),
+                    // A new one may have been made by an attempt that failed later on.
+                    (true, _, false) | (false, true, false) => {
+                        steps.close.entry(home).or_default().push(shard.id);
+                    }
                     _ => {}
                 }
             }
