@@ -136,6 +136,7 @@ impl<D: Device> HintLog<D> {
         let number = if is_new { self.number_next } else { self.number_next - 1 };
         let end =
             self.segments.back().filter(|_| !is_new).map_or(FIRST_BATCH_OFFSET, |last| last.end);
+        let is_first = self.segments.is_empty();
         let key = SegmentKey { target: self.target, number };
         let header = BatchHeader {
             offset: end,
@@ -177,7 +178,7 @@ impl<D: Device> HintLog<D> {
                 self.segments.push_back(Extent { number, count: self.count, end });
             }
         }
-        if self.segments.len() == 1 && self.front_us.is_none() {
+        if is_first {
             self.front_us = Some(written_us);
             self.position = HintPosition { segment: number, offset: end, count: self.count };
         }
@@ -233,11 +234,13 @@ impl<D: Device> HintLog<D> {
 
     /// The node has everything up to `end`; later starts do not find it.
     ///
-    /// Errors: the device's; it may be found again, which does no harm. Cost: one page and a sync,
-    /// and the removal of files that hold nothing else.
+    /// Errors: the device's; it may be found again at a later start, which does no harm, and
+    /// [`HintLog::waiting`] tells what is left all the same. Cost: two pages and a sync, and the
+    /// removal of files that hold nothing else.
     pub async fn acknowledge(&mut self, end: HintPosition) -> Result<(), HintError> {
         if end <= self.position {
-            return Ok(());
+            // The oldest one may not have been read when the position came here.
+            return self.find_front().await;
         }
         self.position = end;
         while let Some(first) = self.segments.front() {
@@ -248,9 +251,17 @@ impl<D: Device> HintLog<D> {
             }
             self.drop_front_segment();
         }
+        let marked = self.mark().await;
+        // Whoever waits for the age of the oldest one must not see one that is gone.
+        let found = self.find_front().await;
+        marked?;
+        found
+    }
+
+    /// Makes the position durable, then gives room back.
+    async fn mark(&mut self) -> Result<(), DeviceError> {
         self.persist_position().await?;
-        self.remove_discarded().await?;
-        self.find_front().await
+        self.remove_discarded().await
     }
 
     /// Drops the batches at the front that were written before a time; returns how many hints
