@@ -178,8 +178,12 @@ impl Driver {
         }
     }
 
-    /// Follows who lives and who left the cluster.
+    /// Follows who lives and who left the cluster. Nobody does during the start: a hint whose shard
+    /// is in no route yet would count as one for a shard that is gone.
     fn look(&mut self) {
+        if !self.core.registry.is_complete() {
+            return;
+        }
         let own = self.core.node.identity.node;
         let health = self.core.registry.health();
         let nodes = self.core.registry.nodes();
