@@ -84,6 +84,12 @@ pub enum HintEvent {
         /// The node.
         target: NodeId,
     },
+    /// A node answered and took nothing of a delivery, which now stands behind the other hints for
+    /// it.
+    Refused {
+        /// The node.
+        target: NodeId,
+    },
     /// The time of [`HintPolicy::deadline`] has come.
     Due,
 }
@@ -210,6 +216,13 @@ impl HintPolicy {
                     target.pause_us =
                         target.pause_us.saturating_mul(2).clamp(least, most.max(least));
                     target.rests_until_us = now_us.saturating_add(target.pause_us);
+                }
+            }
+            HintEvent::Refused { target } => {
+                // The node is well: those behind have the shortest pause, not a longer and longer.
+                if let Some(target) = self.targets.get_mut(&target) {
+                    (target.is_sending, target.pause_us) = (false, 0);
+                    target.rests_until_us = now_us.saturating_add(self.limits.pause_us_min);
                 }
             }
             HintEvent::Due => {}

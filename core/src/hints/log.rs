@@ -92,7 +92,8 @@ impl<D: Device> HintLog<D> {
         }
     }
 
-    /// Appends hints, in order; they are durable when it returns.
+    /// Appends hints, in order; they are durable when it returns. Those that were in a log before
+    /// keep their time, which may be before that of hints in front of them.
     ///
     /// Errors: [`HintError::TooLarge`] before anything is appended; the device's, after which none
     /// of these hints counts, though some may be found at a later start. Cost: whole pages for each
@@ -188,12 +189,13 @@ impl<D: Device> HintLog<D> {
         Ok(())
     }
 
-    /// The oldest hints: whole batches of at most `bytes_max` together, but at least one. None when
-    /// nothing waits. They stay until [`HintLog::acknowledge`].
+    /// The first hints: whole batches of at most `bytes_max` together, but at least one, and none
+    /// older than the first. None when nothing waits. They stay until [`HintLog::acknowledge`].
     ///
     /// Errors: the device's; nothing is changed. Cost: reads each batch once.
     pub async fn read(&mut self, bytes_max: u64) -> Result<Option<HintBatch>, HintError> {
-        let mut batch = HintBatch { hints: Vec::new(), bytes: 0, end: self.position };
+        let mut batch =
+            HintBatch { hints: Vec::new(), bytes: 0, written_us: 0, end: self.position };
         let mut index = 0;
         while let Some(extent) = self.segments.get(index).copied() {
             if batch.end.segment != extent.number {
@@ -212,11 +214,18 @@ impl<D: Device> HintLog<D> {
                 Found::Batch(header, _) | Found::Damaged(header) => header,
             };
             let is_enough = batch.bytes.saturating_add(header.total_bytes()) > bytes_max;
-            if is_enough && !batch.hints.is_empty() {
+            // Whoever acknowledges these is told the age of that one before it is sent.
+            let is_older = header.written_us < batch.written_us;
+            if (is_enough || is_older) && !batch.hints.is_empty() {
                 break;
             }
             match found {
-                Found::Batch(_, hints) => batch.hints.extend(hints),
+                Found::Batch(_, hints) => {
+                    if batch.hints.is_empty() {
+                        batch.written_us = header.written_us;
+                    }
+                    batch.hints.extend(hints);
+                }
                 Found::Damaged(_) | Found::Nothing => self.damaged_bytes += header.total_bytes(),
             }
             batch.bytes += header.total_bytes();

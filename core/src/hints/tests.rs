@@ -158,6 +158,29 @@ async fn with_rounds(seed: u64) -> (SimDisk, Log) {
 }
 
 #[test]
+fn what_goes_to_the_end_keeps_its_age() {
+    block_on(async {
+        let disk = disk(10);
+        let mut log = open(&disk).await.unwrap();
+        append(&mut log, 0..1, 10).await;
+        append(&mut log, 1..4, 20).await;
+        let first = log.read(1).await.unwrap().unwrap();
+        assert_eq!(first.written_us, 10);
+        log.append(&first.hints, first.written_us).await.unwrap();
+        log.acknowledge(first.end).await.unwrap();
+        assert_eq!(log.waiting().oldest_us, Some(20));
+        let younger = log.read(u64::MAX).await.unwrap().unwrap();
+        assert_eq!(younger.written_us, 20);
+        assert_eq!(younger.hints.iter().map(number).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(log.expire(15).await.unwrap(), 0, "a younger one is in front");
+        log.acknowledge(younger.end).await.unwrap();
+        assert_eq!(log.waiting().oldest_us, Some(10));
+        assert_eq!(peek(&mut log).await, [0]);
+        assert_eq!(log.expire(15).await.unwrap(), 1);
+    });
+}
+
+#[test]
 fn the_oldest_that_is_left_is_known_though_the_disk_refuses_the_position() {
     block_on(async {
         let (disk, mut log) = with_rounds(6).await;

@@ -313,28 +313,38 @@ impl Driver {
         self.tell_waiting(target);
     }
 
-    /// A delivery has ended.
+    /// A delivery has ended. What was not taken goes behind the others when that lets others go on:
+    /// in front, it would hold them up until it is too old.
     async fn end(&mut self, delivered: Delivered) {
-        let Delivered { target, log, bytes, end, result } = delivered;
-        match result {
-            Ok(tally) => {
-                let hints = &self.core.hints;
-                hints.delivered.set(hints.delivered.get() + tally.delivered);
-                hints.drop_hints(tally.dropped);
-                let logs = self.targets.get_mut(&target).into_iter().flat_map(|it| &mut it.logs);
-                if let Some(log) = logs.into_iter().find(|it| it.directory() == log)
-                    && let Err(error) = log.acknowledge(end).await
-                {
-                    // At worst they are sent once more.
-                    tracing::warn!(%target, %error, "delivered hints are not marked");
-                }
-                self.tell(HintEvent::Delivered { target, bytes });
-            }
-            Err(error) => {
-                tracing::debug!(%target, %error, "hints are not delivered");
-                self.tell(HintEvent::Failed { target });
+        let Delivered { target, log, bytes, written_us, end, outcome } = delivered;
+        let waiting: u64 = match self.targets.get(&target) {
+            Some(logs) => logs.logs.iter().map(|log| log.waiting().bytes).sum(),
+            // It left the cluster meanwhile.
+            None => return self.tell(HintEvent::Delivered { target, bytes: 0 }),
+        };
+        let has_others = waiting > bytes;
+        let is_progress = outcome.is_progress();
+        let left = &outcome.left;
+        // They keep their age, so that none goes round for ever.
+        let is_settled = left.is_empty()
+            || ((is_progress || has_others) && self.append(target, left, written_us).await);
+        if is_settled {
+            let hints = &self.core.hints;
+            hints.delivered.set(hints.delivered.get() + outcome.delivered);
+            hints.drop_hints(outcome.dropped);
+            let logs = self.targets.get_mut(&target).into_iter().flat_map(|it| &mut it.logs);
+            if let Some(log) = logs.into_iter().find(|it| it.directory() == log)
+                && let Err(error) = log.acknowledge(end).await
+            {
+                // At worst they are sent once more.
+                tracing::warn!(%target, %error, "delivered hints are not marked");
             }
         }
+        self.tell(match (is_settled, is_progress) {
+            (true, true) => HintEvent::Delivered { target, bytes },
+            (true, false) if outcome.is_answered => HintEvent::Refused { target },
+            _ => HintEvent::Failed { target },
+        });
         self.tell_waiting(target);
     }
 
