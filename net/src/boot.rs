@@ -124,6 +124,7 @@ async fn bring_up(
     spawn(Queue::Control, async move { backups.backups.watch().await });
     meet_fixed_nodes(core).await?;
     enter_cluster(core, meta, device).await?;
+    publish(core, Publication::Complete).await?;
     let report = open_listeners(core, http_port).await?;
     announce(core, report);
     Ok(())

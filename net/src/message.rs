@@ -203,6 +203,8 @@ pub(crate) enum Publication {
     Views(ViewSet),
     /// These shards are not served, for these reasons.
     Quarantined(Vec<(ShardId, String)>),
+    /// All that the node knew when it started has been told: what is not there now is gone.
+    Complete,
 }
 
 /// The views of one home core at one of its versions.

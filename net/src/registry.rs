@@ -46,6 +46,8 @@ pub(crate) struct Registry {
     read_only: RefCell<FxHashSet<ShardId>>,
     // Shards that are not served, and why.
     quarantined: RefCell<FxHashMap<ShardId, String>>,
+    // The first word of everything has come.
+    is_complete: Cell<bool>,
 }
 
 impl Registry {
@@ -65,6 +67,12 @@ impl Registry {
             Poll::Pending
         })
         .await
+    }
+
+    /// Whether what is not here is not anywhere: during a start the routes and the nodes are still
+    /// to come.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.is_complete.get()
     }
 
     /// The nodes of the cluster.
@@ -216,6 +224,7 @@ impl Registry {
             Publication::Version(epoch) => self.advance(epoch),
             Publication::Views(set) => self.install_views(set),
             Publication::Quarantined(shards) => self.quarantined.borrow_mut().extend(shards),
+            Publication::Complete => self.is_complete.set(true),
         }
     }
 
@@ -477,6 +486,18 @@ mod tests {
         assert!(waiting.as_mut().poll(&mut context).is_pending());
         registry.install(Publication::Version(Epoch(3)));
         assert_eq!(waiting.as_mut().poll(&mut context), Poll::Ready(Epoch(3)));
+    }
+
+    #[test]
+    fn a_registry_is_complete_when_it_is_told_so_and_no_sooner() {
+        let registry = Registry::default();
+        assert!(!registry.is_complete());
+        registry.install(Publication::Version(Epoch(7)));
+        registry.install(Publication::Collection(Epoch(7), route("Docs", 9, &[1])));
+        registry.install(Publication::Nodes(Arc::default()));
+        assert!(!registry.is_complete());
+        registry.install(Publication::Complete);
+        assert!(registry.is_complete());
     }
 
     #[test]

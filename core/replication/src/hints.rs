@@ -78,8 +78,15 @@ pub enum HintEvent {
         /// Bytes that were sent.
         bytes: u64,
     },
-    /// A delivery was refused or got no answer; its hints stay.
+    /// A delivery was refused or got no answer, or the log could not be read or changed; the hints
+    /// stay, and nothing is done with them for a while.
     Failed {
+        /// The node.
+        target: NodeId,
+    },
+    /// A node answered and took nothing of a delivery, which now stands behind the other hints for
+    /// it.
+    Refused {
         /// The node.
         target: NodeId,
     },
@@ -98,7 +105,7 @@ pub enum HintEffect {
         bytes_max: u64,
     },
     /// Drop the hints of a node that were written before a time; what they would have brought is
-    /// left to comparison.
+    /// left to comparison. Ends with `Waiting`, after a `Failed` when it could not be done.
     Expire {
         /// The node.
         target: NodeId,
@@ -127,7 +134,9 @@ struct Target {
     oldest_us: Option<u64>,
     is_up: bool,
     is_sending: bool,
-    /// Nothing is sent before this time.
+    /// Until the log tells what is left.
+    is_expiring: bool,
+    /// Nothing is sent or dropped before this time.
     rests_until_us: u64,
     /// The pause of the latest failure, 0 after a success.
     pause_us: u64,
@@ -175,6 +184,7 @@ impl HintPolicy {
             HintEvent::Waiting { target, bytes, oldest_us } => {
                 let target = self.targets.entry(target).or_default();
                 (target.bytes, target.oldest_us) = (bytes, oldest_us);
+                target.is_expiring = false;
             }
             HintEvent::Up { target } => {
                 let target = self.targets.entry(target).or_default();
@@ -208,6 +218,13 @@ impl HintPolicy {
                     target.rests_until_us = now_us.saturating_add(target.pause_us);
                 }
             }
+            HintEvent::Refused { target } => {
+                // The node is well: those behind have the shortest pause, not a longer and longer.
+                if let Some(target) = self.targets.get_mut(&target) {
+                    (target.is_sending, target.pause_us) = (false, 0);
+                    target.rests_until_us = now_us.saturating_add(self.limits.pause_us_min);
+                }
+            }
             HintEvent::Due => {}
         }
         self.advance(now_us, effects);
@@ -217,12 +234,13 @@ impl HintPolicy {
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {
         let of = |target: &Target| {
-            if target.is_sending || target.bytes == 0 {
+            if target.is_sending || target.is_expiring || target.bytes == 0 {
                 return None;
             }
             let expires = target.oldest_us.map(|us| us.saturating_add(self.limits.age_us_max));
             let sends = target.is_up.then_some(target.rests_until_us);
-            [expires, sends].into_iter().flatten().min()
+            let first = [expires, sends].into_iter().flatten().min();
+            first.map(|first_us| first_us.max(target.rests_until_us))
         };
         self.targets.values().filter_map(of).min()
     }
@@ -235,16 +253,16 @@ impl HintPolicy {
 
     fn advance(&mut self, now_us: u64, effects: &mut Vec<HintEffect>) {
         for (node, target) in &mut self.targets {
-            if target.is_sending || target.bytes == 0 {
+            let is_busy = target.is_sending || target.is_expiring;
+            if is_busy || target.bytes == 0 || now_us < target.rests_until_us {
                 continue;
             }
             let expires_us = target.oldest_us.map(|us| us.saturating_add(self.limits.age_us_max));
             if expires_us.is_some_and(|expires_us| expires_us <= now_us) {
-                // Until the log tells what is left.
-                target.oldest_us = None;
+                target.is_expiring = true;
                 let before_us = (now_us + 1).saturating_sub(self.limits.age_us_max);
                 effects.push(HintEffect::Expire { target: *node, before_us });
-            } else if target.is_up && target.rests_until_us <= now_us {
+            } else if target.is_up {
                 target.is_sending = true;
                 let bytes_max = self.limits.batch_bytes_max;
                 effects.push(HintEffect::Deliver { target: *node, bytes_max });

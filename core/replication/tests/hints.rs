@@ -102,6 +102,35 @@ fn what_waits_too_long_goes_whether_or_not_the_node_lives() {
 }
 
 #[test]
+fn what_cannot_be_dropped_is_tried_again_after_a_pause() {
+    let mut policy = HintPolicy::new(limits());
+    assert_eq!(policy.admit(0, node(1), 50, DISK_BYTES), Admission::Keep);
+    let mut now_us = 1_000_000;
+    let stays = HintEvent::Waiting { target: node(1), bytes: 50, oldest_us: Some(0) };
+    for pause_us in [100, 200, 350] {
+        let expire = HintEffect::Expire { target: node(1), before_us: now_us + 1 - 1_000_000 };
+        assert_eq!(feed(&mut policy, now_us, HintEvent::Due), [expire]);
+        assert_eq!(feed(&mut policy, now_us, HintEvent::Up { target: node(1) }), [], "one thing");
+        assert_eq!(feed(&mut policy, now_us, HintEvent::Failed { target: node(1) }), []);
+        assert_eq!(feed(&mut policy, now_us, stays), []);
+        assert_eq!(policy.deadline(), Some(now_us + pause_us));
+        now_us += pause_us;
+    }
+}
+
+#[test]
+fn hints_that_are_refused_hold_up_those_behind_them_for_the_shortest_pause() {
+    let mut policy = HintPolicy::new(limits());
+    assert_eq!(policy.admit(0, node(1), 3_000, DISK_BYTES), Admission::Keep);
+    assert_eq!(feed(&mut policy, 0, HintEvent::Up { target: node(1) }), [deliver(1)]);
+    for now_us in [0, 100, 200, 300] {
+        assert_eq!(feed(&mut policy, now_us, HintEvent::Refused { target: node(1) }), []);
+        assert_eq!(policy.deadline(), Some(now_us + 100));
+        assert_eq!(feed(&mut policy, now_us + 100, HintEvent::Due), [deliver(1)]);
+    }
+}
+
+#[test]
 fn a_node_that_left_for_good_takes_its_hints_along() {
     let mut policy = HintPolicy::new(limits());
     assert_eq!(policy.admit(0, node(1), 50, DISK_BYTES), Admission::Keep);

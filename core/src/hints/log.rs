@@ -92,7 +92,8 @@ impl<D: Device> HintLog<D> {
         }
     }
 
-    /// Appends hints, in order; they are durable when it returns.
+    /// Appends hints, in order; they are durable when it returns. Those that were in a log before
+    /// keep their time, which may be before that of hints in front of them.
     ///
     /// Errors: [`HintError::TooLarge`] before anything is appended; the device's, after which none
     /// of these hints counts, though some may be found at a later start. Cost: whole pages for each
@@ -136,6 +137,7 @@ impl<D: Device> HintLog<D> {
         let number = if is_new { self.number_next } else { self.number_next - 1 };
         let end =
             self.segments.back().filter(|_| !is_new).map_or(FIRST_BATCH_OFFSET, |last| last.end);
+        let is_first = self.segments.is_empty();
         let key = SegmentKey { target: self.target, number };
         let header = BatchHeader {
             offset: end,
@@ -177,7 +179,7 @@ impl<D: Device> HintLog<D> {
                 self.segments.push_back(Extent { number, count: self.count, end });
             }
         }
-        if self.segments.len() == 1 && self.front_us.is_none() {
+        if is_first {
             self.front_us = Some(written_us);
             self.position = HintPosition { segment: number, offset: end, count: self.count };
         }
@@ -187,12 +189,13 @@ impl<D: Device> HintLog<D> {
         Ok(())
     }
 
-    /// The oldest hints: whole batches of at most `bytes_max` together, but at least one. None when
-    /// nothing waits. They stay until [`HintLog::acknowledge`].
+    /// The first hints: whole batches of at most `bytes_max` together, but at least one, and none
+    /// older than the first. None when nothing waits. They stay until [`HintLog::acknowledge`].
     ///
     /// Errors: the device's; nothing is changed. Cost: reads each batch once.
     pub async fn read(&mut self, bytes_max: u64) -> Result<Option<HintBatch>, HintError> {
-        let mut batch = HintBatch { hints: Vec::new(), bytes: 0, end: self.position };
+        let mut batch =
+            HintBatch { hints: Vec::new(), bytes: 0, written_us: 0, end: self.position };
         let mut index = 0;
         while let Some(extent) = self.segments.get(index).copied() {
             if batch.end.segment != extent.number {
@@ -211,11 +214,18 @@ impl<D: Device> HintLog<D> {
                 Found::Batch(header, _) | Found::Damaged(header) => header,
             };
             let is_enough = batch.bytes.saturating_add(header.total_bytes()) > bytes_max;
-            if is_enough && !batch.hints.is_empty() {
+            // Whoever acknowledges these is told the age of that one before it is sent.
+            let is_older = header.written_us < batch.written_us;
+            if (is_enough || is_older) && !batch.hints.is_empty() {
                 break;
             }
             match found {
-                Found::Batch(_, hints) => batch.hints.extend(hints),
+                Found::Batch(_, hints) => {
+                    if batch.hints.is_empty() {
+                        batch.written_us = header.written_us;
+                    }
+                    batch.hints.extend(hints);
+                }
                 Found::Damaged(_) | Found::Nothing => self.damaged_bytes += header.total_bytes(),
             }
             batch.bytes += header.total_bytes();
@@ -233,11 +243,13 @@ impl<D: Device> HintLog<D> {
 
     /// The node has everything up to `end`; later starts do not find it.
     ///
-    /// Errors: the device's; it may be found again, which does no harm. Cost: one page and a sync,
-    /// and the removal of files that hold nothing else.
+    /// Errors: the device's; it may be found again at a later start, which does no harm, and
+    /// [`HintLog::waiting`] tells what is left all the same. Cost: two pages and a sync, and the
+    /// removal of files that hold nothing else.
     pub async fn acknowledge(&mut self, end: HintPosition) -> Result<(), HintError> {
         if end <= self.position {
-            return Ok(());
+            // The oldest one may not have been read when the position came here.
+            return self.find_front().await;
         }
         self.position = end;
         while let Some(first) = self.segments.front() {
@@ -248,9 +260,17 @@ impl<D: Device> HintLog<D> {
             }
             self.drop_front_segment();
         }
+        let marked = self.mark().await;
+        // Whoever waits for the age of the oldest one must not see one that is gone.
+        let found = self.find_front().await;
+        marked?;
+        found
+    }
+
+    /// Makes the position durable, then gives room back.
+    async fn mark(&mut self) -> Result<(), DeviceError> {
         self.persist_position().await?;
-        self.remove_discarded().await?;
-        self.find_front().await
+        self.remove_discarded().await
     }
 
     /// Drops the batches at the front that were written before a time; returns how many hints

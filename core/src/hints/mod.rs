@@ -53,6 +53,8 @@ pub struct HintBatch {
     pub hints: Vec<Hint>,
     /// Bytes that these and damaged ones among them take in the log.
     pub bytes: u64,
+    /// When the first was written, microseconds since the Unix epoch; none is older.
+    pub written_us: u64,
     /// What to acknowledge once the node has all of them.
     pub end: HintPosition,
 }
@@ -73,7 +75,8 @@ pub struct HintsWaiting {
     pub hints: u64,
     /// Bytes that they take on disk.
     pub bytes: u64,
-    /// When the oldest was written, microseconds since the Unix epoch.
+    /// When the first was written, microseconds since the Unix epoch. One that was put behind
+    /// others again may be older.
     pub oldest_us: Option<u64>,
     /// Bytes that were given up as damaged since the log was opened.
     pub damaged_bytes: u64,

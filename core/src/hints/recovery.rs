@@ -130,9 +130,9 @@ impl<D: Device> HintLog<D> {
         Ok(())
     }
 
-    /// Moves the position over what holds no batch, to the oldest one that waits.
+    /// Moves the position over what holds no batch, to the oldest one that waits. While that one
+    /// cannot be read, the time of the one before it stands.
     pub(super) async fn find_front(&mut self) -> Result<(), HintError> {
-        self.front_us = None;
         while let Some(extent) = self.segments.front().copied() {
             let key = SegmentKey { target: self.target, number: extent.number };
             let file = self.reader(extent.number).await?;
@@ -145,6 +145,7 @@ impl<D: Device> HintLog<D> {
             self.damaged_bytes += extent.end.saturating_sub(self.position.offset);
             self.drop_front_segment();
         }
+        self.front_us = None;
         Ok(())
     }
 }

@@ -147,6 +147,90 @@ fn old_hints_expire_and_younger_ones_stay() {
     });
 }
 
+/// A log with rounds of hints written at 100, 101 and so on, on its disk.
+async fn with_rounds(seed: u64) -> (SimDisk, Log) {
+    let disk = disk(seed);
+    let mut log = open(&disk).await.unwrap();
+    for round in 0..10 {
+        append(&mut log, round * 20..round * 20 + 20, 100 + round).await;
+    }
+    (disk, log)
+}
+
+#[test]
+fn what_goes_to_the_end_keeps_its_age() {
+    block_on(async {
+        let disk = disk(10);
+        let mut log = open(&disk).await.unwrap();
+        append(&mut log, 0..1, 10).await;
+        append(&mut log, 1..4, 20).await;
+        let first = log.read(1).await.unwrap().unwrap();
+        assert_eq!(first.written_us, 10);
+        log.append(&first.hints, first.written_us).await.unwrap();
+        log.acknowledge(first.end).await.unwrap();
+        assert_eq!(log.waiting().oldest_us, Some(20));
+        let younger = log.read(u64::MAX).await.unwrap().unwrap();
+        assert_eq!(younger.written_us, 20);
+        assert_eq!(younger.hints.iter().map(number).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(log.expire(15).await.unwrap(), 0, "a younger one is in front");
+        log.acknowledge(younger.end).await.unwrap();
+        assert_eq!(log.waiting().oldest_us, Some(10));
+        assert_eq!(peek(&mut log).await, [0]);
+        assert_eq!(log.expire(15).await.unwrap(), 1);
+    });
+}
+
+#[test]
+fn the_oldest_that_is_left_is_known_though_the_disk_refuses_the_position() {
+    block_on(async {
+        let (disk, mut log) = with_rounds(6).await;
+        disk.fail_change(disk.changes() + 1, Fault::Io);
+        assert!(log.expire(104).await.is_err());
+        assert_eq!((log.waiting().oldest_us, log.waiting().hints), (Some(104), 120));
+        assert_eq!(log.expire(104).await.unwrap(), 0);
+        assert_eq!(peek(&mut log).await, (80..200).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn nothing_is_lost_while_the_oldest_cannot_be_read_and_its_age_is_found_later() {
+    block_on(async {
+        let mut failed = 0;
+        for at in 1.. {
+            let (disk, mut log) = with_rounds(7).await;
+            let before = disk.operations();
+            disk.fail_operation(before + at, Fault::Io);
+            let ended = log.expire(109).await;
+            if disk.operations() - before < at {
+                assert!(ended.is_ok() && failed > 5, "{failed} of {at}: {ended:?}");
+                break;
+            }
+            failed += usize::from(ended.is_err());
+            append(&mut log, 200..210, 110).await;
+            log.expire(109).await.unwrap();
+            assert_eq!(log.waiting().oldest_us, Some(109), "operation {at}");
+            assert_eq!(peek(&mut log).await, (180..210).collect::<Vec<_>>(), "operation {at}");
+        }
+    });
+}
+
+#[test]
+fn what_can_no_longer_be_read_does_not_wait_for_ever() {
+    block_on(async {
+        let disk = disk(8);
+        let mut log = open(&disk).await.unwrap();
+        append(&mut log, 0..3, 10).await;
+        let path = segments(&disk).remove(0);
+        let mut bytes = disk.file_bytes(&path).unwrap();
+        bytes[heddle_types::limits::PAGE_SIZE_BYTES] ^= 0x10;
+        disk.plant_file(&path, bytes);
+        assert_eq!(log.read(u64::MAX).await.unwrap(), None);
+        let waiting = log.waiting();
+        assert_eq!((waiting.bytes, waiting.oldest_us), (0, None));
+        assert!(waiting.damaged_bytes > 0);
+    });
+}
+
 #[test]
 fn a_hint_beyond_the_largest_is_refused_and_the_largest_is_not() {
     block_on(async {

@@ -20,6 +20,8 @@ use crate::core::Core;
 const FOLDER: &str = "hints";
 /// Least time between two looks at who lives, while hints wait.
 const LOOK: Duration = Duration::from_millis(500);
+/// Least time between two turns that nothing new asks for.
+const TURN: Duration = Duration::from_millis(1);
 /// How long the size of the disk is taken for known, microseconds.
 const DISK_KNOWN_US: u64 = 60_000_000;
 
@@ -94,12 +96,13 @@ impl Driver {
             let waits = self.policy.deadline();
             let news = match waits {
                 // Nothing is on disk that could be sent or dropped.
-                None if self.is_idle() => inbox.next().await,
+                None if self.is_idle() && self.effects.is_empty() => inbox.next().await,
                 due_us => {
                     let now_us = self.tick();
                     let due =
                         due_us.map(|due_us| Duration::from_micros(due_us.saturating_sub(now_us)));
-                    let wait = due.unwrap_or(LOOK).clamp(Duration::from_millis(1), LOOK);
+                    let wait = due.unwrap_or(LOOK).clamp(TURN, LOOK);
+                    let wait = if self.effects.is_empty() { wait } else { TURN };
                     match timeout(wait, inbox.next()).await {
                         Ok(news) => news,
                         Err(_elapsed) => continue,
@@ -175,8 +178,12 @@ impl Driver {
         }
     }
 
-    /// Follows who lives and who left the cluster.
+    /// Follows who lives and who left the cluster. Nobody does during the start: a hint whose shard
+    /// is in no route yet would count as one for a shard that is gone.
     fn look(&mut self) {
+        if !self.core.registry.is_complete() {
+            return;
+        }
         let own = self.core.node.identity.node;
         let health = self.core.registry.health();
         let nodes = self.core.registry.nodes();
@@ -257,25 +264,25 @@ impl Driver {
         self.tell(HintEvent::Waiting { target, bytes, oldest_us });
     }
 
-    /// Does what the policy wants, and what it wants about that.
+    /// Does what the policy wants. What it wants about that is for the next turn, so that news is
+    /// taken in between.
     async fn carry_out(&mut self) {
-        while !self.effects.is_empty() {
-            for effect in std::mem::take(&mut self.effects) {
-                match effect {
-                    HintEffect::Deliver { target, bytes_max } => {
-                        self.deliver(target, bytes_max).await;
-                    }
-                    HintEffect::Expire { target, before_us } => {
-                        self.expire(target, before_us).await;
-                    }
-                    HintEffect::Discard { target } => self.discard(target).await,
+        for effect in std::mem::take(&mut self.effects) {
+            match effect {
+                HintEffect::Deliver { target, bytes_max } => {
+                    self.deliver(target, bytes_max).await;
                 }
+                HintEffect::Expire { target, before_us } => {
+                    self.expire(target, before_us).await;
+                }
+                HintEffect::Discard { target } => self.discard(target).await,
             }
         }
     }
 
     async fn deliver(&mut self, target: NodeId, bytes_max: u64) {
         let logs = self.targets.entry(target).or_default();
+        let mut has_failed = false;
         // Those of earlier runs are older.
         for log in logs.logs.iter_mut().rev() {
             match log.read(bytes_max).await {
@@ -292,46 +299,69 @@ impl Driver {
                 Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(%target, %error, "hints cannot be read");
-                    return self.tell(HintEvent::Failed { target });
+                    has_failed = true;
                 }
             }
         }
-        self.tell(HintEvent::Delivered { target, bytes: 0 });
+        // There was nothing to send, so nothing may wait: asking again at once would give the same.
+        has_failed |= logs.logs.iter().any(|log| log.waiting().bytes > 0);
+        self.tell(if has_failed {
+            HintEvent::Failed { target }
+        } else {
+            HintEvent::Delivered { target, bytes: 0 }
+        });
         self.tell_waiting(target);
     }
 
-    /// A delivery has ended.
+    /// A delivery has ended. What was not taken goes behind the others when that lets others go on:
+    /// in front, it would hold them up until it is too old.
     async fn end(&mut self, delivered: Delivered) {
-        let Delivered { target, log, bytes, end, result } = delivered;
-        match result {
-            Ok(tally) => {
-                let hints = &self.core.hints;
-                hints.delivered.set(hints.delivered.get() + tally.delivered);
-                hints.drop_hints(tally.dropped);
-                let logs = self.targets.get_mut(&target).into_iter().flat_map(|it| &mut it.logs);
-                if let Some(log) = logs.into_iter().find(|it| it.directory() == log)
-                    && let Err(error) = log.acknowledge(end).await
-                {
-                    // At worst they are sent once more.
-                    tracing::warn!(%target, %error, "delivered hints are not marked");
-                }
-                self.tell(HintEvent::Delivered { target, bytes });
-            }
-            Err(error) => {
-                tracing::debug!(%target, %error, "hints are not delivered");
-                self.tell(HintEvent::Failed { target });
+        let Delivered { target, log, bytes, written_us, end, outcome } = delivered;
+        let waiting: u64 = match self.targets.get(&target) {
+            Some(logs) => logs.logs.iter().map(|log| log.waiting().bytes).sum(),
+            // It left the cluster meanwhile.
+            None => return self.tell(HintEvent::Delivered { target, bytes: 0 }),
+        };
+        let has_others = waiting > bytes;
+        let is_progress = outcome.is_progress();
+        let left = &outcome.left;
+        // They keep their age, so that none goes round for ever.
+        let is_settled = left.is_empty()
+            || ((is_progress || has_others) && self.append(target, left, written_us).await);
+        if is_settled {
+            let hints = &self.core.hints;
+            hints.delivered.set(hints.delivered.get() + outcome.delivered);
+            hints.drop_hints(outcome.dropped);
+            let logs = self.targets.get_mut(&target).into_iter().flat_map(|it| &mut it.logs);
+            if let Some(log) = logs.into_iter().find(|it| it.directory() == log)
+                && let Err(error) = log.acknowledge(end).await
+            {
+                // At worst they are sent once more.
+                tracing::warn!(%target, %error, "delivered hints are not marked");
             }
         }
+        self.tell(match (is_settled, is_progress) {
+            (true, true) => HintEvent::Delivered { target, bytes },
+            (true, false) if outcome.is_answered => HintEvent::Refused { target },
+            _ => HintEvent::Failed { target },
+        });
         self.tell_waiting(target);
     }
 
     async fn expire(&mut self, target: NodeId, before_us: u64) {
         let Some(logs) = self.targets.get_mut(&target) else { return };
+        let mut has_failed = false;
         for log in &mut logs.logs {
             match log.expire(before_us).await {
                 Ok(dropped) => self.core.hints.drop_hints(dropped),
-                Err(error) => tracing::warn!(%target, %error, "old hints are not dropped"),
+                Err(error) => {
+                    tracing::warn!(%target, %error, "old hints are not dropped");
+                    has_failed = true;
+                }
             }
+        }
+        if has_failed {
+            self.tell(HintEvent::Failed { target });
         }
         self.tell_waiting(target);
     }
