@@ -57,7 +57,7 @@ pub(crate) async fn check_here(
         return Err(ApiError::transient(ErrorCode::StaleEpoch, message));
     };
     let engine = core.engine()?;
-    let session = Session { core, engine: &engine, route, place, own, mode: Mode::Check };
+    let session = Session::new(core, &engine, (route, place), own, Mode::Check);
     let outcome = session.run().await;
     Ok(ShardComparison {
         shard: shard.0,

@@ -23,7 +23,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::{StreamExt, stream};
 use heddle_core::engine::{StampedChange, StampedWrite};
 use heddle_replication::{
     LeafSet, RepairEffect, RepairEvent, RepairReport as Outcome, RepairRequest, RepairSession,
@@ -35,7 +35,10 @@ use heddle_wire::message::Copies;
 use rustc_hash::FxHashMap;
 
 use crate::core::{Core, HomeEngine};
-use crate::limits::{REPAIR_BYTES_PER_S, REPAIR_FLOOR_LAG, REPAIR_FLOOR_STEP, REPAIR_PAGE_ENTRIES};
+use crate::limits::{
+    REPAIR_BYTES_PER_S, REPAIR_COPIES_AT_ONCE, REPAIR_FLOOR_LAG, REPAIR_FLOOR_STEP,
+    REPAIR_PAGE_ENTRIES,
+};
 use crate::metrics::{Counter, RepairReport};
 use crate::registry::{CollectionRoute, ShardPlace};
 pub(crate) use answer::{answer, answers};
@@ -182,7 +185,7 @@ async fn drive(
 ) {
     let began_ns = core.clock.monotonic_ns();
     core.repair.note_begun(place.id, began_ns);
-    let session = Session { core, engine, route, place, own, mode: Mode::Repair };
+    let session = Session::new(core, engine, (route, place), own, Mode::Repair);
     let outcome = session.run().await;
     let is_whole = outcome.floor.is_some();
     core.repair.note_session(place.id, &outcome, is_whole, core.clock.monotonic_ns());
@@ -214,6 +217,8 @@ struct Session<'a> {
     place: &'a ShardPlace,
     own: u8,
     mode: Mode,
+    /// Up to when the rate of repairs is used up, monotonic nanoseconds.
+    paced_ns: Cell<u64>,
 }
 
 /// What a comparison is for.
@@ -225,7 +230,17 @@ enum Mode {
     Check,
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
+    fn new(
+        core: &'a Rc<Core>,
+        engine: &'a HomeEngine,
+        (route, place): (&'a CollectionRoute, &'a ShardPlace),
+        own: u8,
+        mode: Mode,
+    ) -> Self {
+        Self { core, engine, route, place, own, mode, paced_ns: Cell::default() }
+    }
+
     async fn run(&self) -> Outcome {
         let replicas = self.place.replicas.len();
         let request = RepairRequest {
@@ -240,26 +255,32 @@ impl Session<'_> {
             if round.is_empty() || round.contains(&RepairEffect::Finish) {
                 return session.report();
             }
-            let began_ns = self.core.clock.monotonic_ns();
-            let bytes_before = self.core.repair.bytes.get();
             let leaves = session.leaves().clone();
-            let events = join_all(round.into_iter().map(|effect| self.execute(effect, &leaves)));
-            for event in events.await.into_iter().flatten() {
-                session.handle(event, &mut effects);
+            // All replicas are asked together; copies hold whole objects, so few go at a time.
+            let is_copying = round.iter().any(|effect| {
+                matches!(effect, RepairEffect::Copy { .. } | RepairEffect::Bury { .. })
+            });
+            let at_once = if is_copying { REPAIR_COPIES_AT_ONCE } else { round.len() };
+            let running = round.into_iter().map(|effect| self.execute(effect, &leaves));
+            let mut events = stream::iter(running).buffer_unordered(at_once);
+            while let Some(event) = events.next().await {
+                if let Some(event) = event {
+                    session.handle(event, &mut effects);
+                }
             }
-            let moved = self.core.repair.bytes.get() - bytes_before;
-            self.keep_pace(moved, began_ns).await;
         }
     }
 
-    /// Waits until what was moved fits the rate of repairs.
+    /// Waits until what was moved since `began_ns` fits the rate of repairs, together with what
+    /// else this comparison moves.
     async fn keep_pace(&self, bytes: u64, began_ns: u64) {
         let due_ns = u128::from(bytes) * 1_000_000_000 / u128::from(REPAIR_BYTES_PER_S);
-        let due = Duration::from_nanos(u64::try_from(due_ns).unwrap_or(u64::MAX));
-        let passed_ns = self.core.clock.monotonic_ns().saturating_sub(began_ns);
-        let left = due.saturating_sub(Duration::from_nanos(passed_ns));
-        if !left.is_zero() {
-            sleep(left).await;
+        let due_ns = u64::try_from(due_ns).unwrap_or(u64::MAX);
+        let paced_ns = self.paced_ns.get().max(began_ns).saturating_add(due_ns);
+        self.paced_ns.set(paced_ns);
+        let left_ns = paced_ns.saturating_sub(self.core.clock.monotonic_ns());
+        if left_ns > 0 {
+            sleep(Duration::from_nanos(left_ns)).await;
         }
     }
 
@@ -310,20 +331,24 @@ impl Session<'_> {
         RepairEvent::Lost { replica }
     }
 
-    /// Moves exact copies; how many did not arrive.
+    /// Moves exact copies, a message at a time; how many did not arrive.
     async fn copy(&self, source: u8, target: u8, ids: &[ObjectId]) -> usize {
         let (from, to) = (self.side(source), self.side(target));
+        let hops = u64::from(source != self.own) + u64::from(target != self.own);
         let (mut rest, mut refused) = (ids, 0);
         while !rest.is_empty() {
+            let began_ns = self.core.clock.monotonic_ns();
             let moved = async {
                 let (answered, copies) = from.read(rest).await?;
                 let missing = answered - copies.ends.len();
-                Ok::<_, ApiError>((answered, missing + to.write(copies).await?))
+                let bytes = copies.bytes.len() as u64;
+                Ok::<_, ApiError>((answered, bytes, missing + to.write(copies).await?))
             };
             match moved.await {
-                Ok((answered, left)) => {
+                Ok((answered, bytes, left)) => {
                     refused += left;
                     rest = &rest[answered..];
+                    self.keep_pace(bytes * hops, began_ns).await;
                 }
                 Err(error) => {
                     tracing::debug!(shard = self.place.id.0, source, target, %error, "no copy");
