@@ -62,6 +62,8 @@ pub(crate) const REPAIR_PAGE_ENTRIES: usize = 4_096;
 pub(crate) const REPAIR_READ_OBJECTS: usize = 8;
 /// Copies between replicas that one comparison has under way: of the largest rows 16 MiB each.
 pub(crate) const REPAIR_COPIES_AT_ONCE: usize = 2;
+/// A replica that fails after so long hangs, and is asked no more in that round of comparisons.
+pub(crate) const REPAIR_HANGS_AFTER: Duration = Duration::from_secs(5);
 /// Bytes that the comparisons of a core move a second at most, so that clients have the rest.
 pub(crate) const REPAIR_BYTES_PER_S: u64 = 64 << 20;
 /// The floor of a shard stays so far behind the comparison that sets it: longer than a request
