@@ -30,7 +30,7 @@ use heddle_replication::{
     ReplicaSet,
 };
 use heddle_runtime::{Queue, sleep, spawn};
-use heddle_types::{ApiError, Clock, DeletionStrategy, Hlc, NodeId, ObjectId, ShardId, Stamp};
+use heddle_types::{ApiError, Clock, Hlc, NodeId, ObjectId, ShardId, Stamp};
 use heddle_wire::message::Copies;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -267,7 +267,7 @@ impl<'a> Session<'a> {
         let request = RepairRequest {
             replicas,
             reachable: self.reachable(),
-            strategy: DeletionStrategy::default(),
+            strategy: self.route.config.replication.deletion_strategy,
         };
         let mut effects = Vec::new();
         let mut session = RepairSession::start(request, &mut effects);

@@ -12,7 +12,7 @@ use heddle_replication::{
     Copy, Items, ReadEffect, ReadEvent, ReadMachine, ReadOutcome, ReadRequest,
 };
 use heddle_runtime::timeout;
-use heddle_types::{ApiError, Clock, Consistency, DeletionStrategy, ObjectDigest, ObjectId};
+use heddle_types::{ApiError, Clock, Consistency, ObjectDigest, ObjectId};
 
 use super::super::Deadline;
 use super::ask::{Encoded, Replica, Sent};
@@ -89,7 +89,7 @@ impl Reading<'_> {
             replicas: shard.replicas.len(),
             order: &order_of(&self.core, shard),
             level,
-            strategy: DeletionStrategy::default(),
+            strategy: self.route.config.replication.deletion_strategy,
             items: self.ids.len(),
             now_us: now_us(),
             hedge_after_us: self.core.latencies.hedge_after().as_micros() as u64,
