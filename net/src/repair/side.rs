@@ -147,8 +147,8 @@ pub(super) async fn begin_here(
     Ok((hlc, floor, engine.tree(shard).await?))
 }
 
-/// What [`Side::read`] says of a replica on this core: as many objects as fit one message, whichever
-/// way it goes. Memory: that message, and the largest objects of one part.
+/// What [`Side::read`] says of a replica on this core: as many objects as fit one message,
+/// whichever way it goes. Memory: that message, and the largest objects of one part.
 pub(super) async fn read_here(
     engine: &HomeEngine,
     shard: ShardId,
