@@ -5,6 +5,7 @@ use std::time::Duration;
 use heddle_types::limits::{
     BODY_GROWTH_BYTES, CLIENT_BODY_BYTES_MAX, CONNECTION_BYTES_IN_FLIGHT_MAX,
     CONNECTION_REPLY_BYTES_MAX, CONNECTION_REQUESTS_IN_FLIGHT_MAX, NODE_BODY_BYTES_MAX,
+    WAL_RECORD_BYTES_MAX,
 };
 
 /// Bytes that one read takes off a socket into the core's common buffer (64 KiB).
@@ -57,8 +58,12 @@ pub(crate) const READ_CHUNK_OBJECTS: usize = 64;
 pub(crate) const TICKET_GOOD_S: u32 = 60;
 /// Versions of one page of a comparison (57 bytes each).
 pub(crate) const REPAIR_PAGE_ENTRIES: usize = 4_096;
-/// Objects that are read at once for another replica.
-pub(crate) const REPAIR_READ_OBJECTS: usize = 128;
+/// Objects that are read at once for another replica: of the largest rows 64 MiB.
+pub(crate) const REPAIR_READ_OBJECTS: usize = 8;
+/// Copies between replicas that one comparison has under way: of the largest rows 16 MiB each.
+pub(crate) const REPAIR_COPIES_AT_ONCE: usize = 2;
+/// A replica that fails after so long hangs, and is asked no more in that round of comparisons.
+pub(crate) const REPAIR_HANGS_AFTER: Duration = Duration::from_secs(5);
 /// Bytes that the comparisons of a core move a second at most, so that clients have the rest.
 pub(crate) const REPAIR_BYTES_PER_S: u64 = 64 << 20;
 /// The floor of a shard stays so far behind the comparison that sets it: longer than a request
@@ -140,6 +145,7 @@ const _: () = assert!(NODE_BODY_BYTES_MAX <= LINK_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(LINK_BYTES_IN_FLIGHT_MAX < PEER_CORE_BYTES_MAX);
 const _: () = assert!(24 * PEER_HITS_MAX < NODE_BODY_BYTES_MAX);
 const _: () = assert!(2 * PEER_REPLY_BYTES < NODE_BODY_BYTES_MAX);
+const _: () = assert!(PEER_REPLY_BYTES + WAL_RECORD_BYTES_MAX < NODE_BODY_BYTES_MAX);
 const _: () = assert!(DIRECT_READ_BYTES_MIN <= BODY_GROWTH_BYTES);
 const _: () = assert!(CLIENT_BODY_BYTES_MAX * 2 <= CONNECTION_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(CONNECTION_BYTES_IN_FLIGHT_MAX < CORE_REQUEST_BYTES_MAX);

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
-use heddle_types::{Consistency, Distance, Quantization, RawVectors};
+use heddle_types::{Consistency, DeletionStrategy, Distance, Quantization, RawVectors};
 
 use crate::config::keys::{self, KEYS, Key};
 
@@ -350,6 +350,10 @@ pub(crate) struct CollectionCreate {
     /// Replicas of each shard, every one on a node of its own [default: 1]
     #[arg(long, value_name = "N", conflicts_with = "file")]
     pub(crate) replication: Option<u32>,
+    /// TimeBasedResolution, DeleteOnConflict or NoAutomatedResolution: which of a write and a
+    /// deletion wins that not every replica has seen [default: TimeBasedResolution]
+    #[arg(long, value_name = "STRATEGY", value_parser = deletion_strategy, conflicts_with = "file")]
+    pub(crate) deletion_strategy: Option<DeletionStrategy>,
     /// Divide it among tenants, each with shards of its own
     #[arg(long, conflicts_with = "file")]
     pub(crate) tenants: bool,
@@ -396,6 +400,14 @@ fn distance(text: &str) -> Result<Distance, String> {
     let text = if text == "l2" { "l2-squared" } else { text };
     Distance::from_name(text).ok_or_else(|| {
         let names: Vec<&str> = Distance::ALL.iter().map(|distance| distance.name()).collect();
+        format!("expected one of {}", names.join(", "))
+    })
+}
+
+/// The deletion strategy of a name, with the names in the error.
+fn deletion_strategy(text: &str) -> Result<DeletionStrategy, String> {
+    DeletionStrategy::from_name(text).ok_or_else(|| {
+        let names = DeletionStrategy::ALL.map(DeletionStrategy::name);
         format!("expected one of {}", names.join(", "))
     })
 }

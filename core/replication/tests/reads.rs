@@ -29,14 +29,17 @@ enum Manner {
     TakesNoItem,
     /// Answers reads, and repairs fail as a whole.
     TakesNoRepair,
+    /// Answers reads, and refuses what it has no version of: it is older than its floor.
+    HasForgotten,
 }
 
-const MANNERS: [Manner; 5] = [
+const MANNERS: [Manner; 6] = [
     Manner::Answers,
     Manner::Refuses,
     Manner::IsSilent,
     Manner::TakesNoItem,
     Manner::TakesNoRepair,
+    Manner::HasForgotten,
 ];
 
 struct World {
@@ -188,11 +191,16 @@ impl World {
             }
             Manner::TakesNoRepair => ReadEvent::RepairFailed { replica },
             _ => {
+                let forgets = self.manners[usize::from(replica)] == Manner::HasForgotten;
                 let mut answers = Vec::new();
                 let sent = std::mem::take(&mut self.sent[usize::from(replica)]);
                 for (item, sent) in items.iter().zip(sent) {
                     let (item, sent) = (*item as usize, Some(sent));
                     let here = &mut self.versions[usize::from(replica)][item];
+                    if forgets && here.is_none() {
+                        answers.push(ItemAnswer::BelowFloor);
+                        continue;
+                    }
                     answers.push(match *here > sent {
                         true => ItemAnswer::Superseded,
                         false => ItemAnswer::Applied { existed: here.is_some() },
@@ -253,7 +261,13 @@ impl World {
                 ReadOutcome::Deleted(stamp) => Some(ObjectDigest::tombstone(stamp)),
                 ReadOutcome::Absent => None,
             };
-            let holders = self.versions.iter().filter(|versions| versions[item] >= winner).count();
+            // A deletion that is forgotten is as good as one that is kept.
+            let is_dead = winner.is_none_or(|winner| winner.is_tombstone);
+            let holds = |(versions, manner): &(&Vec<Version>, &Manner)| {
+                let forgets = **manner == Manner::HasForgotten && versions[item].is_none();
+                versions[item] >= winner || is_dead && forgets
+            };
+            let holders = self.versions.iter().zip(&self.manners).filter(holds).count();
             assert!(holders >= needed, "{story}: item {item} is on {holders} replicas");
             let was_there = before.iter().any(|versions| versions[item] == winner);
             let is_made = self.strategy == DeletionStrategy::DeleteOnConflict
@@ -279,8 +293,8 @@ fn one_object_of_every_history_is_read_as_defined() {
             .iter()
             .map(|kind| VERSIONS[*kind]())
             .collect();
-        for manner in 0..125 {
-            let manners: Vec<Manner> = [manner % 5, manner / 5 % 5, manner / 25]
+        for manner in 0..216 {
+            let manners: Vec<Manner> = [manner % 6, manner / 6 % 6, manner / 36]
                 .iter()
                 .map(|kind| MANNERS[*kind])
                 .collect();
@@ -316,7 +330,15 @@ fn check_single(world: &World, had: &[Version], manners: &[Manner], story: &str)
     {
         assert_ne!(outcome, ReadOutcome::Failed, "{story}");
     }
-    if needed == 3 && outcome != ReadOutcome::Failed {
+    let has_nothing = |replica: &usize| had[*replica].is_none();
+    let has_forgotten =
+        |replica: &usize| has_nothing(replica) && manners[*replica] == Manner::HasForgotten;
+    let forgotten = (0..3).filter(has_forgotten).count();
+    if outcome == ReadOutcome::Absent {
+        let nobody = (0..3).filter(has_nothing).count();
+        assert!(nobody >= needed || forgotten >= 2, "{story}: one cannot outvote the others");
+    }
+    if needed == 3 && outcome != ReadOutcome::Failed && forgotten < 2 {
         let newest = had.iter().copied().max().flatten();
         let is_split = had.iter().flatten().any(|version| version.is_tombstone)
             && had.iter().flatten().any(|version| !version.is_tombstone);
@@ -345,7 +367,7 @@ fn many_objects_are_read_as_defined_while_writes_go_on() {
             versions.push((0..items).map(|_| version(&mut random)).collect());
         }
         let manners: Vec<Manner> = (0..replicas)
-            .map(|_| if random.chance(70) { Manner::Answers } else { MANNERS[random.below(5)] })
+            .map(|_| if random.chance(70) { Manner::Answers } else { MANNERS[random.below(6)] })
             .collect();
         let level = Consistency::LEVELS[random.below(3)];
         let story = format!("seed {seed}");
@@ -442,6 +464,36 @@ fn what_a_replica_has_repaired_past_and_forgotten_is_absent() {
     assert_eq!(effects, [ReadEffect::Answer]);
     assert_eq!(world.machine.outcome(0), Some(ReadOutcome::Absent));
     assert_eq!(world.machine.outcome(1), Some(ReadOutcome::Found(live(9))));
+}
+
+#[test]
+fn one_replica_that_has_forgotten_an_object_does_not_outvote_those_that_have_it() {
+    for (last, expected) in [
+        (Manner::Answers, ReadOutcome::Found(live(1))),
+        (Manner::IsSilent, ReadOutcome::Failed),
+        (Manner::Refuses, ReadOutcome::Failed),
+    ] {
+        let versions = vec![vec![Some(live(1))], vec![None], vec![Some(live(1))]];
+        let manners = vec![Manner::Answers, Manner::HasForgotten, last];
+        let strategy = DeletionStrategy::default();
+        let mut world = World::new(versions, manners, Consistency::Quorum, strategy);
+        world.run(&mut Random::new(5));
+        assert_eq!(world.machine.outcome(0), Some(expected), "{last:?}");
+        assert_eq!(world.versions[1], [None]);
+    }
+    // What two of three have forgotten was deleted, and so was what one has forgotten of which
+    // another still has the deletion.
+    for (newest, last, expected) in [
+        (live(1), Manner::HasForgotten, ReadOutcome::Absent),
+        (dead(1), Manner::IsSilent, ReadOutcome::Deleted(stamp(1))),
+    ] {
+        let versions = vec![vec![Some(newest)], vec![None], vec![None]];
+        let manners = vec![Manner::Answers, Manner::HasForgotten, last];
+        let strategy = DeletionStrategy::default();
+        let mut world = World::new(versions, manners, Consistency::Quorum, strategy);
+        world.run(&mut Random::new(6));
+        assert_eq!(world.machine.outcome(0), Some(expected), "{last:?}");
+    }
 }
 
 #[test]

@@ -15,3 +15,30 @@ pub enum DeletionStrategy {
     #[default]
     TimeBasedResolution,
 }
+
+impl DeletionStrategy {
+    /// Every strategy.
+    pub const ALL: [Self; 3] =
+        [Self::TimeBasedResolution, Self::DeleteOnConflict, Self::NoAutomatedResolution];
+
+    /// Its name in definitions.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoAutomatedResolution => "NoAutomatedResolution",
+            Self::DeleteOnConflict => "DeleteOnConflict",
+            Self::TimeBasedResolution => "TimeBasedResolution",
+        }
+    }
+
+    /// The strategy of a name; none when there is no such.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|strategy| strategy.name() == name)
+    }
+
+    /// Whether it is the one of collections that name none.
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}

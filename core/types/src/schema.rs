@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::deletion::DeletionStrategy;
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::{
     NAME_LENGTH_BYTES_MAX, PROPERTIES_PER_COLLECTION_MAX, PROPERTY_DEPTH_MAX,
@@ -253,11 +254,14 @@ impl Default for ShardingConfig {
 pub struct ReplicationConfig {
     /// Copies of every object, each on a node of its own.
     pub factor: u32,
+    /// How a deletion that not every replica has seen is resolved.
+    #[serde(skip_serializing_if = "DeletionStrategy::is_default")]
+    pub deletion_strategy: DeletionStrategy,
 }
 
 impl Default for ReplicationConfig {
     fn default() -> Self {
-        Self { factor: 1 }
+        Self { factor: 1, deletion_strategy: DeletionStrategy::default() }
     }
 }
 
@@ -518,6 +522,25 @@ mod tests {
         assert_eq!(minimal().validate(), Ok(()));
         let parsed: CollectionConfig = serde_json::from_str(r#"{"name":"Docs"}"#).unwrap();
         assert_eq!(parsed, CollectionConfig { vectors: Vec::new(), ..minimal() });
+    }
+
+    #[test]
+    fn a_deletion_strategy_is_written_only_where_it_is_not_the_usual_one() {
+        assert!(!serde_json::to_string(&minimal()).unwrap().contains("deletion_strategy"));
+        for strategy in DeletionStrategy::ALL {
+            let replication =
+                format!(r#"{{"factor":3,"deletion_strategy":"{}"}}"#, strategy.name());
+            let text = format!(r#"{{"name":"Docs","replication":{replication}}}"#);
+            let parsed: CollectionConfig = serde_json::from_str(&text).unwrap();
+            assert_eq!(parsed.replication.deletion_strategy, strategy);
+            let back = serde_json::to_string(&parsed).unwrap();
+            let is_usual = strategy == DeletionStrategy::TimeBasedResolution;
+            assert_eq!(back.contains(&replication), !is_usual, "{back}");
+            assert_eq!(serde_json::from_str::<CollectionConfig>(&back).unwrap(), parsed);
+        }
+        let bad = r#"{"name":"Docs","replication":{"deletion_strategy":"LastWins"}}"#;
+        let error = serde_json::from_str::<CollectionConfig>(bad).unwrap_err();
+        assert!(error.to_string().contains("LastWins"), "{error}");
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(crate) async fn check_here(
     shard: ShardId,
 ) -> Result<ShardComparison, ApiError> {
     let is_home = |here: &ReplicaPlace| here.is_here && here.home == core.index;
-    let route = core.registry.route_of(collection);
+    let route = core.registry.route_holding(collection, shard);
     let found = route.as_ref().and_then(|route| {
         let place = &route.shards[route.position(shard)?];
         let own = u8::try_from(place.replicas.iter().position(is_home)?).ok()?;
@@ -57,7 +57,7 @@ pub(crate) async fn check_here(
         return Err(ApiError::transient(ErrorCode::StaleEpoch, message));
     };
     let engine = core.engine()?;
-    let session = Session { core, engine: &engine, route, place, own, mode: Mode::Check };
+    let session = Session::new(core, &engine, (route, place), own, Mode::Check);
     let outcome = session.run().await;
     Ok(ShardComparison {
         shard: shard.0,

@@ -23,21 +23,25 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::{StreamExt, stream};
 use heddle_core::engine::{StampedChange, StampedWrite};
 use heddle_replication::{
     LeafSet, RepairEffect, RepairEvent, RepairReport as Outcome, RepairRequest, RepairSession,
     ReplicaSet,
 };
 use heddle_runtime::{Queue, sleep, spawn};
-use heddle_types::{ApiError, Clock, DeletionStrategy, Hlc, ObjectId, ShardId, Stamp};
+use heddle_types::{ApiError, Clock, Hlc, NodeId, ObjectId, ShardId, Stamp};
 use heddle_wire::message::Copies;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::core::{Core, HomeEngine};
-use crate::limits::{REPAIR_BYTES_PER_S, REPAIR_FLOOR_LAG, REPAIR_FLOOR_STEP, REPAIR_PAGE_ENTRIES};
+use crate::health::Health;
+use crate::limits::{
+    REPAIR_BYTES_PER_S, REPAIR_COPIES_AT_ONCE, REPAIR_FLOOR_LAG, REPAIR_FLOOR_STEP,
+    REPAIR_HANGS_AFTER, REPAIR_PAGE_ENTRIES,
+};
 use crate::metrics::{Counter, RepairReport};
-use crate::registry::{CollectionRoute, ShardPlace};
+use crate::registry::{CollectionRoute, ReplicaPlace, ShardPlace};
 pub(crate) use answer::{answer, answers};
 pub(crate) use check::{check, check_here};
 use side::Side;
@@ -56,8 +60,11 @@ pub(crate) struct Repair {
     begun_ns: RefCell<FxHashMap<ShardId, u64>>,
     /// When all of its replicas were equal at the end of one that it has driven.
     whole_ns: RefCell<FxHashMap<ShardId, u64>>,
-    /// When a shard may be compared again, monotonic nanoseconds.
-    next_ns: RefCell<FxHashMap<ShardId, u64>>,
+    /// When a shard may be compared again, monotonic nanoseconds, while the same replicas of it
+    /// live as then.
+    next_ns: RefCell<FxHashMap<ShardId, (u64, ReplicaSet)>>,
+    /// Nodes that seem to live and were waited for in vain in this round.
+    silent: RefCell<FxHashSet<NodeId>>,
     sessions: Counter,
     whole: Counter,
     compared: Counter,
@@ -122,19 +129,23 @@ pub(crate) fn start(core: &Rc<Core>, engine: &HomeEngine) {
 
 async fn run(core: Rc<Core>, engine: HomeEngine) {
     let interval = Duration::from_millis(core.node.config.repair_interval_ms);
-    loop {
+    for turn in 0_usize.. {
         sleep(interval).await;
         if core.is_draining() {
             return;
         }
-        let shards = own_shards(&core);
+        let mut shards = own_shards(&core);
+        // A node that hangs is asked for one shard a round: not always for the same one.
+        let first = turn.checked_rem(shards.len()).unwrap_or_default();
+        shards.rotate_left(first);
+        core.repair.silent.borrow_mut().clear();
         let ids: BTreeSet<ShardId> = shards.iter().map(|(_, place, _)| place.id).collect();
         core.repair.keep(|shard| ids.contains(shard));
         for (route, place, own) in shards {
             if core.is_draining() {
                 return;
             }
-            if is_due(&core, place.id, own, interval) {
+            if is_due(&core, &place, own, interval) {
                 drive(&core, &engine, &route, &place, own).await;
             }
         }
@@ -158,9 +169,19 @@ fn own_shards(core: &Core) -> Vec<(Arc<CollectionRoute>, ShardPlace, u8)> {
     own
 }
 
-fn is_due(core: &Core, shard: ShardId, own: u8, interval: Duration) -> bool {
-    let next_ns = core.repair.next_ns.borrow().get(&shard).copied();
-    if next_ns.is_some_and(|next| core.clock.monotonic_ns() < next) {
+/// The replicas of a shard that are here or seem to live.
+fn living(place: &ShardPlace, health: &Health) -> ReplicaSet {
+    let is_alive = |replica: &ReplicaPlace| replica.is_here || health.of(replica.node).is_alive;
+    let replicas = (0..).zip(&place.replicas);
+    replicas.filter(|(_, replica)| is_alive(replica)).map(|(replica, _)| replica).collect()
+}
+
+fn is_due(core: &Core, place: &ShardPlace, own: u8, interval: Duration) -> bool {
+    let shard = place.id;
+    if let Some((next_ns, lived)) = core.repair.next_ns.borrow().get(&shard).copied()
+        && core.clock.monotonic_ns() < next_ns
+        && living(place, &core.registry.health()) == lived
+    {
         return false;
     }
     if own == 0 {
@@ -182,15 +203,15 @@ async fn drive(
 ) {
     let began_ns = core.clock.monotonic_ns();
     core.repair.note_begun(place.id, began_ns);
-    let session = Session { core, engine, route, place, own, mode: Mode::Repair };
+    let living = living(place, &core.registry.health());
+    let session = Session::new(core, engine, (route, place), own, Mode::Repair);
     let outcome = session.run().await;
     let is_whole = outcome.floor.is_some();
     core.repair.note_session(place.id, &outcome, is_whole, core.clock.monotonic_ns());
     let moved = outcome.copied + outcome.buried;
-    if moved * IDLE_SHARE <= outcome.objects_compared {
-        let now_ns = core.clock.monotonic_ns();
-        let next_ns = now_ns + now_ns.saturating_sub(began_ns) * IDLE_SHARE;
-        core.repair.next_ns.borrow_mut().insert(place.id, next_ns);
+    if moved * IDLE_SHARE <= outcome.objects_compared && outcome.took_part == living {
+        let next_ns = core.clock.monotonic_ns() + session.worked_ns.get() * IDLE_SHARE;
+        core.repair.next_ns.borrow_mut().insert(place.id, (next_ns, living));
     }
     if moved + outcome.refused > 0 {
         tracing::info!(
@@ -214,6 +235,10 @@ struct Session<'a> {
     place: &'a ShardPlace,
     own: u8,
     mode: Mode,
+    /// Up to when the rate of repairs is used up, monotonic nanoseconds.
+    paced_ns: Cell<u64>,
+    /// How long it took, but for what was waited for a replica that was lost.
+    worked_ns: Cell<u64>,
 }
 
 /// What a comparison is for.
@@ -225,13 +250,24 @@ enum Mode {
     Check,
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
+    fn new(
+        core: &'a Rc<Core>,
+        engine: &'a HomeEngine,
+        (route, place): (&'a CollectionRoute, &'a ShardPlace),
+        own: u8,
+        mode: Mode,
+    ) -> Self {
+        let (paced_ns, worked_ns) = (Cell::default(), Cell::default());
+        Self { core, engine, route, place, own, mode, paced_ns, worked_ns }
+    }
+
     async fn run(&self) -> Outcome {
         let replicas = self.place.replicas.len();
         let request = RepairRequest {
             replicas,
-            reachable: ReplicaSet::first(replicas),
-            strategy: DeletionStrategy::default(),
+            reachable: self.reachable(),
+            strategy: self.route.config.replication.deletion_strategy,
         };
         let mut effects = Vec::new();
         let mut session = RepairSession::start(request, &mut effects);
@@ -241,25 +277,50 @@ impl Session<'_> {
                 return session.report();
             }
             let began_ns = self.core.clock.monotonic_ns();
-            let bytes_before = self.core.repair.bytes.get();
+            let mut is_lost = false;
             let leaves = session.leaves().clone();
-            let events = join_all(round.into_iter().map(|effect| self.execute(effect, &leaves)));
-            for event in events.await.into_iter().flatten() {
-                session.handle(event, &mut effects);
+            // All replicas are asked together; copies hold whole objects, so few go at a time.
+            let is_copying = round.iter().any(|effect| {
+                matches!(effect, RepairEffect::Copy { .. } | RepairEffect::Bury { .. })
+            });
+            let at_once = if is_copying { REPAIR_COPIES_AT_ONCE } else { round.len() };
+            let running = round.into_iter().map(|effect| self.execute(effect, &leaves));
+            let mut events = stream::iter(running).buffer_unordered(at_once);
+            while let Some(event) = events.next().await {
+                if let Some(event) = event {
+                    is_lost |= matches!(event, RepairEvent::Lost { .. });
+                    session.handle(event, &mut effects);
+                }
             }
-            let moved = self.core.repair.bytes.get() - bytes_before;
-            self.keep_pace(moved, began_ns).await;
+            if !is_lost {
+                let took_ns = self.core.clock.monotonic_ns().saturating_sub(began_ns);
+                self.worked_ns.set(self.worked_ns.get() + took_ns);
+            }
         }
     }
 
-    /// Waits until what was moved fits the rate of repairs.
+    /// Whom to ask: those that live, and in the background not those that hang.
+    fn reachable(&self) -> ReplicaSet {
+        let mut reachable = living(self.place, &self.core.registry.health());
+        if self.mode == Mode::Repair {
+            let silent = self.core.repair.silent.borrow();
+            let hanging = (0..).zip(&self.place.replicas);
+            let hanging = hanging.filter(|(_, replica)| silent.contains(&replica.node));
+            hanging.for_each(|(replica, _)| reachable.remove(replica));
+        }
+        reachable
+    }
+
+    /// Waits until what was moved since `began_ns` fits the rate of repairs, together with what
+    /// else this comparison moves.
     async fn keep_pace(&self, bytes: u64, began_ns: u64) {
         let due_ns = u128::from(bytes) * 1_000_000_000 / u128::from(REPAIR_BYTES_PER_S);
-        let due = Duration::from_nanos(u64::try_from(due_ns).unwrap_or(u64::MAX));
-        let passed_ns = self.core.clock.monotonic_ns().saturating_sub(began_ns);
-        let left = due.saturating_sub(Duration::from_nanos(passed_ns));
-        if !left.is_zero() {
-            sleep(left).await;
+        let due_ns = u64::try_from(due_ns).unwrap_or(u64::MAX);
+        let paced_ns = self.paced_ns.get().max(began_ns).saturating_add(due_ns);
+        self.paced_ns.set(paced_ns);
+        let left_ns = paced_ns.saturating_sub(self.core.clock.monotonic_ns());
+        if left_ns > 0 {
+            sleep(Duration::from_nanos(left_ns)).await;
         }
     }
 
@@ -271,10 +332,11 @@ impl Session<'_> {
     }
 
     async fn execute(&self, effect: RepairEffect, leaves: &LeafSet) -> Option<RepairEvent> {
+        let began_ns = self.core.clock.monotonic_ns();
         match effect {
             RepairEffect::Begin { replica } => Some(match self.side(replica).begin().await {
                 Ok((hlc, floor, leaves)) => RepairEvent::Began { replica, hlc, floor, leaves },
-                Err(error) => self.lost(replica, &error),
+                Err(error) => self.lost(replica, began_ns, &error),
             }),
             RepairEffect::Page { replica, after } => {
                 let page = self.side(replica).page(leaves, after).await;
@@ -283,7 +345,7 @@ impl Session<'_> {
                         let is_last = entries.len() < REPAIR_PAGE_ENTRIES;
                         RepairEvent::Page { replica, entries, is_last }
                     }
-                    Err(error) => self.lost(replica, &error),
+                    Err(error) => self.lost(replica, began_ns, &error),
                 })
             }
             // It counts as arrived, so that the comparison goes on.
@@ -305,25 +367,34 @@ impl Session<'_> {
         }
     }
 
-    fn lost(&self, replica: u8, error: &ApiError) -> RepairEvent {
+    fn lost(&self, replica: u8, began_ns: u64, error: &ApiError) -> RepairEvent {
+        let waited_ns = self.core.clock.monotonic_ns().saturating_sub(began_ns);
+        if replica != self.own && Duration::from_nanos(waited_ns) >= REPAIR_HANGS_AFTER {
+            let node = self.place.replicas[usize::from(replica)].node;
+            self.core.repair.silent.borrow_mut().insert(node);
+        }
         tracing::debug!(shard = self.place.id.0, replica, %error, "it takes no part in a repair");
         RepairEvent::Lost { replica }
     }
 
-    /// Moves exact copies; how many did not arrive.
+    /// Moves exact copies, a message at a time; how many did not arrive.
     async fn copy(&self, source: u8, target: u8, ids: &[ObjectId]) -> usize {
         let (from, to) = (self.side(source), self.side(target));
+        let hops = u64::from(source != self.own) + u64::from(target != self.own);
         let (mut rest, mut refused) = (ids, 0);
         while !rest.is_empty() {
+            let began_ns = self.core.clock.monotonic_ns();
             let moved = async {
                 let (answered, copies) = from.read(rest).await?;
                 let missing = answered - copies.ends.len();
-                Ok::<_, ApiError>((answered, missing + to.write(copies).await?))
+                let bytes = copies.bytes.len() as u64;
+                Ok::<_, ApiError>((answered, bytes, missing + to.write(copies).await?))
             };
             match moved.await {
-                Ok((answered, left)) => {
+                Ok((answered, bytes, left)) => {
                     refused += left;
                     rest = &rest[answered..];
+                    self.keep_pace(bytes * hops, began_ns).await;
                 }
                 Err(error) => {
                     tracing::debug!(shard = self.place.id.0, source, target, %error, "no copy");

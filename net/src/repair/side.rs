@@ -147,7 +147,8 @@ pub(super) async fn begin_here(
     Ok((hlc, floor, engine.tree(shard).await?))
 }
 
-/// What [`Side::read`] says of a replica on this core: as many objects as fit one message.
+/// What [`Side::read`] says of a replica on this core: as many objects as fit one message,
+/// whichever way it goes. Memory: that message, and the largest objects of one part.
 pub(super) async fn read_here(
     engine: &HomeEngine,
     shard: ShardId,
@@ -155,12 +156,14 @@ pub(super) async fn read_here(
 ) -> Result<(usize, Copies), ApiError> {
     let (mut copies, mut answered) = (Copies::default(), 0);
     for part in ids.chunks(REPAIR_READ_OBJECTS) {
-        for copy in engine.read_stamped(shard, part.to_vec()).await?.into_iter().flatten() {
-            add_copy(&mut copies, &copy);
-        }
-        answered += part.len();
-        if copies.bytes.len() >= PEER_REPLY_BYTES {
-            break;
+        for copy in engine.read_stamped(shard, part.to_vec()).await? {
+            answered += 1;
+            if let Some(copy) = copy {
+                add_copy(&mut copies, &copy);
+            }
+            if copies.bytes.len() >= PEER_REPLY_BYTES {
+                return Ok((answered, copies));
+            }
         }
     }
     Ok((answered, copies))

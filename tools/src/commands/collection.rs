@@ -85,6 +85,7 @@ fn definition(arguments: &CollectionCreate) -> Result<CollectionConfig, Failure>
     config.vectors.push(vector);
     config.sharding.count = arguments.shards.unwrap_or(config.sharding.count);
     config.replication.factor = arguments.replication.unwrap_or(config.replication.factor);
+    config.replication.deletion_strategy = arguments.deletion_strategy.unwrap_or_default();
     config.multi_tenancy = MultiTenancyConfig {
         enabled: arguments.tenants,
         auto_create: arguments.auto_create,

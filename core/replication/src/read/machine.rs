@@ -52,6 +52,9 @@ struct Asked {
     is_beyond_repair: bool,
     /// Its version of each item, where asked for.
     versions: Vec<Option<ObjectDigest>>,
+    /// Items and the newest version of each that it did not take, because it may have been deleted
+    /// and forgotten there.
+    forgotten: Vec<(u32, ObjectDigest)>,
     /// The fetch or digest under way.
     reading: Option<Items>,
     /// The repair that was sent, or is being put together: items and their versions.
@@ -71,10 +74,20 @@ impl Asked {
     /// Whether its version of an item is, or may yet become, the winner.
     fn may_hold(&self, item: usize, winner: Option<ObjectDigest>) -> bool {
         if self.has_answered {
-            self.versions[item] >= winner || !self.is_beyond_repair
+            self.versions[item] >= winner
+                || !(self.is_beyond_repair || self.has_forgotten(item, winner))
         } else {
             !self.has_failed
         }
+    }
+
+    /// Whether it lacks this version of an item and refuses it for its age.
+    fn has_forgotten(&self, item: usize, version: Option<ObjectDigest>) -> bool {
+        let mut forgotten = self.forgotten.iter();
+        self.has_answered
+            && self.versions[item] < version
+            && forgotten
+                .any(|(known, refused)| *known as usize == item && Some(*refused) >= version)
     }
 }
 
@@ -192,6 +205,10 @@ impl<R> ReadMachine<R> {
                     "{took_part} of {} replicas took part in the read, {} needed for {}",
                     self.replicas, self.needed, self.level
                 );
+                let forgotten = self.forgotten_by(item);
+                if forgotten > 0 {
+                    message.push_str(&format!("; {forgotten} may have forgotten its deletion"));
+                }
                 if let Some(refusal) = &self.refusal {
                     message.push_str(&format!("; one refused: {refusal}"));
                 }
@@ -283,13 +300,11 @@ impl<R> ReadMachine<R> {
                 ItemAnswer::Applied { .. } | ItemAnswer::Known { .. } | ItemAnswer::Superseded => {
                     asked.versions[item] = asked.versions[item].max(Some(version));
                 }
-                // It was deleted everywhere and forgotten; what still has it is not believed.
-                ItemAnswer::BelowFloor => {
-                    if self.items[item].outcome.is_none() {
-                        self.items[item].outcome = Some(ReadOutcome::Absent);
-                        self.undecided -= 1;
-                    }
+                // A deletion that is forgotten is as good as one that is kept.
+                ItemAnswer::BelowFloor if version.is_tombstone => {
+                    asked.versions[item] = asked.versions[item].max(Some(version));
                 }
+                ItemAnswer::BelowFloor => asked.forgotten.push((index, version)),
                 ItemAnswer::Refused(error) => {
                     asked.is_beyond_repair = true;
                     self.refusal.get_or_insert_with(|| error.clone());
@@ -324,6 +339,7 @@ impl<R> ReadMachine<R> {
 
     /// Does what the versions known by now ask for.
     fn advance(&mut self, effects: &mut Vec<ReadEffect>) {
+        self.decide_forgotten();
         self.ask_enough(effects);
         let mut fetches = Batches::default();
         let mut repairs = Batches::default();
@@ -351,6 +367,26 @@ impl<R> ReadMachine<R> {
             self.is_answered = true;
             effects.push(ReadEffect::Answer);
         }
+    }
+
+    /// Decides the ids whose newest version so many replicas have forgotten that no quorum can have
+    /// it any more: they were deleted. Fewer may have lost what the others still have.
+    fn decide_forgotten(&mut self) {
+        if self.asked.iter().all(|asked| asked.forgotten.is_empty()) {
+            return;
+        }
+        let bearable = self.replicas.saturating_sub(Consistency::Quorum.needed(self.replicas));
+        for index in 0..self.items.len() {
+            if self.items[index].outcome.is_none() && self.forgotten_by(index) > bearable {
+                self.decide(index, ReadOutcome::Absent);
+            }
+        }
+    }
+
+    /// How many replicas have forgotten the newest version of an item.
+    fn forgotten_by(&self, item: usize) -> usize {
+        let winner = self.winner(item);
+        self.asked.iter().filter(|asked| asked.has_forgotten(item, winner)).count()
     }
 
     /// Asks more replicas while an id cannot reach its level with those asked, and gives up on the
@@ -392,6 +428,7 @@ impl<R> ReadMachine<R> {
             has_failed: false,
             is_beyond_repair: false,
             versions: vec![None; self.items.len()],
+            forgotten: Vec::new(),
             reading: Some(items.clone()),
             repairing: Vec::new(),
             is_sending: false,
@@ -435,7 +472,10 @@ impl<R> ReadMachine<R> {
         for asked in self.asked.iter_mut().filter(|asked| asked.has_answered) {
             if asked.versions[index] >= Some(winner) {
                 holders += 1;
-            } else if !asked.is_beyond_repair && !asked.is_sending {
+            } else if !asked.is_beyond_repair
+                && !asked.is_sending
+                && !asked.has_forgotten(index, Some(winner))
+            {
                 repairs.add(asked.replica, index);
                 asked.repairing.push((index as u32, winner));
             }

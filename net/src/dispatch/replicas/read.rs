@@ -12,14 +12,32 @@ use heddle_replication::{
     Copy, Items, ReadEffect, ReadEvent, ReadMachine, ReadOutcome, ReadRequest,
 };
 use heddle_runtime::timeout;
-use heddle_types::{ApiError, Clock, Consistency, DeletionStrategy, ObjectDigest, ObjectId};
+use heddle_types::{ApiError, Clock, Consistency, ObjectDigest, ObjectId};
 
 use super::super::Deadline;
 use super::ask::{Encoded, Replica, Sent};
 use super::selection::order_of;
+use super::write::bytes_of;
 use crate::core::Core;
-use crate::limits::{READ_CHUNK_OBJECTS, REPLICA_PATIENCE};
+use crate::limits::{PEER_REPLY_BYTES, READ_CHUNK_OBJECTS, REPLICA_PATIENCE};
 use crate::registry::CollectionRoute;
+
+/// Writes in order, in parts that fit a message each.
+fn parted(writes: Vec<StampedWrite>) -> Vec<Vec<StampedWrite>> {
+    let (mut parts, mut bytes) = (Vec::<Vec<StampedWrite>>::new(), usize::MAX);
+    for write in writes {
+        let more = bytes_of(std::slice::from_ref(&write));
+        bytes = bytes.saturating_add(more);
+        match parts.last_mut() {
+            Some(part) if bytes <= PEER_REPLY_BYTES => part.push(write),
+            _ => {
+                bytes = more;
+                parts.push(vec![write]);
+            }
+        }
+    }
+    parts
+}
 
 /// The newest version of each object as its level knows it, deletions too; none of one that there
 /// never was.
@@ -72,7 +90,7 @@ impl Reading<'_> {
             replicas: shard.replicas.len(),
             order: &order_of(&self.core, shard),
             level,
-            strategy: DeletionStrategy::default(),
+            strategy: self.route.config.replication.deletion_strategy,
             items: self.ids.len(),
             now_us: now_us(),
             hedge_after_us: self.core.latencies.hedge_after().as_micros() as u64,
@@ -156,16 +174,24 @@ impl Reading<'_> {
         self.core.metrics.replicas_repaired.add(writes.len() as u64);
         let (target, deadline) = (self.target(replica), self.deadline);
         self.asks.push(Box::pin(async move {
-            let sent = if target.shard.is_here {
-                target.write_here(Durability::Sync, writes).await
-            } else {
-                let encoded = Encoded::of(&target, Durability::Sync, &writes);
-                target.write_there(&encoded, deadline).await
-            };
-            match sent {
-                Sent::Answered(answers) => Event::Repaired { replica, answers },
-                Sent::Refused(_) | Sent::Lost => Event::RepairFailed { replica },
+            let mut answers = Vec::with_capacity(writes.len());
+            for part in parted(writes) {
+                let sent = if target.shard.is_here {
+                    target.write_here(Durability::Sync, part).await
+                } else {
+                    let encoded = Encoded::of(&target, Durability::Sync, &part);
+                    target.write_there(&encoded, deadline).await
+                };
+                match sent {
+                    Sent::Answered(part) => answers.extend(part),
+                    Sent::Refused(_) | Sent::Lost if answers.is_empty() => {
+                        return Event::RepairFailed { replica };
+                    }
+                    // Too few answers say that it takes no more, and what it has taken counts.
+                    Sent::Refused(_) | Sent::Lost => break,
+                }
             }
+            Event::Repaired { replica, answers }
         }));
     }
 
@@ -196,5 +222,31 @@ impl Reading<'_> {
             engine.observe(newest);
         }
         copies
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use heddle_types::{Hlc, NodeId, Stamp};
+
+    use super::*;
+
+    fn write(row: u64, bytes: usize) -> StampedWrite {
+        let stamp = Stamp { hlc: Hlc(row), boot: 1, core: 0, node: NodeId(uuid::Uuid::nil()) };
+        let properties = vec![0; bytes];
+        let change = StampedChange::Put { created_us: 0, vectors: Vec::new(), properties };
+        StampedWrite { id: ObjectId::from_row(row), stamp, change, exact: true }
+    }
+
+    #[test]
+    fn large_objects_are_repaired_in_several_messages_and_in_order() {
+        let sizes = [1, 2, 5 << 20, 5 << 20, 8 << 20, 8 << 20, 1, 1];
+        let writes: Vec<StampedWrite> =
+            (0..).zip(sizes).map(|(row, bytes)| write(row, bytes)).collect();
+        let parts = parted(writes.clone());
+        let lengths: Vec<usize> = parts.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [3, 1, 1, 1, 2]);
+        assert_eq!(parts.concat(), writes);
+        assert!(parted(Vec::new()).is_empty());
     }
 }

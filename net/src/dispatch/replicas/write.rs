@@ -50,7 +50,8 @@ pub(in crate::dispatch) async fn write(order: WriteOrder) -> Vec<Stamped> {
     })
 }
 
-fn bytes_of(writes: &[StampedWrite]) -> usize {
+/// What writes take up in memory, which is no less than they are on their way but for a few bytes.
+pub(super) fn bytes_of(writes: &[StampedWrite]) -> usize {
     let size = |write: &StampedWrite| match &write.change {
         StampedChange::Put { vectors, properties, .. } => {
             let values: usize = vectors.iter().map(|vector| 4 * vector.values.len()).sum();
