@@ -219,7 +219,23 @@ fn an_older_snapshot_never_takes_the_place_of_a_newer_one() {
     });
 }
 
-const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/raft-snapshot-1.bin");
+const FIXTURE: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/raft-snapshot-1-identity.bin");
+const FIXTURE_WITHOUT_IDENTITY: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/raft-snapshot-1.bin");
+
+#[test]
+fn a_snapshot_from_before_clusters_had_identities_is_read() {
+    SimHost::run(1, async {
+        let disk = new_disk().await;
+        disk.plant_file(PATH, std::fs::read(FIXTURE_WITHOUT_IDENTITY).unwrap());
+        let read = open(&disk).await.unwrap().state();
+        let expected = expected(2);
+        assert!(expected.cluster().is_some() && read.cluster().is_none());
+        assert_eq!(read.epoch(), expected.epoch());
+        assert!(read.nodes().eq(expected.nodes()));
+    });
+}
 
 #[test]
 fn a_snapshot_of_version_1_is_read_and_written_as_it_was() {

@@ -354,17 +354,26 @@ fn shard_reads() -> Vec<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use heddle_wire::kind::NOTICE_NUMBER;
-    use heddle_wire::{AlignedVec, MessageType, ShardMessage, decode_any};
+    use heddle_wire::{AlignedVec, MessageType, RepairMessage, ShardMessage, decode_any};
 
     /// Would find a sample in the wrong place: each must be accepted as the type of its place.
     #[test]
     fn samples_stand_in_the_order_of_their_checks() {
-        let requests = MessageType::ALL.map(MessageType::request_number);
-        let replies = MessageType::ALL.map(MessageType::reply_number);
-        let pairs = requests.into_iter().zip(replies).flat_map(|(request, reply)| [request, reply]);
-        let shards = ShardMessage::ALL.into_iter();
-        let shards = shards.flat_map(|kind| [kind.request_number(), kind.reply_number()]);
-        let numbers: Vec<u16> = pairs.chain([0xFFFF, NOTICE_NUMBER]).chain(shards).collect();
+        use MessageType::{TenantChange, TenantList};
+        let is_of_tenants = |kind: &MessageType| matches!(kind, TenantChange | TenantList);
+        let pair = |kind: MessageType| [kind.request_number(), kind.reply_number()];
+        let (tenants, plain): (Vec<_>, Vec<_>) =
+            MessageType::ALL.into_iter().partition(is_of_tenants);
+        let shards = ShardMessage::ALL.map(|kind| [kind.request_number(), kind.reply_number()]);
+        let repair = RepairMessage::ALL.map(|kind| [kind.request_number(), kind.reply_number()]);
+        let numbers: Vec<u16> = [
+            plain.into_iter().flat_map(pair).collect(),
+            vec![0xFFFF, NOTICE_NUMBER],
+            shards.concat(),
+            repair.concat(),
+            tenants.into_iter().flat_map(pair).collect(),
+        ]
+        .concat();
         let seeds = super::seeds();
         assert_eq!(numbers.len(), seeds.len());
         for (number, seed) in numbers.iter().zip(&seeds) {

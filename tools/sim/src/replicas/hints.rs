@@ -96,6 +96,8 @@ impl Hints {
         sleep_us(SYNC_US).await;
         let hint = Hint { position, shard, write, kept_us: now_us, bytes };
         self.log.waiting.borrow_mut().entry(target).or_default().push_back(hint);
+        // A delivery in between found nothing to send.
+        self.tell_waiting(node.now_us(), target);
     }
 
     fn handle(&self, now_us: u64, event: HintEvent) {

@@ -17,6 +17,8 @@ type Events = mpsc::UnboundedSender<RepairEvent>;
 
 /// Longest time between two events of a session before those who are asked count as lost.
 const PATIENCE_US: u64 = 3 * LIMIT_US;
+/// How far a floor stays behind: more than clocks drift apart in a history.
+const FLOOR_LAG_US: u64 = 40_000_000;
 
 impl Coordinator {
     /// Leads one session; what came of it. Writes the floor when there is one.
@@ -157,7 +159,7 @@ impl Coordinator {
         let from_some = || begun.values().min().copied().filter(|_| begun.len() > 1);
         let floor = match self.world.bug {
             Some(Bug::FloorFromSome) => report.floor.or_else(from_some),
-            _ => report.floor,
+            _ => report.floor.map(behind),
         };
         self.world.session_ended(self.shard, report);
         let Some(floor) = floor else { return };
@@ -166,6 +168,12 @@ impl Coordinator {
             let _ = self.ask_in_time(replica, Call::SetFloor(floor)).await;
         }
     }
+}
+
+/// A floor stays behind the comparison, as in a node: what a coordinator stamps whose clock lags,
+/// or what takes long, is older than the comparison when it comes in.
+fn behind(floor: Hlc) -> Hlc {
+    Hlc::from_unix_us(floor.unix_us().saturating_sub(FLOOR_LAG_US))
 }
 
 fn without_last(leaves: &LeafSet) -> LeafSet {
