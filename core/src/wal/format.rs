@@ -26,7 +26,7 @@ pub(super) const FORMAT_VERSION: u32 = 1;
 
 /// Highest segment number and position that is believed, so that counting on never overflows: at
 /// a million records a second a log gets there after 292,000 years.
-const COUNTER_MAX: u64 = u64::MAX >> 1;
+pub(super) const COUNTER_MAX: u64 = u64::MAX >> 1;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"HEDDLWAL";
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"HBAT");

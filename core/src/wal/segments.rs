@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use heddle_types::{AlignedBuf, Device, DeviceError, DeviceFile, Lsn, OpenMode};
 
-use super::format::{SegmentHeader, SegmentKey};
+use super::format::{COUNTER_MAX, SegmentHeader, SegmentKey};
 use super::{Allocation, Inner, Wal, WalError};
 
 /// Ending of a segment's name.
@@ -44,7 +44,8 @@ pub(super) fn segment_name(number: u64) -> String {
 /// The number of a segment's name; `None` for any other name.
 pub(super) fn segment_number(name: &str) -> Option<u64> {
     let number: u64 = name.strip_suffix(SEGMENT_SUFFIX)?.parse().ok()?;
-    (segment_name(number) == name).then_some(number)
+    // Nobody gets so far by counting; one more would not be a number.
+    (number <= COUNTER_MAX && segment_name(number) == name).then_some(number)
 }
 
 /// A file that becomes a segment.

@@ -288,3 +288,11 @@ fn of_segments_that_are_followed_by_others_only_what_was_written_is_read() {
         assert!(disk.bytes_read() <= most, "{} bytes were read", disk.bytes_read());
     });
 }
+
+#[test]
+fn a_file_name_that_counts_beyond_belief_is_no_segment() {
+    use super::segments::segment_number;
+    assert_eq!(segment_number("0000000007.wal"), Some(7));
+    assert_eq!(segment_number("9223372036854775807.wal"), Some(u64::MAX >> 1));
+    assert_eq!(segment_number("18446744073709551615.wal"), None);
+}
