@@ -70,6 +70,7 @@ a UUID. A collection that does not exist is created; the types of its properties
 Examples:
   heddle import Docs --vectors base.npy --properties base.jsonl.gz
   heddle import Sift --vectors base.fvecs --distance l2-squared --connections 8
+  heddle import Shops --tenant acme --vectors acme.npy
 
 An import that was cut off goes on after its last acknowledged row with the same files and --resume:
   heddle import Docs --vectors base.npy --properties base.jsonl.gz --resume")]
@@ -429,6 +430,9 @@ fn raw_vectors(text: &str) -> Result<RawVectors, String> {
 pub(crate) struct Import {
     /// Name of the collection; created when it does not exist
     pub(crate) name: String,
+    /// The tenant that gets the rows, where the collection has tenants
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub(crate) tenant: String,
     /// Vectors: .npy (f32, f16, u8, i8), .fvecs or .bvecs
     #[arg(long, value_name = "FILE")]
     pub(crate) vectors: PathBuf,

@@ -287,3 +287,37 @@ fn a_backup_holds_active_and_inactive_tenants() {
         assert_eq!(shops.tenant("t8").count(None).await.unwrap(), 0);
     });
 }
+
+#[test]
+fn an_import_goes_to_the_tenant_it_names() {
+    let folder = Folder::new("tenants-import");
+    let node = Node::start_with(&folder.join("data"), &["--cores", "1"]);
+    create_shops(&node, &["--auto-create"]);
+    let mut file = Vec::new();
+    for row in 0..30 {
+        file.extend_from_slice(&(DIMS as u32).to_le_bytes());
+        object(3, row).vectors[0].1.iter().for_each(|value| file.extend(value.to_le_bytes()));
+    }
+    let vectors = folder.join("rows.fvecs");
+    std::fs::write(&vectors, file).unwrap();
+    let state = folder.join("state.json");
+    let import = |name: &'static str, flags: &[&'static str]| {
+        let plain = ["import", name, "--vectors", &vectors, "--state", &state];
+        node.run(&[&plain[..], flags].concat())
+    };
+    for (name, flags, problem) in [
+        ("Shops", &[][..], "Shops has tenants: name one with --tenant"),
+        ("Docs", &["--tenant", "t3"][..], "heddle collection create Docs --tenants"),
+    ] {
+        let (code, _, error) = import(name, flags);
+        assert!(code == 2 && error.contains(problem), "{error}");
+    }
+    let (code, _, error) = import("Shops", &["--tenant", "t3"]);
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(node.json(&["count", "Shops", "--tenant", "t3"])["count"], 30);
+    assert_eq!(node.json(&["tenant", "list", "Shops"])["total"], 1);
+    let create = ["collection", "create", "Plain", "--dims", "8"];
+    node.json(&create);
+    let (code, _, error) = import("Plain", &["--tenant", "t3"]);
+    assert!(code == 2 && error.contains("Plain has no tenants"), "{error}");
+}

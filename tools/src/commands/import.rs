@@ -14,6 +14,7 @@ pub(crate) async fn run(arguments: &cli::Import) -> Result<(), Failure> {
         addresses: arguments.connection.address.clone(),
         timeout: arguments.connection.timeout(),
         collection: arguments.name.clone(),
+        tenant: arguments.tenant.clone(),
         vectors: arguments.vectors.clone(),
         properties: arguments.properties.clone(),
         distance: arguments.distance,

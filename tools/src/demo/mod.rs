@@ -125,6 +125,7 @@ impl Demo {
             addresses: vec![native_address(&self.ready)],
             timeout: Duration::from_secs(30),
             collection: COLLECTION.to_owned(),
+            tenant: String::new(),
             vectors: self.data.vectors(),
             properties: Some(self.data.properties()),
             distance: None,

@@ -59,6 +59,8 @@ pub(crate) struct Import {
     pub(crate) addresses: Vec<String>,
     pub(crate) timeout: Duration,
     pub(crate) collection: String,
+    /// Empty for a collection without tenants.
+    pub(crate) tenant: String,
     pub(crate) vectors: PathBuf,
     pub(crate) properties: Option<PathBuf>,
     /// Distance of a collection that is created.
@@ -184,6 +186,13 @@ impl Import {
                         self.collection
                     )));
                 }
+                if !self.tenant.is_empty() {
+                    return Err(Failure::usage(format!(
+                        "collection {0} does not exist; one with tenants is made by heddle \
+                         collection create {0} --tenants",
+                        self.collection
+                    )));
+                }
                 let config = self.infer_collection(vectors, end, bar)?;
                 Ok((client.create_collection(&config).await?, true))
             }
@@ -193,6 +202,16 @@ impl Import {
 
     fn check_fit(&self, config: &CollectionConfig, vectors: &VectorFile) -> Result<(), Failure> {
         let name = &self.collection;
+        match (config.multi_tenancy.enabled, self.tenant.is_empty()) {
+            (true, true) => {
+                return Err(Failure::usage(format!("{name} has tenants: name one with --tenant")));
+            }
+            (false, false) => {
+                let tenant = &self.tenant;
+                return Err(Failure::usage(format!("{name} has no tenants, so none is {tenant}")));
+            }
+            _ => {}
+        }
         let Some((_, vector)) = config.vector("") else {
             return Err(Failure::usage(format!("{name} has only named vectors")));
         };
@@ -261,7 +280,8 @@ impl Import {
         let route = topology.collections.get(&self.collection);
         let id = route.map_or_else(String::new, |route| route.id.to_string());
         let properties = self.properties.as_deref();
-        let subject = Subject::new(&self.collection, &id, &self.vectors, properties)?;
+        let into = (self.collection.as_str(), self.tenant.as_str());
+        let subject = Subject::new(into, &id, &self.vectors, properties)?;
         Ok(StateFile::new(self.state.as_deref(), subject))
     }
 
@@ -304,7 +324,8 @@ impl Import {
         for _ in 0..self.connections {
             let options = ClientOptions { deadline: self.timeout, retry_writes: true };
             let client = Client::connect_with(self.addresses.clone(), options).await?;
-            idle.push(session::collection(&client, &self.collection, self.consistency));
+            let collection = session::collection(&client, &self.collection, self.consistency);
+            idle.push(collection.tenant(&self.tenant));
         }
         let idle = RefCell::new(idle);
         let waiting = Waiting::on(bar);

@@ -64,13 +64,15 @@ pub(crate) struct Subject {
     collection: String,
     /// Identity of the collection: one that was dropped and created again starts anew.
     collection_id: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    tenant: String,
     vectors: Fingerprint,
     properties: Option<Fingerprint>,
 }
 
 impl Subject {
     pub(crate) fn new(
-        collection: &str,
+        (collection, tenant): (&str, &str),
         collection_id: &str,
         vectors: &Path,
         properties: Option<&Path>,
@@ -78,6 +80,7 @@ impl Subject {
         Ok(Self {
             collection: collection.to_owned(),
             collection_id: collection_id.to_owned(),
+            tenant: tenant.to_owned(),
             vectors: Fingerprint::of(vectors)?,
             properties: properties.map(Fingerprint::of).transpose()?,
         })
@@ -87,6 +90,12 @@ impl Subject {
     fn difference(&self, asked: &Self) -> String {
         if self.collection_id != asked.collection_id {
             return format!("another collection {}", self.collection);
+        }
+        if self.tenant != asked.tenant {
+            return match self.tenant.as_str() {
+                "" => format!("{} without a tenant", self.collection),
+                tenant => format!("tenant {tenant} of {}", self.collection),
+            };
         }
         if self.vectors.path != asked.vectors.path {
             return self.vectors.path.display().to_string();
@@ -105,7 +114,11 @@ impl Subject {
 
     /// File name for the progress of this subject in a folder shared with others.
     fn file_name(&self) -> String {
-        let key = format!("{}\n{}", self.collection_id, self.vectors.path.display());
+        let mut key = format!("{}\n{}", self.collection_id, self.vectors.path.display());
+        if !self.tenant.is_empty() {
+            key.push('\n');
+            key.push_str(&self.tenant);
+        }
         let token = heddle_types::routing::token_of_bytes(key.as_bytes());
         format!("import-{}-{token:016x}.json", self.collection)
     }
@@ -236,7 +249,7 @@ mod tests {
         std::fs::write(&vectors, "one").unwrap();
         let state = folder.join("state.json");
         let file = |collection: &str| {
-            let subject = Subject::new("Docs", collection, &vectors, None).unwrap();
+            let subject = Subject::new(("Docs", ""), collection, &vectors, None).unwrap();
             StateFile::new(Some(&state), subject)
         };
         let first = file("x");
@@ -244,7 +257,10 @@ mod tests {
         assert_eq!(first.load(), Noted::Rows(42));
         let is_other = |noted: Noted| matches!(noted, Noted::Other(_));
         assert!(is_other(file("y").load()), "another collection");
-        let subject = Subject::new("Docs", "x", &vectors, Some(&vectors)).unwrap();
+        let of_tenant = Subject::new(("Docs", "acme"), "x", &vectors, None).unwrap();
+        assert_ne!(of_tenant.file_name(), first.subject.file_name());
+        assert!(is_other(StateFile::new(Some(&state), of_tenant).load()), "another tenant");
+        let subject = Subject::new(("Docs", ""), "x", &vectors, Some(&vectors)).unwrap();
         let with_properties = StateFile::new(Some(&state), subject);
         assert!(is_other(with_properties.load()), "other properties");
         std::fs::write(&vectors, "other content").unwrap();
@@ -262,7 +278,7 @@ mod tests {
         let vectors = folder.join("a.npy");
         std::fs::write(&vectors, "one").unwrap();
         let save = |id: &str| {
-            let subject = Subject::new("Docs", id, &vectors, None).unwrap();
+            let subject = Subject::new(("Docs", ""), id, &vectors, None).unwrap();
             let path = folder.join(subject.file_name());
             StateFile::new(Some(&path), subject).save(7).unwrap();
             path

@@ -156,6 +156,9 @@ async fn make(
             Err(error) => outcomes.push(Err(error)),
         }
     }
+    if writes.is_empty() {
+        return outcomes;
+    }
     let written: FxHashSet<ObjectId> = writes.iter().map(|write| write.id).collect();
     let made = write(WriteOrder {
         core: Rc::clone(core),

@@ -37,7 +37,9 @@ fn variants(file: &SourceFile, name: &str) -> Option<Vec<Variant>> {
 }
 
 fn variant(line_number: usize, line: &str) -> Option<Variant> {
-    let (name, number) = line.trim().trim_end_matches(',').split_once(" = ")?;
+    let (name, number) = line.trim().split_once(" = ")?;
+    // What follows the comma is for the macro that makes the enum.
+    let number = number.split(',').next()?;
     let is_name = name.chars().next().is_some_and(|c| c.is_ascii_uppercase())
         && name.chars().all(|c| c.is_ascii_alphanumeric());
     let number = number.trim().replace('_', "");
